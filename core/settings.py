@@ -1,0 +1,283 @@
+"""Settings: one YAML file, every field overridable by `LLM4MSR_SECTION__FIELD`, unknown keys refused.
+
+Secrets (passwords, tokens) come from the environment only, e.g. `LLM4MSR_ONLINE__PASSWORD`.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+
+from core.clock import Clock, replay, wall
+from core.errors import SettingsError
+
+
+class Section(BaseModel):
+    """A part of the settings; unknown keys are errors."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class ClockSettings(Section):
+    mode: Literal["wall", "replay"] = "wall"
+    at: dt.datetime | Literal["log_end"] = Field(
+        "log_end", description="replay only: a time, or the newest row of the log"
+    )
+
+
+class LabelRule(Section):
+    """label = 1 where `column` compares to `value` by `op`, else 0."""
+
+    column: str = "rating"
+    op: Literal[">", ">=", "==", "is"] = ">"
+    value: float = 3.0
+
+
+class ScenarioRule(Section):
+    """Which scenario a row belongs to."""
+
+    rule: Literal["first_genre", "age", "column", "source"] = "first_genre"
+    column: str | None = Field(None, description="rule `column`: the source column that names the scenario")
+    groups: dict[str, list[str]] = Field(
+        default_factory=dict, description="scenario: the values that make it; empty: every value is its own scenario"
+    )
+    other: str | None = Field(None, description="scenario of all values not in a group; none: such rows are rejected")
+
+
+class ScenarioText(Section):
+    title: str
+    description: str
+
+
+class DataSettings(Section):
+    source: Literal["movielens", "kuaisar", "amazon", "table"] = "movielens"
+    path: Path = Path("data/ml-latest-small")
+    files: dict[str, str] = Field(
+        default_factory=dict, description="source `table`: interactions, users, items -> file"
+    )
+    columns: dict[str, str] = Field(default_factory=dict, description="source `table`: canonical name -> source column")
+    timestamp_unit: Literal["s", "ms", "us", "iso"] = "s"
+    encoding: str | None = Field(
+        None, description="text encoding; none: the source's own (latin-1 for ML-1M, else UTF-8)"
+    )
+    label: LabelRule = LabelRule()
+    scenario: ScenarioRule = ScenarioRule()
+    scenarios: dict[str, ScenarioText] = Field(default_factory=dict, description="title and one sentence per scenario")
+    user_categorical: list[str] = Field(default_factory=list)
+    user_dense: list[str] = Field(default_factory=list)
+    item_categorical: list[str] = Field(default_factory=list)
+    item_dense: list[str] = Field(default_factory=list)
+    item_text: list[str] = Field(default_factory=lambda: ["title"], description="item columns that make its text")
+    batch_rows: int = Field(262_144, ge=1)
+
+
+class ValidationSettings(Section):
+    max_quarantined_share: float = Field(0.05, ge=0, le=1, description="more rejected rows than this stop the run")
+    min_rows: int = Field(1, ge=0)
+    max_future: dt.timedelta = Field(dt.timedelta(minutes=5), description="clock skew allowed on event times")
+
+
+class FeatureSettings(Section):
+    prior_rate: float = Field(0.5, ge=0, le=1, description="positive rate of something never seen")
+    prior_weight: float = Field(10.0, ge=0, description="how many rows the prior counts for")
+    history_length: int = Field(20, ge=1, description="newest positives in the history bag")
+    lag: dict[str, dt.timedelta] = Field(
+        default_factory=lambda: {
+            "user_stats": dt.timedelta(0),
+            "item_stats": dt.timedelta(0),
+            "user_history": dt.timedelta(0),
+        },
+        description="time from watermark to readable online, per kind; zero only for what the push path keeps current",
+    )
+    ttl: dict[str, dt.timedelta] = Field(
+        default_factory=dict, description="view -> age after which the online reader calls a value stale"
+    )
+
+
+class SplitSettings(Section):
+    kind: Literal["per_user_tail", "time"] = "per_user_tail"
+    warmup: float = Field(0.1, ge=0, lt=1, description="first share of the log: feeds statistics and compressors only")
+    validation: float = Field(0.1, gt=0, lt=1)
+    test: float = Field(0.2, gt=0, lt=1)
+    protocol: Literal["causal"] = "causal"
+
+
+class KnowledgeSettings(Section):
+    reasoner: Literal["minilm", "transformers", "openai"] = "minilm"
+    model: str | None = Field(None, description="reasoner `transformers` or `openai`: path or name of the model")
+    revision: str | None = None
+    device: str = "cpu"
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    layer: int = Field(-1, description="hidden layer to pool; -1 is the last")
+    pooling: Literal["mean", "last"] = "mean"
+    max_tokens: int = Field(256, ge=8, description="longest prompt in tokens")
+    batch_tokens: int = Field(8192, ge=64, description="tokens per forward pass")
+    language: Literal["en", "zh"] = "en"
+    base_url: str | None = None
+    api_key: SecretStr | None = None
+    user_vectors: list[Literal["pooled", "prompt"]] = Field(default_factory=lambda: ["pooled"])  # type: ignore[arg-type]
+    thresholds: list[int] = Field(default_factory=lambda: [5, 10, 20, 40, 80, 160, 320, 640, 1280])
+    max_age: dt.timedelta | None = Field(None, description="a snapshot older than this is due again; none: never")
+    lag: dict[str, dt.timedelta] = Field(
+        default_factory=lambda: {k: dt.timedelta(0) for k in ("pooled", "prompt", "scenario", "item_text")}
+    )
+    user_dim: int = Field(128, ge=4)
+    item_dim: int = Field(64, ge=4)
+    prompt_users: int | None = Field(None, description="most users that get a `prompt` vector; none: all that are due")
+    prompt_history: int = Field(20, ge=1, description="titles per scenario in a user prompt")
+    shard_rows: int = Field(1024, ge=1, description="texts per cached shard; a kill loses one at the most")
+
+
+class ModelSettings(Section):
+    name: str = "ranker"
+    backbone: Literal["shared_bottom", "star"] = "shared_bottom"
+    embedding_dim: int = Field(16, ge=4, multiple_of=4)
+    hidden: list[int] = Field(default_factory=lambda: [128])
+    tower: list[int] = Field(default_factory=lambda: [32])
+    dropout: float = Field(0.1, ge=0, lt=1)
+    embedding_dropout: float = Field(0.2, ge=0, lt=1)
+    user_level: Literal["none", "gate", "low_rank", "full"] = "gate"
+    scenario_level: Literal["none", "gate", "low_rank", "full"] = "gate"
+    bottleneck: int = Field(32, ge=1)
+    rank: int = Field(16, ge=1, description="low_rank: size of the generated core; full: number of shared basis maps")
+    knowledge_dropout: float = Field(0.1, ge=0, lt=1, description="share of users trained as if unknown")
+    knowledge_features: bool = Field(True, description="user vectors also enter as plain features")
+
+
+class TrainSettings(Section):
+    batch_size: int = Field(4096, ge=1)
+    epochs: int = Field(20, ge=1)
+    patience: int = Field(2, ge=1)
+    learning_rate: float = Field(1e-3, gt=0)
+    embedding_learning_rate: float = Field(0.02, gt=0)
+    weight_decay: float = Field(1e-6, ge=0)
+    seed: int = 1
+    threads: int = Field(1, ge=1)
+    device: str = "cpu"
+
+
+class PromotionSettings(Section):
+    margin: float = 0.002
+    min_users: int = 200
+    min_positives: int = 500
+    confidence: float = 0.95
+    resamples: int = Field(1000, ge=100)
+    max_age: dt.timedelta = dt.timedelta(days=30)
+
+
+class OnlineSettings(Section):
+    store: Literal["sqlite", "redis"] = "sqlite"
+    url: str = Field("localhost:6379,db=0", description="redis only: host:port,db=N")
+    password: SecretStr | None = None
+    timeout_ms: int = Field(50, ge=1)
+
+
+class RegistrySettings(Section):
+    kind: Literal["file", "sql"] = "file"
+    url: str | None = Field(None, description="sql only: postgresql+psycopg://user@host:5432/database")
+
+
+class ServingSettings(Section):
+    host: str = "127.0.0.1"
+    port: int = 3000
+    k: int = Field(10, ge=1)
+    max_candidates: int = Field(5000, ge=1)
+    poll_seconds: float = Field(2.0, gt=0, description="how often processes look for a new bundle or catalogue")
+
+
+class TrackingSettings(Section):
+    url: str | None = Field(None, description="MLflow server; none: a SQLite file below root")
+    experiment: str = "llm4msr"
+
+
+class Settings(BaseSettings):
+    """Everything a run needs. Paths are relative to the folder of the settings file unless absolute."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="LLM4MSR_", env_nested_delimiter="__", extra="forbid", frozen=True, validate_default=True
+    )
+
+    project: str = Field("llm4msr", pattern=r"^[a-z][a-z0-9_]*$")
+    root: Path = Field(Path(".llm4msr"), description="where artifacts, registry, online store and tracking live")
+    clock: ClockSettings = ClockSettings()
+    data: DataSettings = DataSettings()
+    validation: ValidationSettings = ValidationSettings()
+    features: FeatureSettings = FeatureSettings()
+    split: SplitSettings = SplitSettings()
+    knowledge: KnowledgeSettings = KnowledgeSettings()
+    model: ModelSettings = ModelSettings()
+    train: TrainSettings = TrainSettings()
+    promotion: PromotionSettings = PromotionSettings()
+    online: OnlineSettings = OnlineSettings()
+    registry: RegistrySettings = RegistrySettings()
+    serving: ServingSettings = ServingSettings()
+    tracking: TrackingSettings = TrackingSettings()
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Environment before file: `init_settings` carries what the YAML file says."""
+        return env_settings, init_settings
+
+    def section(self, *names: str) -> dict[str, Any]:
+        """JSON-able parts of the settings, for manifests; secrets are masked."""
+        return {name: getattr(self, name).model_dump(mode="json") for name in names}
+
+
+def load_settings(path: str | Path) -> Settings:
+    """Read a settings file.
+
+    Raises:
+        SettingsError: the file is missing, is not YAML, or has unknown or wrong keys; each is named.
+    """
+    path = Path(path)
+    try:
+        body = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    except FileNotFoundError as error:
+        raise SettingsError(f"settings file {path} does not exist; `llm4msr init` writes one") from error
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise SettingsError(f"settings file {path} cannot be read: {error}") from error
+    if not isinstance(body, dict):
+        raise SettingsError(f"settings file {path} must hold keys and values")
+    try:
+        settings = Settings(**body)
+    except ValidationError as error:
+        lines = [f"  {'.'.join(str(p) for p in e['loc'])}: {e['msg']}" for e in error.errors()]
+        raise SettingsError(f"settings file {path} (or its LLM4MSR_ variables):\n" + "\n".join(lines)) from error
+    base = path.resolve().parent
+    return settings.model_copy(
+        update={
+            "root": base / settings.root,
+            "data": settings.data.model_copy(update={"path": base / settings.data.path}),
+        }
+    )
+
+
+def make_clock(settings: Settings, log_end: dt.datetime | None = None) -> Clock:
+    """The clock the settings ask for.
+
+    Args:
+        settings: whose `clock` section counts.
+        log_end: just after the newest row of the log, for `at: log_end`.
+
+    Raises:
+        SettingsError: `log_end` is asked for and no log has been read yet.
+    """
+    if settings.clock.mode == "wall":
+        return wall()
+    if settings.clock.at == "log_end":
+        if log_end is None:
+            raise SettingsError("clock.at is log_end, but no log was ingested yet; run `llm4msr ingest` first")
+        return replay(log_end)
+    return replay(settings.clock.at)

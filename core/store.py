@@ -1,0 +1,293 @@
+"""The artifact store: immutable, content-addressed outputs of stages, published atomically.
+
+    root/objects/STAGE/FINGERPRINT/   manifest.json, run.json and the data files
+    root/refs/STAGE/WINDOW.json       which object a window has now; latest.json beside them
+    root/pins/NAME.json               values decided once, e.g. where training starts
+    root/tmp/                         work in progress; renamed into objects/ when complete
+
+A process may be killed anywhere: an object is either whole or absent.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import shutil
+import socket
+import time
+import uuid
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from core.clock import Clock, wall
+from core.digest import canonical_json, code_version, sha256_file, sha256_json
+from core.errors import CorruptArtifactError, MissingArtifactError, StorageError
+from core.log import logger
+from core.window import Window
+
+LOG = logger("store")
+# Files below this folder of an artifact (logs, timings, Data Docs) do not count for the content digest.
+RUN_FOLDER = "run"
+
+
+@dataclass(frozen=True)
+class Built:
+    """What a stage's builder reports: row counts and versions, both part of the content digest."""
+
+    rows: Mapping[str, int] = field(default_factory=dict)
+    versions: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """A published artifact. `digest` covers data files, rows and versions, not times or run ids."""
+
+    stage: str
+    window: Mapping[str, str | None]
+    fingerprint: str
+    inputs: Mapping[str, str]
+    settings: Mapping[str, Any]
+    code: str
+    rows: Mapping[str, int]
+    versions: Mapping[str, Any]
+    files: Mapping[str, str]
+    digest: str
+    path: Path
+    reused: bool = False
+
+    def file(self, name: str) -> Path:
+        """The path of a data file of this artifact."""
+        return self.path / name
+
+
+class ArtifactStore:
+    """Publishes and finds artifacts below `root`.
+
+    Args:
+        root: a folder, made when missing.
+        clock: what `run.json` calls now.
+    """
+
+    def __init__(self, root: str | Path, clock: Clock | None = None) -> None:
+        self.root = Path(root)
+        self.clock = clock or wall()
+
+    def build(
+        self,
+        stage: str,
+        window: Window,
+        *,
+        inputs: Mapping[str, str],
+        settings: Mapping[str, Any],
+        rooms: Iterable[str],
+        builder: Callable[[Path], Built],
+    ) -> Manifest:
+        """Run `builder` in a temporary folder and publish what it wrote, or find that it was published before.
+
+        Args:
+            stage: the stage's name.
+            window: the event time it covers.
+            inputs: name to digest of everything read.
+            settings: the part of the settings that shapes the output.
+            rooms: the rooms whose code shapes the output.
+            builder: writes files into the folder it is given.
+
+        Returns:
+            The manifest; `reused` is True when nothing was done.
+
+        Raises:
+            StorageError: the disk is full or the root cannot be written.
+        """
+        code = code_version(rooms)
+        identity = {
+            "stage": stage,
+            "window": window.as_json(),
+            "inputs": dict(inputs),
+            "settings": json.loads(canonical_json(settings)),
+            "code": code,
+        }
+        fingerprint = sha256_json(identity)
+        target = self.root / "objects" / stage / fingerprint[:16]
+        if target.is_dir():
+            manifest = self._load(target, reused=True)
+            self._point(stage, window, manifest)
+            LOG.info("%s: up to date, nothing to do (%s)", stage, fingerprint[:16])
+            return manifest
+        started, begin = self.clock.now(), time.monotonic()
+        try:
+            self._sweep()
+            work = self._temporary(stage)
+            try:
+                built = builder(work)
+                files = _digest_files(work)
+                content = {"files": files, "rows": dict(built.rows), "versions": dict(built.versions)}
+                body = {**identity, "fingerprint": fingerprint, **content, "digest": sha256_json(content)}
+                run = {
+                    "run_id": uuid.uuid4().hex,
+                    "started_at": started.isoformat(),
+                    "seconds": round(time.monotonic() - begin, 3),
+                    "host": socket.gethostname(),
+                }
+                write_json(work / "run.json", run)
+                write_json(work / "manifest.json", body)
+                _publish(work, target)
+            finally:
+                shutil.rmtree(work, ignore_errors=True)
+            manifest = self._load(target)
+            self._point(stage, window, manifest)
+        except OSError as error:
+            raise _storage_error(error, self.root) from error
+        counts = ", ".join(f"{name} {count:,}" for name, count in manifest.rows.items())
+        LOG.info("%s: %s (%.1f s)", stage, counts or "done", time.monotonic() - begin)
+        return manifest
+
+    def get(self, stage: str, window: Window | None = None) -> Manifest:
+        """The newest artifact of a stage, or that of a window.
+
+        Raises:
+            MissingArtifactError: there is none.
+        """
+        name = window.key if window is not None else "latest"
+        ref = self.root / "refs" / stage / f"{name}.json"
+        if not ref.is_file():
+            raise MissingArtifactError(
+                f"no {stage} artifact for window {name!r} below {self.root}; run `llm4msr {stage}` first"
+            )
+        return self._load(self.root / "objects" / stage / json.loads(ref.read_text())["object"])
+
+    def all(self, stage: str, until: Window | None = None) -> list[Manifest]:
+        """The current artifact of every window of a stage, in order of the windows' start.
+
+        Args:
+            stage: the stage's name.
+            until: leave out windows that end after this one ends.
+        """
+        folder = self.root / "refs" / stage
+        refs = [path for path in sorted(folder.glob("*.json")) if path.stem != "latest"] if folder.is_dir() else []
+        found = [self._load(self.root / "objects" / stage / json.loads(p.read_text())["object"]) for p in refs]
+        if until is not None and until.end is not None:
+            limit = until.end.isoformat()
+            found = [m for m in found if m.window["end"] is not None and str(m.window["end"]) <= limit]
+        return sorted(found, key=lambda m: (m.window["start"] or "", m.window["end"] or "~"))
+
+    def verify(self, manifest: Manifest) -> None:
+        """Re-read an artifact's files.
+
+        Raises:
+            CorruptArtifactError: a file is missing or differs from what was published.
+        """
+        for name, digest in manifest.files.items():
+            path = manifest.path / name
+            if not path.is_file() or sha256_file(path) != digest:
+                raise CorruptArtifactError(
+                    f"{path}: not the bytes that were published; delete {manifest.path} and run again"
+                )
+
+    def pin(self, name: str, compute: Callable[[], Any]) -> Any:
+        """A JSON value that is computed once and then kept, whoever asks; the first writer wins."""
+        path = self.root / "pins" / f"{name}.json"
+        if not path.is_file():
+            value = compute()
+            path.parent.mkdir(parents=True, exist_ok=True)
+            scratch = path.with_name(f".{name}.{uuid.uuid4().hex}")
+            write_json(scratch, value)
+            try:
+                os.link(scratch, path)
+            except FileExistsError:
+                pass
+            finally:
+                scratch.unlink()
+        return json.loads(path.read_text())
+
+    def _point(self, stage: str, window: Window, manifest: Manifest) -> None:
+        body = {"object": manifest.path.name, "digest": manifest.digest}
+        for name in (window.key, "latest"):
+            replace_json(self.root / "refs" / stage / f"{name}.json", body)
+
+    def _load(self, folder: Path, reused: bool = False) -> Manifest:
+        try:
+            body = json.loads((folder / "manifest.json").read_text())
+        except (OSError, ValueError) as error:
+            raise CorruptArtifactError(
+                f"{folder}: no readable manifest.json ({error}); delete the folder and run again"
+            ) from error
+        return Manifest(**body, path=folder, reused=reused)
+
+    def _temporary(self, stage: str) -> Path:
+        work = self.root / "tmp" / f"{stage}-{_host()}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
+        work.mkdir(parents=True)
+        return work
+
+    def _sweep(self) -> None:
+        """Remove what killed processes of this machine left behind."""
+        folder = self.root / "tmp"
+        for left in folder.iterdir() if folder.is_dir() else ():
+            host, pid = left.name.rsplit("-", 3)[1:3] if left.name.count("-") >= 3 else ("", "")
+            if host == _host() and pid.isdigit() and not _alive(int(pid)):
+                shutil.rmtree(left, ignore_errors=True)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write indented JSON with sorted keys and flush it to the disk."""
+    with path.open("w", encoding="utf-8") as stream:
+        json.dump(value, stream, indent=1, sort_keys=True, ensure_ascii=False, default=str)
+        stream.write("\n")
+        stream.flush()
+        os.fsync(stream.fileno())
+
+
+def replace_json(path: Path, value: Any) -> None:
+    """Write JSON so that a reader sees the old or the new file, never a part."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    scratch = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
+    try:
+        write_json(scratch, value)
+        scratch.replace(path)
+    finally:
+        scratch.unlink(missing_ok=True)
+
+
+def _digest_files(work: Path) -> dict[str, str]:
+    return {
+        str(path.relative_to(work)): sha256_file(path)
+        for path in sorted(work.rglob("*"))
+        if path.is_file() and path.relative_to(work).parts[0] != RUN_FOLDER
+    }
+
+
+def _publish(work: Path, target: Path) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        work.rename(target)
+    except OSError as error:
+        if error.errno not in (errno.EEXIST, errno.ENOTEMPTY):
+            raise
+        LOG.info("%s was published by another process meanwhile", target)
+
+
+def _host() -> str:
+    return socket.gethostname().replace("-", "_")
+
+
+def _alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+def _storage_error(error: OSError, root: Path) -> Exception:
+    if error.errno == errno.ENOSPC:
+        free = shutil.disk_usage(root).free if root.exists() else 0
+        return StorageError(
+            f"the disk of {root} is full ({free >> 20} MiB free); nothing was published; free some space and run again"
+        )
+    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        return StorageError(f"{error.filename or root} cannot be written ({error.strerror})")
+    return error
