@@ -84,6 +84,7 @@ class ArtifactStore:
         settings: Mapping[str, Any],
         rooms: Iterable[str],
         builder: Callable[[Path], Built],
+        still_valid: Callable[[Manifest], bool] | None = None,
     ) -> Manifest:
         """Run `builder` in a temporary folder and publish what it wrote, or find that it was published before.
 
@@ -94,6 +95,7 @@ class ArtifactStore:
             settings: the part of the settings that shapes the output.
             rooms: the rooms whose code shapes the output.
             builder: writes files into the folder it is given.
+            still_valid: for stages with effects outside the store; False means that they are lost and must be redone.
 
         Returns:
             The manifest; `reused` is True when nothing was done.
@@ -113,9 +115,12 @@ class ArtifactStore:
         target = self.root / "objects" / stage / fingerprint[:16]
         if target.is_dir():
             manifest = self._load(target, reused=True)
-            self._point(stage, window, manifest)
-            LOG.info("%s: up to date, nothing to do (%s)", stage, fingerprint[:16])
-            return manifest
+            if still_valid is None or still_valid(manifest):
+                self._point(stage, window, manifest)
+                LOG.info("%s: up to date, nothing to do (%s)", stage, fingerprint[:16])
+                return manifest
+            LOG.warning("%s: what it wrote elsewhere is gone; doing it again", stage)
+            shutil.rmtree(target)
         started, begin = self.clock.now(), time.monotonic()
         try:
             self._sweep()
