@@ -1,0 +1,222 @@
+"""The command `llm4msr`: one subcommand per stage, and the ones that bind them together."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from core import Manifest, Settings, Window, configure, load_settings, logger
+from core.errors import Llm4msrError, SettingsError
+
+LOG = logger("cli")
+DEFAULT_FILE = Path("llm4msr.yaml")
+app = typer.Typer(
+    name="llm4msr",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    help="Multi-scenario ranking with language-model knowledge: from a raw log to a ranked answer.\n\n"
+    "First steps:  llm4msr demo  |  llm4msr init  then  llm4msr run  and  llm4msr serve",
+)
+
+SettingsFile = Annotated[
+    Path | None,
+    typer.Option("--settings", "-s", envvar="LLM4MSR_SETTINGS", help="settings file [default: ./llm4msr.yaml]"),
+]
+Start = Annotated[str | None, typer.Option(help="first event time, ISO 8601; none: from the log's start")]
+End = Annotated[str | None, typer.Option(help="event time to stop before, ISO 8601; none: to the log's end")]
+
+
+@app.callback()
+def main_options(
+    log_format: Annotated[str, typer.Option(help="human or json (one object a line)")] = "human",
+    log_level: Annotated[str, typer.Option(help="DEBUG, INFO, WARNING or ERROR")] = "INFO",
+) -> None:
+    """Set up logging before any command."""
+    if log_format not in ("human", "json"):
+        raise typer.BadParameter("choose human or json", param_hint="--log-format")
+    configure(log_format, log_level.upper())
+
+
+def settings_of(path: Path | None) -> Settings:
+    """The settings file that was named, or ./llm4msr.yaml.
+
+    Raises:
+        SettingsError: there is none.
+    """
+    if path is None and not DEFAULT_FILE.is_file():
+        raise SettingsError("no settings: name a file with --settings, or write one with `llm4msr init`")
+    path = path or DEFAULT_FILE
+    settings = load_settings(path)
+    os.environ["LLM4MSR_SETTINGS"] = str(path.resolve())
+    return settings
+
+
+def _stage(name: str, help_text: str, function: Callable[[Settings, Window], Manifest] | None = None) -> None:
+    def command(settings: SettingsFile = None, start: Start = None, end: End = None) -> None:
+        from pipeline import run as runner
+
+        stage = function or runner.STAGES[name]
+        manifest = stage(settings_of(settings), Window.parse(start, end))
+        typer.echo(f"{manifest.path}\t{manifest.digest}")
+
+    app.command(name, help=help_text)(command)
+
+
+_stage("ingest", "Read raw logs into the canonical tables (interactions, users, items, scenarios).")
+_stage("validate", "Check the tables with Great Expectations; faulty rows go to quarantine, faulty tables stop.")
+_stage("features", "Build leak-free statistics and histories, one row per entity and event time.")
+_stage("knowledge", "Let the reasoner read users, items and scenarios; write versioned vectors and texts.")
+_stage("materialize", "Write the newest values to the online store and publish the catalogue.")
+_stage("dataset", "Join the point-in-time training table through Feast; the gate stops a leak.")
+_stage("train", "Train the plain backbone and the same backbone with knowledge.")
+_stage("evaluate", "Measure both on the test rows; record the run in MLflow.")
+_stage("promote", "Decide whether the new model goes live; write the verdict and why.")
+_stage("package", "Build a Bento of the service with the champion as its seed.")
+_stage("report", "Write one HTML report that opens offline.")
+
+
+@app.command()
+def run(
+    settings: SettingsFile = None,
+    start: Start = None,
+    end: End = None,
+    until: Annotated[str | None, typer.Option(help="stop after this stage")] = None,
+) -> None:
+    """Run all stages for a window, in order; what is up to date is left alone."""
+    from pipeline.run import run_all
+
+    run_all(settings_of(settings), Window.parse(start, end), until=until)
+
+
+@app.command()
+def rollback(settings: SettingsFile = None) -> None:
+    """Make the previous champion current again; running services swap to it within a poll."""
+    from pipeline.learning import roll_back
+
+    body = roll_back(settings_of(settings))
+    typer.echo(f"version {body['version']} ({body['bundle']}) is current again")
+
+
+@app.command()
+def serve(
+    settings: SettingsFile = None,
+    host: Annotated[str | None, typer.Option(help="address to listen on [default: serving.host]")] = None,
+    port: Annotated[int | None, typer.Option(help="port to listen on [default: serving.port]")] = None,
+    workers: Annotated[int, typer.Option(min=1, help="processes")] = 1,
+) -> None:
+    """Serve /rank and /explain over HTTP until interrupted; new champions are picked up without a restart."""
+    from pipeline.serve import serve_forever
+
+    serve_forever(settings_of(settings), host, port, workers)
+
+
+@app.command()
+def rank(
+    user_id: str,
+    scenario: str,
+    settings: SettingsFile = None,
+    k: Annotated[int, typer.Option(min=1, help="how many items")] = 10,
+    url: Annotated[str | None, typer.Option(help="service to ask [default: serving.host and port]")] = None,
+) -> None:
+    """Ask a running service for a ranked answer."""
+    from pipeline.serve import ask
+
+    typer.echo(ask(settings_of(settings), "/rank", {"user_id": user_id, "scenario": scenario, "k": k}, url))
+
+
+@app.command()
+def explain(
+    user_id: str,
+    scenario: str,
+    item_id: str,
+    settings: SettingsFile = None,
+    url: Annotated[str | None, typer.Option(help="service to ask [default: serving.host and port]")] = None,
+) -> None:
+    """Ask a running service why an item has its score."""
+    from pipeline.serve import ask
+
+    body = {"user_id": user_id, "scenario": scenario, "item_id": item_id}
+    typer.echo(ask(settings_of(settings), "/explain", body, url))
+
+
+@app.command()
+def push(file: Path, settings: SettingsFile = None) -> None:
+    """Push fresh interactions (parquet or CSV in canonical columns) so that online state is new at once."""
+    from pipeline.push import push_file
+
+    typer.echo(push_file(settings_of(settings), file))
+
+
+@app.command()
+def init(
+    path: Annotated[Path, typer.Argument(help="where to write the settings file")] = DEFAULT_FILE,
+    force: Annotated[bool, typer.Option(help="overwrite an existing file")] = False,
+) -> None:
+    """Write a commented settings file for your own data."""
+    from pipeline.init import write_settings
+
+    typer.echo(write_settings(path, force))
+
+
+@app.command()
+def doctor(settings: SettingsFile = None) -> None:
+    """Check versions, stores, disk and model, and say what to do."""
+    from pipeline.doctor import diagnose
+
+    if not diagnose(settings_of(settings) if settings or DEFAULT_FILE.is_file() else None):
+        raise typer.Exit(2)
+
+
+@app.command()
+def demo(
+    settings: SettingsFile = None,
+    port: Annotated[int | None, typer.Option(help="port of the short-lived service [default: a free one]")] = None,
+) -> None:
+    """Run everything on MovieLens latest-small and print what came out."""
+    from pipeline.demo import run_demo
+
+    run_demo(settings, port)
+
+
+@app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
+def bench(context: typer.Context, name: Annotated[str, typer.Argument(help="training, serving, ...")]) -> None:
+    """Run a benchmark; its last line is one JSON object."""
+    import runpy
+
+    module = f"benchmarks.{name}"
+    sys.argv = [module, *context.args]
+    try:
+        runpy.run_module(module, run_name="__main__", alter_sys=True)
+    except ModuleNotFoundError as error:
+        if error.name != module:
+            raise
+        raise SettingsError(f"no benchmark {name!r}; see docs/rooms/benchmarks.md") from error
+
+
+def main() -> None:
+    """Entry point: exit code 2 with one message for the user's mistakes, 1 for ours."""
+    try:
+        app(standalone_mode=False)
+    except typer.Exit as leave:
+        sys.exit(leave.exit_code)
+    except typer.Abort:
+        sys.exit(130)
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except Llm4msrError as error:
+        typer.echo(f"llm4msr: {error}", err=True)
+        sys.exit(error.exit_code)
+    except Exception as error:
+        import click
+
+        if isinstance(error, click.ClickException):
+            error.show()
+            sys.exit(error.exit_code)
+        raise

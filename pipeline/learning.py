@@ -1,0 +1,296 @@
+"""The stages that learn and decide: train, evaluate, promote, package."""
+
+from __future__ import annotations
+
+import datetime as dt
+import json
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from core import Built, Manifest, Settings, Window, as_utc, logger
+from core.errors import MissingArtifactError
+from core.store import replace_json
+from pipeline.stages import artifact_store, stage_clock
+
+LOG = logger("pipeline")
+# The backbone alone, and the same backbone with knowledge: every run trains both, so that the lift is always measured.
+SYSTEMS = ("plain", "knowledge")
+
+
+def train(settings: Settings, window: Window = Window()) -> Manifest:  # noqa: B008
+    """Train the plain backbone and the same backbone with knowledge on the window's training table."""
+    store = artifact_store(settings)
+    source = store.get("dataset", window)
+
+    def build(out: Path) -> Built:
+        from models import load_bundle, load_dataset, predict
+        from models import train as fit
+
+        data = load_dataset(source.path)
+        curves, rows = {}, {}
+        for name in SYSTEMS:
+            model = settings.model
+            if name == "plain":
+                off = {"user_level": "none", "scenario_level": "none", "knowledge_features": False}
+                model = model.model_copy(update=off)
+            report = fit(data, model, settings.train, out / f"bundle_{name}", name=name)
+            curves[name] = report.curves
+            scored = pa.concat_tables(
+                [predict(load_bundle(out / f"bundle_{name}"), data, split) for split in ("validation", "test")]
+            )
+            pq.write_table(scored, out / f"predictions_{name}.parquet", compression="zstd")
+            rows[f"scored_{name}"] = scored.num_rows
+        (out / "curves.json").write_text(json.dumps(curves, indent=1, sort_keys=True) + "\n")
+        pq.write_table(_seen(data.rows), out / "seen.parquet", compression="zstd")
+        return Built(rows=rows, versions={**source.versions, "dataset": source.digest})
+
+    return store.build(
+        "train",
+        window,
+        inputs={"dataset": source.digest},
+        settings=settings.section("model", "train"),
+        rooms=("core", "models"),
+        builder=build,
+    )
+
+
+def evaluate(settings: Settings, window: Window = Window()) -> Manifest:  # noqa: B008
+    """Metrics of both systems on the test rows, the lift with confidence intervals, and the run in MLflow."""
+    store = artifact_store(settings)
+    source = store.get("train", window)
+
+    def build(out: Path) -> Built:
+        from models import compare
+        from models import evaluate as measure
+
+        tables = {name: pq.read_table(source.file(f"predictions_{name}.parquet")) for name in SYSTEMS}
+        test = {name: table.filter(pc.equal(table["split"], "test")) for name, table in tables.items()}
+        metrics = {name: measure(table) for name, table in test.items()}
+        lift = compare(test["plain"], test["knowledge"], settings.promotion, settings.train.seed)
+        _write(out / "metrics.json", metrics)
+        _write(out / "lift.json", lift)
+        return Built(rows={"test": test["plain"].num_rows}, versions=dict(source.versions))
+
+    manifest = store.build(
+        "evaluate",
+        window,
+        inputs={"train": source.digest},
+        settings=settings.section("promotion") | {"seed": settings.train.seed},
+        rooms=("core", "models"),
+        builder=build,
+    )
+    _track(settings, source, manifest)
+    return manifest
+
+
+def promote(settings: Settings, window: Window = Window()) -> Manifest:  # noqa: B008
+    """Decide whether the window's model goes live, write the verdict, and move the pointer that serving polls."""
+    store, clock = artifact_store(settings), stage_clock(settings, window)
+    source, scores = store.get("train", window), store.get("evaluate", window)
+    pointer = store.root / "serving" / "current.json"
+    champion = json.loads(pointer.read_text()) if pointer.is_file() else None
+    bundle = str((source.path / "bundle_knowledge").relative_to(store.root))
+    if champion is not None and champion["bundle"] == bundle:
+        LOG.info("promote: %s is the champion already, nothing to do", bundle)
+        return store.get("promote", window)
+
+    def build(out: Path) -> Built:
+        from models import promotion_verdict
+
+        challenger = _test_rows(source)
+        rival, age = None, None
+        if champion is not None:
+            rival, challenger = _champion_scores(settings, champion, source, window)
+            age = clock.now() - as_utc(champion["promoted_at"])
+        verdict = promotion_verdict(rival, challenger, settings.promotion, age, settings.train.seed)
+        body = {"promote": verdict.promote, "reason": verdict.reason, "details": verdict.details}
+        _write(out / "verdict.json", {**body, "challenger": bundle, "champion": champion and champion["bundle"]})
+        return Built(rows={"rows": challenger.num_rows}, versions={"promote": verdict.promote})
+
+    manifest = store.build(
+        "promote",
+        window,
+        inputs={"train": source.digest, "evaluate": scores.digest, "champion": champion["digest"] if champion else ""},
+        settings=settings.section("promotion"),
+        rooms=("core", "models"),
+        builder=build,
+    )
+    verdict = json.loads(manifest.file("verdict.json").read_text())
+    LOG.info("promote: %s", verdict["reason"])
+    if verdict["promote"]:
+        _point(settings, bundle, source, champion, verdict["reason"], clock.now())
+    return manifest
+
+
+def roll_back(settings: Settings) -> dict[str, Any]:
+    """Make the previous champion the current one again; running services swap to it within a poll.
+
+    Raises:
+        MissingArtifactError: there is no previous champion.
+    """
+    store = artifact_store(settings)
+    pointer = store.root / "serving" / "current.json"
+    current = json.loads(pointer.read_text()) if pointer.is_file() else {}
+    previous = current.get("previous")
+    if not previous:
+        raise MissingArtifactError(f"no previous champion is recorded in {pointer}")
+    body = {**previous, "previous": {k: v for k, v in current.items() if k != "previous"}, "reason": "rolled back"}
+    replace_json(pointer, body)
+    _alias(settings, store.root / body["bundle"])
+    return body
+
+
+def package(settings: Settings, window: Window = Window()) -> Manifest:  # noqa: B008
+    """Build a Bento of the service with the current bundle as its seed."""
+    store = artifact_store(settings)
+    pointer = store.root / "serving" / "current.json"
+    if not pointer.is_file():
+        raise MissingArtifactError(f"no champion yet ({pointer}); run `llm4msr promote` first")
+    champion = json.loads(pointer.read_text())
+
+    def build(out: Path) -> Built:
+        from bento import build_bento
+
+        tag = build_bento(settings, store.root / champion["bundle"], out / "run")
+        _write(out / "bento.json", {"tag_name": tag.split(":")[0], "bundle": champion["bundle"]})
+        return Built(versions={"bundle": champion["digest"]})
+
+    return store.build(
+        "package",
+        window,
+        inputs={"bundle": champion["digest"]},
+        settings=settings.section("serving"),
+        rooms=("core", "models", "feature_repo", "bento"),
+        builder=build,
+    )
+
+
+def _point(
+    settings: Settings,
+    bundle: str,
+    source: Manifest,
+    champion: dict[str, Any] | None,
+    reason: str,
+    now: dt.datetime,
+) -> None:
+    store = artifact_store(settings)
+    body = {
+        "bundle": bundle,
+        "digest": source.digest,
+        "model": settings.model.name,
+        "version": (champion or {}).get("version", 0) + 1,
+        "promoted_at": now.isoformat(),
+        "reason": reason,
+        "previous": {k: v for k, v in champion.items() if k != "previous"} if champion else None,
+    }
+    replace_json(store.root / "serving" / "current.json", body)
+    _alias(settings, store.root / bundle)
+
+
+def _seen(rows: pa.Table) -> pa.Table:
+    """When each user was last seen in training or validation: [user_id, seen]."""
+    used = rows.filter(pc.is_in(rows["split"], pa.array(["train", "validation", "warmup"])))
+    grouped = used.group_by("user_id").aggregate([("event_timestamp", "max")])
+    return grouped.rename_columns(["user_id", "seen"]).sort_by("user_id")
+
+
+def _test_rows(source: Manifest) -> pa.Table:
+    table = pq.read_table(source.file("predictions_knowledge.parquet"))
+    return table.filter(pc.equal(table["split"], "test"))
+
+
+def _champion_scores(
+    settings: Settings, champion: dict[str, Any], source: Manifest, window: Window
+) -> tuple[pa.Table, pa.Table]:
+    """Scores of champion and challenger on the same rows: those that neither was trained or validated on."""
+    from models import load_bundle, load_dataset, predict
+
+    store = artifact_store(settings)
+    folder = store.root / champion["bundle"]
+    data = load_dataset(_champion_dataset(settings, folder, source, window))
+    rival = predict(load_bundle(folder), data, "test")
+    ours = _test_rows(source)
+    seen = pq.read_table(folder.parent / "seen.parquet")
+    times = (
+        ours.select(["row_id", "user_id"])
+        .join(data.rows.select(["row_id", "event_timestamp"]), "row_id")
+        .join(seen, "user_id", join_type="left outer")
+    )
+    fresh = times.filter(pc.or_kleene(pc.is_null(times["seen"]), pc.greater(times["event_timestamp"], times["seen"])))
+    keep = fresh["row_id"]
+    pick = [table.filter(pc.is_in(table["row_id"], keep)).sort_by("row_id") for table in (rival, ours)]
+    return pick[0], pick[1]
+
+
+def _champion_dataset(settings: Settings, bundle: Path, source: Manifest, window: Window) -> Path:
+    """The window's training table with the knowledge versions that the champion reads.
+
+    Where the versions are today's, that is the window's own table. Otherwise the same rows are joined once more with
+    the newest knowledge artifact of the champion's versions, so that each model sees its own feature service.
+    """
+    store = artifact_store(settings)
+    today = store.get("dataset", window)
+    reads = json.loads((bundle / "spec.json").read_text()).get("versions", {})
+    if all(today.versions.get(kind) == version for kind, version in reads.items()):
+        return today.path
+    from feature_repo import build_training_table
+    from pipeline.stages import clean_tables, training_start
+
+    clean = clean_tables(settings, window)
+    matching = [m for m in _every(store.root / "objects" / "knowledge") if reads.items() <= m["versions"].items()]
+    if not matching:
+        raise MissingArtifactError(
+            f"no knowledge artifact holds the champion's versions {reads}; it cannot be compared"
+        )
+    knowledge = max(matching, key=lambda m: str(m["window"]["end"] or "~"))["path"]
+    rejoined = store.build(
+        "dataset_champion",
+        window,
+        inputs={"dataset": today.digest, "versions": json.dumps(reads, sort_keys=True)},
+        settings=settings.section("split", "features"),
+        rooms=("core", "feature_repo"),
+        builder=lambda out: build_training_table(
+            settings,
+            stage_clock(settings, window),
+            sources=[m.path for m in clean],
+            features=store.get("features", window).path,
+            knowledge=knowledge,
+            out=out,
+            window=window,
+            train_start=training_start(settings, clean),
+        ),
+    )
+    return rejoined.path
+
+
+def _every(folder: Path) -> list[dict[str, Any]]:
+    return [{**json.loads(path.read_text()), "path": path.parent} for path in sorted(folder.glob("*/manifest.json"))]
+
+
+def _track(settings: Settings, source: Manifest, scores: Manifest) -> None:
+    """Record both systems in MLflow and register the one with knowledge; the same bundle is recorded once."""
+    from models import tracking
+
+    metrics = json.loads(scores.file("metrics.json").read_text())
+    curves = json.loads(source.file("curves.json").read_text())
+    for name in SYSTEMS:
+        bundle = source.path / f"bundle_{name}"
+        params = {**settings.section("model", "train"), "system": name, "dataset": source.versions.get("dataset", "")}
+        run = tracking.log_run(settings, name, params, metrics[name]["overall"], curves[name], bundle)
+        if name == "knowledge":
+            tracking.register(settings, bundle, run, settings.model.name)
+
+
+def _alias(settings: Settings, bundle: Path) -> None:
+    from models import tracking
+
+    version = tracking.register(settings, bundle, None, settings.model.name)
+    tracking.set_alias(settings, settings.model.name, "champion", version)
+
+
+def _write(path: Path, value: Any) -> None:
+    path.write_text(json.dumps(value, indent=1, sort_keys=True, default=str) + "\n", encoding="utf-8")
