@@ -1,0 +1,29 @@
+"""Feast: entities, sources, views, services, point-in-time training tables, the online reader.
+
+The one room that talks to Feast. Names are imported when first used, because importing Feast takes seconds.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import Any
+
+_HOME = {
+    "Generation": "views",
+    "OnlineReader": "reader",
+    "UserState": "reader",
+    "apply": "materialize",
+    "build_catalogue": "catalogue",
+    "build_statistics": "statistics",
+    "build_training_table": "training_table",
+    "materialize": "materialize",
+    "open_store": "overlay",
+    "push": "push",
+}
+__all__ = sorted(_HOME)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_HOME[name]}"), name)

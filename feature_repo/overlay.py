@@ -1,0 +1,95 @@
+"""Which stores Feast talks to: embedded (files and SQLite) or production (Redis, PostgreSQL), from our settings.
+
+The offline store is always DuckDB: Feast's own default drops training rows silently.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from pathlib import Path
+from typing import Any
+
+from core import Settings
+from core.errors import SettingsError
+
+# Importing Feast sets this for its own server's metrics; it would flip prometheus_client of the whole process.
+_METRICS_FOLDER = os.environ.get("PROMETHEUS_MULTIPROC_DIR")
+from feast import FeatureStore  # noqa: E402
+from feast.infra.offline_stores.duckdb import DuckDBOfflineStoreConfig  # noqa: E402
+from feast.infra.online_stores.sqlite import SqliteOnlineStoreConfig  # noqa: E402
+from feast.infra.registry.sql import SqlRegistryConfig  # noqa: E402
+from feast.repo_config import MaterializationConfig, RegistryConfig, RepoConfig  # noqa: E402
+
+if _METRICS_FOLDER is None:
+    os.environ.pop("PROMETHEUS_MULTIPROC_DIR", None)
+
+WRITE_BATCH = 1000
+CACHE_SECONDS = 300
+WRITE_TIMEOUT_MS = 30_000
+
+
+def feast_folder(settings: Settings) -> Path:
+    """Where registry, online store and online source files live: `root/feast`."""
+    return settings.root.resolve() / "feast"
+
+
+def open_store(settings: Settings, *, registry: Path | None = None, timeout_ms: int | None = None) -> FeatureStore:
+    """A Feast store on the settings' overlay.
+
+    Args:
+        settings: whose `project`, `root`, `online` and `registry` count.
+        registry: a private registry file instead of the shared one, for work that must see only its own
+            definitions (the training table).
+        timeout_ms: longest wait for Redis; the default is generous, for writers. Readers pass `online.timeout_ms`.
+
+    Raises:
+        SettingsError: the settings name a SQL registry without its address, or a password Feast cannot carry.
+    """
+    return FeatureStore(config=repo_config(settings, registry=registry, timeout_ms=timeout_ms))
+
+
+def repo_config(settings: Settings, *, registry: Path | None = None, timeout_ms: int | None = None) -> RepoConfig:
+    """The Feast configuration of an overlay; arguments as in `open_store`."""
+    folder = feast_folder(settings)
+    folder.mkdir(parents=True, exist_ok=True)
+    return RepoConfig(
+        project=settings.project,
+        provider="local",
+        repo_path=folder,
+        registry=_registry(settings, folder, registry),
+        online_store=_online(settings, folder, timeout_ms or WRITE_TIMEOUT_MS),
+        offline_store=DuckDBOfflineStoreConfig(type="duckdb"),
+        entity_key_serialization_version=3,
+        # All rows in one batch would be read; more than one Arrow chunk would be lost.
+        materialization=MaterializationConfig(pull_latest_features=True, online_write_batch_size=WRITE_BATCH),
+    )
+
+
+def _registry(settings: Settings, folder: Path, private: Path | None) -> RegistryConfig:
+    # Feast warns that the flag "typically has no effect" on a file registry; there it does have one.
+    logging.getLogger("feast.repo_config").setLevel(logging.ERROR)
+    shared: dict[str, Any] = {"serve_features_while_materializing": True, "cache_ttl_seconds": CACHE_SECONDS}
+    if private is not None or settings.registry.kind == "file":
+        return RegistryConfig(registry_type="file", path=str(private or folder / "registry.db"), **shared)
+    if not settings.registry.url:
+        raise SettingsError("registry.kind is sql: set registry.url, e.g. postgresql+psycopg://user@host:5432/feast")
+    # `sync` would make the unlucky request at expiry wait for the database.
+    return SqlRegistryConfig(path=settings.registry.url, cache_mode="thread", **shared)
+
+
+def _online(settings: Settings, folder: Path, timeout_ms: int) -> Any:
+    if settings.online.store == "sqlite":
+        return SqliteOnlineStoreConfig(path=str(folder / "online.db"))
+    from feast.infra.online_stores.redis import RedisOnlineStoreConfig
+
+    seconds = timeout_ms / 1000
+    parts = [settings.online.url, f"socket_timeout={seconds}", f"socket_connect_timeout={seconds}"]
+    if settings.online.password is not None:
+        secret = settings.online.password.get_secret_value()
+        if "," in secret:
+            raise SettingsError("online.password holds a comma, which Feast's connection string cannot carry")
+        parts.append(f"password={json.dumps(secret)}")
+    # Feast's own check drops a correction that has the same timestamp; ours (in `online`) keeps the newer row.
+    return RedisOnlineStoreConfig(connection_string=",".join(parts), skip_dedup=True)

@@ -1,0 +1,403 @@
+"""Entities, sources, feature views and services: one declaration per model generation, both services from it.
+
+Each value has two views. `NAME` holds the value itself and is what the online store serves. Its twin `NAME_ref`
+points at the full history of the same rows, and is what training joins: for vectors a row number of a matrix, for
+histories an end offset into the user's log.
+
+    view                      columns                                   source file
+    user_features             declared user columns                     feast/sources/user_features.parquet
+    user_features_ref         the same                                  users.parquet
+    item_features[_ref]       title (value view), declared columns      items.parquet
+    user_stats[_ref]          user_rows, user_positives, user_rate      user_stats.parquet
+    item_stats[_ref]          item_rows, item_positives, item_rate      item_stats.parquet
+    user_history              history: list of item ids, newest last    feast/sources/user_history.parquet
+    user_history_ref          history_end                               user_history.parquet
+    user_pooled_V, user_prompt_V, scenario_V        vector              feast/sources/VIEW.parquet
+    user_pooled_V_ref, ..., item_text_V_ref         kind, version, row  KIND/index.parquet
+    user_text, scenario_text  text, text_source, version                feast/sources/VIEW.parquet
+
+Value views also hold `watermark` and `published` (the event time), as int64 microseconds: an online store keeps
+event times in whole seconds. Stats, history and vector twins hold `watermark` as a timestamp.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import json
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from core import Settings
+from core.digest import sha256_json
+from core.errors import MissingArtifactError, SettingsError
+from feature_repo.overlay import feast_folder
+
+from feast import Entity, FeatureService, FeatureStore, FeatureView, Field, FileSource, ValueType  # isort: skip
+from feast.data_format import ParquetFormat  # isort: skip
+from feast.types import Array, Bool, FeastType, Float32, Float64, Int32, Int64, String, UnixTimestamp  # isort: skip
+
+# Knowledge kind -> name of the view and of its folder.
+VECTOR_VIEWS = {"pooled": "user_pooled", "prompt": "user_prompt", "scenario": "scenario", "item_text": "item_text"}
+ENTITY_OF = {"user": "user_id", "item": "item_id", "scenario": "scenario"}
+STAT_COLUMNS = ("rows", "positives", "rate")
+TIME_COLUMNS = ("event_timestamp", "created_timestamp")
+
+
+@dataclass(frozen=True)
+class Vector:
+    """A vector kind of one version: `view` is its unversioned name, e.g. `user_pooled`."""
+
+    view: str
+    version: str
+    dim: int
+
+    @property
+    def name(self) -> str:
+        """The Feast view, e.g. `user_pooled_3f2a...`."""
+        return f"{self.view}_{safe(self.version)}"
+
+    @property
+    def entity(self) -> str:
+        """`user`, `item` or `scenario`."""
+        return self.view.split("_")[0]
+
+
+@dataclass(frozen=True)
+class Generation:
+    """What one generation of models reads. Everything Feast knows of it is derived from here.
+
+    Attributes:
+        name: names the services `ranker_NAME` and `ranker_NAME_train`.
+        user_id, item_id: `int64` or `string`.
+        user_columns, item_columns: declared columns, name to Arrow type name.
+        vectors: every vector kind, users' first.
+        texts: views of text for people that exist: `user_text`, `scenario_text`.
+        ttl: unversioned view name to seconds.
+    """
+
+    name: str
+    user_id: str
+    item_id: str
+    user_columns: Mapping[str, str]
+    item_columns: Mapping[str, str]
+    vectors: tuple[Vector, ...]
+    texts: tuple[str, ...] = ()
+    ttl: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def service(self) -> str:
+        """The online service; the training service adds `_train`."""
+        return f"ranker_{self.name}"
+
+    @property
+    def train_service(self) -> str:
+        """The offline twin of `service`."""
+        return f"{self.service}_train"
+
+    def vector(self, view: str) -> Vector | None:
+        """The vector kind of an unversioned view name."""
+        return next((v for v in self.vectors if v.view == view), None)
+
+    def columns(self) -> dict[str, tuple[str, ...]]:
+        """Unversioned view name to the model's columns in it, for every view a model reads."""
+        stats = {f"{e}_stats": tuple(f"{e}_{c}" for c in STAT_COLUMNS) for e in ("user", "item")}
+        views = {
+            "user_features": tuple(self.user_columns),
+            "item_features": tuple(self.item_columns),
+            **stats,
+            "user_history": ("history",),
+            **{v.view: ("vector",) for v in self.vectors},
+        }
+        return {view: columns for view, columns in views.items() if columns}
+
+    def as_json(self) -> dict:
+        """A JSON-able form; `from_json` reads it."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, body: Mapping) -> Generation:
+        """The inverse of `as_json`."""
+        return cls(**{**body, "vectors": tuple(Vector(**v) for v in body["vectors"]), "texts": tuple(body["texts"])})
+
+
+@dataclass(frozen=True)
+class SourcePaths:
+    """The parquet files behind the views.
+
+    Attributes:
+        users, items: one file each (see `entity_table` for several windows).
+        features: folder with user_stats, item_stats and user_history.
+        knowledge: folder with KIND/index.parquet.
+        online: folder of the files that `materialize` writes, one per value view.
+    """
+
+    users: Path
+    items: Path
+    features: Path
+    knowledge: Path
+    online: Path
+
+    def ref(self, view: str) -> Path:
+        """The full history behind the unversioned view's `_ref` twin."""
+        if view in ("user_features", "item_features"):
+            return self.users if view == "user_features" else self.items
+        if view in VECTOR_VIEWS.values():
+            return self.knowledge / view / "index.parquet"
+        return (self.knowledge if view.endswith("_text") else self.features) / f"{view}.parquet"
+
+
+def generation_of(settings: Settings, *, users: Path, items: Path, knowledge: Path) -> Generation:
+    """The generation that the present settings and artifacts make.
+
+    Args:
+        settings: declared columns and time to live.
+        users, items: parquet files; their schemas give the types of ids and columns.
+        knowledge: artifact folder, with versions.json and the matrices.
+
+    Raises:
+        MissingArtifactError: the knowledge folder has no versions.json.
+        SettingsError: a declared column is in neither file.
+    """
+    try:
+        versions = json.loads((knowledge / "versions.json").read_text())
+    except OSError as error:
+        raise MissingArtifactError(f"{knowledge} holds no versions.json; run `llm4msr knowledge` first") from error
+    vectors = tuple(
+        Vector(VECTOR_VIEWS[kind], str(versions[kind]), _dim(knowledge / VECTOR_VIEWS[kind]))
+        for kind in VECTOR_VIEWS
+        if kind in versions
+    )
+    user_schema, item_schema = pq.read_schema(users), pq.read_schema(items)
+    data = settings.data
+    body = {
+        "user_id": str(user_schema.field("user_id").type),
+        "item_id": str(item_schema.field("item_id").type),
+        "user_columns": _declared(user_schema, [*data.user_categorical, *data.user_dense], users),
+        "item_columns": _declared(item_schema, [*data.item_categorical, *data.item_dense], items),
+        "vectors": vectors,
+        "texts": tuple(t for t in ("user_text", "scenario_text") if (knowledge / f"{t}.parquet").is_file()),
+        "ttl": {view: age.total_seconds() for view, age in sorted(settings.features.ttl.items())},
+    }
+    identity = {**body, "vectors": [asdict(v) for v in vectors], "history_length": settings.features.history_length}
+    return Generation(name=sha256_json(identity)[:12], **body)
+
+
+def entity_objects(generation: Generation) -> dict[str, Entity]:
+    """user, item and scenario."""
+    kinds = {"user": generation.user_id, "item": generation.item_id, "scenario": "string"}
+    return {
+        name: Entity(name=name, join_keys=[ENTITY_OF[name]], value_type=_value_type(kind))
+        for name, kind in kinds.items()
+    }
+
+
+def value_views(generation: Generation, paths: SourcePaths) -> dict[str, FeatureView]:
+    """Unversioned view name to the view that is served online; item text vectors live in the catalogue instead."""
+    times = [Field(name="watermark", dtype=Int64), Field(name="published", dtype=Int64)]
+    views = {}
+    for view, fields in _value_fields(generation).items():
+        name = online_name(generation, view)
+        source = _source(name, paths.online / f"{name}.parquet")
+        views[view] = _view(generation, view, name, [*fields, *times], source, online=True)
+    return views
+
+
+def ref_views(generation: Generation, paths: SourcePaths) -> dict[str, FeatureView]:
+    """Unversioned view name to its `_ref` twin, which training joins point in time."""
+    views = {}
+    for view, fields in _ref_fields(generation).items():
+        name = f"{online_name(generation, view)}_ref"
+        views[view] = _view(generation, view, name, fields, _source(name, paths.ref(view)), online=False)
+    return views
+
+
+def services(
+    generation: Generation, values: Mapping[str, FeatureView], refs: Mapping[str, FeatureView]
+) -> tuple[FeatureService, FeatureService]:
+    """The online service and its training twin, over the same views in the same order."""
+    read = [view for view in generation.columns() if view in values]
+    online = FeatureService(name=generation.service, features=[values[view] for view in read])
+    train = FeatureService(name=generation.train_service, features=[refs[view] for view in generation.columns()])
+    return online, train
+
+
+def objects(generation: Generation, paths: SourcePaths, *, train_only: bool = False) -> list:
+    """Everything Feast should know of a generation, ready for `FeatureStore.apply`."""
+    refs = ref_views(generation, paths)
+    entities = list(entity_objects(generation).values())
+    if train_only:
+        train = FeatureService(name=generation.train_service, features=[refs[v] for v in generation.columns()])
+        return [*entities, *refs.values(), train]
+    values = value_views(generation, paths)
+    return [*entities, *values.values(), *refs.values(), *services(generation, values, refs)]
+
+
+def online_name(generation: Generation, view: str) -> str:
+    """The Feast name of an unversioned view: vector views carry their version."""
+    vector = generation.vector(view)
+    return vector.name if vector is not None else view
+
+
+def ref_name(generation: Generation, view: str) -> str:
+    """The Feast name of the training twin of an unversioned view."""
+    return f"{online_name(generation, view)}_ref"
+
+
+def entity_table(sources: Iterable[Path], table: str, out: Path) -> Path:
+    """One parquet file of the users or items of several windows; of equal (id, event time) the later window's stays.
+
+    Args:
+        sources: validate artifacts, oldest window first.
+        table: `users` or `items`.
+        out: a folder to write TABLE.parquet into, if there is more than one source.
+
+    Returns:
+        The file; the only source's own when there is one.
+    """
+    files = [source / f"{table}.parquet" for source in sources]
+    if len(files) == 1:
+        return files[0]
+    rows = pa.concat_tables([pq.read_table(file) for file in files], promote_options="default")
+    keys = [rows.column(f"{table[:-1]}_id"), rows.column("event_timestamp")]
+    newest: dict = {}
+    for position, key in enumerate(zip(*(k.to_pylist() for k in keys), strict=True)):
+        newest[key] = position
+    rows = rows.take(pa.array(sorted(newest.values()), pa.int64()))
+    out.mkdir(parents=True, exist_ok=True)
+    pq.write_table(rows, out / f"{table}.parquet", compression="zstd", coerce_timestamps="us")
+    return out / f"{table}.parquet"
+
+
+def safe(version: str) -> str:
+    """A version id as part of a Feast name."""
+    return re.sub(r"\W", "_", version)[:24]
+
+
+def feast_type(kind: pa.DataType | str) -> FeastType:
+    """The Feast type of an Arrow type or its name.
+
+    Raises:
+        SettingsError: the type cannot be a feature.
+    """
+    name = str(kind)
+    match = re.fullmatch(r"list<\w+: (.+?)(?: not null)?>", name)
+    if match:
+        return Array(feast_type(match[1]))
+    if name.startswith("dictionary"):
+        return String
+    try:
+        return _TYPES[name]
+    except KeyError:
+        raise SettingsError(f"a column of type {name} cannot be a feature; cast it to text or a number") from None
+
+
+_TYPES = {
+    "string": String,
+    "large_string": String,
+    "bool": Bool,
+    "float": Float32,
+    "double": Float64,
+    "int8": Int32,
+    "int16": Int32,
+    "int32": Int32,
+    "int64": Int64,
+}
+
+
+def _value_fields(generation: Generation) -> dict[str, list[Field]]:
+    items = {"title": "string", **generation.item_columns}
+    history = Array(feast_type(generation.item_id))
+    views: dict[str, list[Field]] = {
+        "user_features": _fields(generation.user_columns),
+        "item_features": _fields(items),
+        "user_stats": _stat_fields("user"),
+        "item_stats": _stat_fields("item"),
+        "user_history": [Field(name="history", dtype=history)],
+    }
+    for vector in generation.vectors:
+        if vector.view != "item_text":
+            views[vector.view] = [Field(name="vector", dtype=Array(Float32), vector_length=vector.dim)]
+    for text in generation.texts:
+        views[text] = _fields({"text": "string", "text_source": "string", "version": "string"})
+    return {view: fields for view, fields in views.items() if fields}
+
+
+def _ref_fields(generation: Generation) -> dict[str, list[Field]]:
+    watermark = Field(name="watermark", dtype=UnixTimestamp)
+    views: dict[str, list[Field]] = {
+        "user_features": _fields(generation.user_columns),
+        "item_features": _fields(generation.item_columns),
+        "user_stats": [*_stat_fields("user"), watermark],
+        "item_stats": [*_stat_fields("item"), watermark],
+        "user_history": [Field(name="history_end", dtype=Int64), watermark],
+    }
+    for vector in generation.vectors:
+        views[vector.view] = [*_fields({"kind": "string", "version": "string", "row": "int64"}), watermark]
+    return {view: fields for view, fields in views.items() if fields}
+
+
+def _stat_fields(entity: str) -> list[Field]:
+    kinds = {"rows": "int64", "positives": "int64", "rate": "float"}
+    return _fields({f"{entity}_{column}": kinds[column] for column in STAT_COLUMNS})
+
+
+def _fields(columns: Mapping[str, str]) -> list[Field]:
+    return [Field(name=name, dtype=feast_type(kind)) for name, kind in columns.items()]
+
+
+def _view(
+    generation: Generation, view: str, name: str, fields: list[Field], source: FileSource, *, online: bool
+) -> FeatureView:
+    entity = entity_objects(generation)[view.split("_")[0]]
+    key = ENTITY_OF[entity.name]
+    kinds = {"user_id": generation.user_id, "item_id": generation.item_id, "scenario": "string"}
+    return FeatureView(
+        name=name,
+        entities=[entity],
+        schema=[Field(name=key, dtype=feast_type(kinds[key])), *fields],
+        source=source,
+        ttl=dt.timedelta(seconds=generation.ttl.get(view, 0)),
+        online=online,
+        tags={"view": view},
+    )
+
+
+def _source(name: str, path: Path) -> FileSource:
+    return FileSource(
+        name=f"{name}_source",
+        path=str(path.resolve()),
+        file_format=ParquetFormat(),
+        timestamp_field="event_timestamp",
+        created_timestamp_column="created_timestamp",
+    )
+
+
+def _value_type(kind: str) -> ValueType:
+    return ValueType.INT64 if kind == "int64" else ValueType.STRING
+
+
+def _declared(schema: pa.Schema, columns: list[str], file: Path) -> dict[str, str]:
+    for column in columns:
+        if column not in schema.names:
+            raise SettingsError(f"the settings declare column {column!r}, which {file} does not hold")
+    return {column: str(schema.field(column).type) for column in columns}
+
+
+def _dim(folder: Path) -> int:
+    return int(np.load(folder / "vectors.npy", mmap_mode="r").shape[1])
+
+
+def shared_paths(settings: Settings, *, users: Path, items: Path, features: Path, knowledge: Path) -> SourcePaths:
+    """The files behind the shared registry: artifacts, and `root/feast/sources` for the value views."""
+    return SourcePaths(users, items, features, knowledge, feast_folder(settings) / "sources")
+
+
+def apply(store: FeatureStore, generation: Generation, paths: SourcePaths, *, train_only: bool = False) -> None:
+    """Tell a store's registry of a generation; others stay as they are."""
+    store.apply(objects(generation, paths, train_only=train_only))
