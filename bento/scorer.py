@@ -1,0 +1,91 @@
+"""From a request to scores: the user's state, the candidates' columns, one product."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from bento.live import Generation
+from feature_repo import UserState
+from models import RequestBatch, Scores
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """Rows of the catalogue to score, and the ids that were asked for in vain."""
+
+    rows: np.ndarray
+    unknown: list[Any]
+
+
+def pick_candidates(live: Generation, scenario: str, ids: Sequence[Any] | None, limit: int) -> Candidates:
+    """The asked candidates, or all items of the scenario; `limit` rows at the most."""
+    if ids is None:
+        return Candidates(live.catalogue.members[scenario][:limit], [])
+    rows, unknown = live.catalogue.find(ids)
+    return Candidates(rows[:limit], unknown)
+
+
+def request_batch(
+    live: Generation, user: UserState, scenario: str, rows: np.ndarray, *, neutral: bool = False
+) -> RequestBatch:
+    """One user's candidates as the encoder wants them, [B] rows, one user.
+
+    Args:
+        live: the generation that answers.
+        user: the user's online state; missing values are None.
+        scenario: the scenario of all rows.
+        rows: catalogue rows, int64 [B].
+        neutral: leave out the knowledge of user and scenario.
+    """
+    names = [name for name in live.bundle.info["vectors"] if name.startswith("user_")]
+    vectors = {name: _vector(None if neutral else user.vectors.get(name), live, name) for name in names}
+    return RequestBatch(
+        scenario=[scenario] * len(rows),
+        user={"user_id": [user.user_id], **{name: [value] for name, value in user.values.items()}},
+        user_index=np.zeros(len(rows), dtype=np.int64),
+        history=[list(user.history)],
+        item=live.catalogue.take(rows),
+        user_vectors=vectors,
+        item_text=live.catalogue.text[rows],
+        scenario_vectors={} if neutral else live.scenario_vectors,
+    )
+
+
+def rank(live: Generation, user: UserState, scenario: str, rows: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+    """The best `k` rows and their probabilities, best first; ties fall to the lower catalogue row."""
+    if not len(rows):
+        return rows, np.zeros(0)
+    scores = np.asarray(live.bundle.score(request_batch(live, user, scenario, rows)).probability)
+    best = np.lexsort((rows, -scores))[:k]
+    return rows[best], scores[best]
+
+
+def score_parts(live: Generation, user: UserState, scenario: str, row: int) -> tuple[Scores, Scores]:
+    """Scores of one candidate with and without knowledge, [1] each."""
+    rows = np.array([row], dtype=np.int64)
+    known = live.bundle.score(request_batch(live, user, scenario, rows))
+    return known, live.bundle.score(request_batch(live, user, scenario, rows, neutral=True))
+
+
+def nearest_history(live: Generation, user: UserState, row: int, k: int = 3) -> list[tuple[int, float]]:
+    """Catalogue rows of the history items whose text is nearest to the candidate's, with cosines, nearest first."""
+    rows = [live.catalogue.rows[i] for i in dict.fromkeys(user.history) if i in live.catalogue.rows]
+    rows = [r for r in rows if r != row]
+    target = live.catalogue.text[row]
+    if not rows or np.isnan(target).any():
+        return []
+    matrix = np.nan_to_num(live.catalogue.text[rows])
+    norms = np.linalg.norm(matrix, axis=1) * np.linalg.norm(target)
+    cosine = (matrix @ target) / np.where(norms > 0, norms, 1.0)
+    return [(rows[i], float(cosine[i])) for i in np.argsort(-cosine, kind="stable")[:k]]
+
+
+def _vector(value: np.ndarray | None, live: Generation, name: str) -> np.ndarray:
+    dim = int(live.bundle.info["vectors"][name]["dim"])
+    if value is None or value.shape != (dim,):
+        return np.full((1, dim), np.nan, dtype=np.float32)
+    return np.asarray(value, dtype=np.float32)[None, :]
