@@ -1,0 +1,207 @@
+"""From a source to the four canonical tables of a window, in one pass over the log."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from core.clock import from_micros
+from core.digest import sha256_file, sha256_json
+from core.errors import DataError, SettingsError
+from core.log import logger, progress
+from core.settings import Settings
+from core.store import Built, write_json
+from core.tables import UNDATED_MICROS, interactions_schema
+from core.window import Window
+from ingest.canonical import Entities, canonical_interactions, nullable
+from ingest.delimited import rebatch
+from ingest.scenarios import ScenarioMap, scenario_table
+from ingest.source import Source
+
+LOG = logger("ingest")
+
+
+def open_source(settings: Settings) -> Source:
+    """The reader of the source that the settings name.
+
+    Raises:
+        SettingsError: the scenario rule does not fit the source, or a declared column is not among the source's.
+        DataError: `data.path` is not a folder, or a file in it cannot be used.
+    """
+    data = settings.data
+    if not data.path.is_dir():
+        raise DataError("data.path is not a folder; set it to where the source's files lie", file=data.path)
+    source: Source
+    if data.source == "movielens":
+        from ingest.movielens import MovieLens
+
+        source = MovieLens(data)
+    elif data.source == "kuaisar":
+        from ingest.kuaisar import KuaiSar
+
+        source = KuaiSar(data)
+    elif data.source == "amazon":
+        from ingest.amazon import Amazon
+
+        source = Amazon(data)
+    else:
+        from ingest.table import Table
+
+        source = Table(data)
+    _check_declared(source)
+    return source
+
+
+def source_digest(settings: Settings) -> str:
+    """Hex SHA-256 over the names and bytes of all files that the source reads.
+
+    Raises:
+        DataError: a file is missing.
+    """
+    base = settings.data.path
+    files = open_source(settings).files()
+    return sha256_json({str(p.relative_to(base) if p.is_relative_to(base) else p): sha256_file(p) for p in files})
+
+
+def read_source(settings: Settings, window: Window, out: Path) -> Built:
+    """Read the source and write interactions, users, items and scenarios of a window, and meta.json.
+
+    Rows keep the source's order; rows outside the window are left out. Cells that a row rule can judge (no scenario,
+    no id, a label other than 0 and 1, a time in the future) are passed on for validation to reject; rows without a
+    time are passed on with every window.
+
+    Args:
+        settings: whose `data` section counts.
+        window: the event time wanted.
+        out: an existing folder.
+
+    Returns:
+        Row counts of the four tables.
+
+    Raises:
+        DataError: a file is missing, empty, or cannot be understood; the message names file, row and column.
+        SettingsError: the settings do not fit the source.
+    """
+    source = open_source(settings)
+    for path in source.files():
+        LOG.debug("reading %s", path)
+    mapping = ScenarioMap(settings.data.scenario, source.rule)
+    log = _write_log(source, mapping, window, out / "interactions.parquet")
+    users = _write_entities(Entities.users(source, mapping), log.users, window, out / "users.parquet")
+    items = _write_entities(Entities.items(source, mapping), log.items, window, out / "items.parquet")
+    scenarios = scenario_table(settings.data, source, mapping, log.scenarios)
+    _write(scenarios, out / "scenarios.parquet")
+    meta = {"user_id": str(source.ids.user), "item_id": str(source.ids.item), **log.times(), "rows": log.rows}
+    write_json(out / "meta.json", meta)
+    rows = {"interactions": log.rows, "users": users, "items": items, "scenarios": scenarios.num_rows}
+    return Built(rows=rows)
+
+
+class _LogWriter:
+    """Writes batches of the log and remembers what the other tables need: ids, scenarios, first and last time."""
+
+    def __init__(self, source: Source) -> None:
+        self.rows = self.read = 0
+        self.first: int | None = None
+        self.last: int | None = None
+        self.scenarios: set[str] = set()
+        self.users = None if source.users() is not None else pa.array([], source.ids.user)
+        self.items = None if source.items() is not None else pa.array([], source.ids.item)
+
+    def note(self, batch: pa.RecordBatch) -> None:
+        self.rows += batch.num_rows
+        self.scenarios.update(pc.unique(batch["scenario"]).drop_null().to_pylist())
+        span = pc.min_max(batch["event_timestamp"].cast(pa.int64())).as_py()
+        if span["min"] is not None:
+            self.first = span["min"] if self.first is None else min(self.first, span["min"])
+            self.last = span["max"] if self.last is None else max(self.last, span["max"])
+        if self.users is not None:
+            self.users = _merged(self.users, batch["user_id"])
+        if self.items is not None:
+            self.items = _merged(self.items, batch["item_id"])
+
+    def times(self) -> dict[str, Any]:
+        return {"first": self.first, "last": self.last}
+
+
+def _write_log(source: Source, mapping: ScenarioMap, window: Window, path: Path) -> _LogWriter:
+    log, schema = _LogWriter(source), nullable(interactions_schema(source.ids))
+    with pq.ParquetWriter(path, schema, compression="zstd") as writer:
+        for batch in progress(_windowed(source, mapping, window, log), "reading the log", unit="batches"):
+            log.note(batch)
+            writer.write_batch(batch)
+    if not log.read:
+        raise DataError("the log is empty: no row below the header", file=source.files()[0])
+    if not log.rows:
+        LOG.warning("no row of the log lies in window %s", window.key)
+    if log.last is not None and log.last < UNDATED_MICROS:
+        raise DataError(
+            f"the newest row is of {from_micros(log.last).date()}, before 1990; set data.timestamp_unit to the unit of "
+            "the times (s, ms, us)",
+            file=source.files()[0],
+        )
+    return log
+
+
+def _windowed(source: Source, mapping: ScenarioMap, window: Window, log: _LogWriter) -> Iterator[pa.RecordBatch]:
+    def kept() -> Iterator[pa.RecordBatch]:
+        for raw in source.interactions():
+            log.read += raw.num_rows
+            batch = canonical_interactions(raw, source, mapping)
+            yield batch.filter(_inside(batch["event_timestamp"], window))
+
+    return rebatch(kept(), source.data.batch_rows)
+
+
+def _write_entities(entities: Entities, ids: pa.Array | None, window: Window, path: Path) -> int:
+    rows, end = 0, Window(None, window.end)
+    with pq.ParquetWriter(path, entities.schema, compression="zstd") as writer:
+        for batch in rebatch(entities.batches(ids), entities.source.data.batch_rows):
+            batch = batch.filter(_inside(batch["event_timestamp"], end))
+            rows += batch.num_rows
+            writer.write_batch(batch)
+    return rows
+
+
+def _inside(times: pa.Array, window: Window) -> pa.Array:
+    """Which rows lie in the window; rows without a time count as inside, so that validation sees them."""
+    start, end = window.bounds_micros()
+    micros = times.cast(pa.int64())
+    inside = pa.repeat(pa.scalar(True), len(times))
+    if start is not None:
+        inside = pc.and_(inside, pc.fill_null(pc.greater_equal(micros, start), True))
+    if end is not None:
+        inside = pc.and_(inside, pc.fill_null(pc.less(micros, end), True))
+    return inside
+
+
+def _merged(known: pa.Array, more: pa.Array) -> pa.Array:
+    """Distinct ids in order of first appearance."""
+    new = pc.unique(more).drop_null()
+    new = new.filter(pc.invert(pc.is_in(new, value_set=known)))
+    return pa.concat_arrays([known, new]) if len(new) else known
+
+
+def _write(table: pa.Table, path: Path) -> None:
+    pq.write_table(table, path, compression="zstd")
+
+
+def _check_declared(source: Source) -> None:
+    data = source.data
+    known = {
+        "user_categorical": source.user_columns,
+        "user_dense": source.user_columns,
+        "item_categorical": source.item_columns,
+        "item_dense": source.item_columns,
+        "item_text": {"title": pa.string(), **source.item_columns},
+    }
+    for field, columns in known.items():
+        for name in getattr(data, field):
+            if name not in columns:
+                has = ", ".join(columns) or "none"
+                raise SettingsError(f"data.{field} names {name!r}, which source {data.source!r} lacks; it has: {has}")

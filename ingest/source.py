@@ -1,0 +1,99 @@
+"""The seam of this room: what a raw source hands over. A new source is one class with these members."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import ClassVar
+
+import pyarrow as pa
+
+from core.errors import DataError, SettingsError
+from core.settings import DataSettings, LabelRule
+from core.tables import IdTypes
+
+
+class Source(ABC):
+    """A raw log, its users and its items, as streams of Arrow record batches.
+
+    Interactions come in the source's own order with the columns `user_id`, `item_id`, `event_timestamp`
+    (`core.tables.TIMESTAMP`), `value` (string: what the scenario rule maps to a scenario), the column that the label
+    rule reads, and optionally `weight`. Cells may be null: judging rows is the next room's task.
+
+    Args:
+        data: the settings' `data` section.
+    """
+
+    rules: ClassVar[tuple[str, ...]]
+    """Scenario rules the source can follow; the first is its default."""
+
+    def __init__(self, data: DataSettings) -> None:
+        self.data = data
+        self.rule = data.scenario.rule if "rule" in data.scenario.model_fields_set else self.rules[0]
+        if self.rule not in self.rules:
+            raise SettingsError(
+                f"data.scenario.rule {self.rule!r} does not fit source {data.source!r} here; "
+                f"it can follow: {', '.join(self.rules)}"
+            )
+
+    @property
+    @abstractmethod
+    def ids(self) -> IdTypes:
+        """The ids' types as the source has them."""
+
+    @property
+    @abstractmethod
+    def user_columns(self) -> Mapping[str, pa.DataType]:
+        """Columns of `users` beside id and times."""
+
+    @property
+    @abstractmethod
+    def item_columns(self) -> Mapping[str, pa.DataType]:
+        """Columns of `items` beside id, times, title and scenarios."""
+
+    @property
+    def label(self) -> LabelRule:
+        """The rule that makes the label."""
+        return self.data.label
+
+    @abstractmethod
+    def files(self) -> list[Path]:
+        """All files read.
+
+        Raises:
+            DataError: one is missing.
+        """
+
+    @abstractmethod
+    def interactions(self) -> Iterator[pa.RecordBatch]:
+        """The log, in the order of the source."""
+
+    @abstractmethod
+    def users(self) -> Iterator[pa.RecordBatch] | None:
+        """`user_id`, the user columns, optionally `event_timestamp`; None: the source says nothing but the id."""
+
+    @abstractmethod
+    def items(self) -> Iterator[pa.RecordBatch] | None:
+        """`item_id`, `title`, the item columns, optionally `event_timestamp` and `values` (list of string: what the
+        scenario rule maps to the scenarios an item can be shown in). None: the source says nothing but the id.
+        """
+
+    def values(self) -> list[str]:
+        """Scenario values known without reading the log, in order; without groups each is a scenario."""
+        return []
+
+    def describe(self, values: list[str]) -> str:
+        """A default sentence for the scenario made of `values` (empty: of all other values)."""
+        return f"Requests of kind {', '.join(values)}." if values else "All other requests."
+
+
+def existing(path: Path, hint: str) -> Path:
+    """`path`, if it is a file.
+
+    Raises:
+        DataError: it is not; `hint` says what to do.
+    """
+    if not path.is_file():
+        raise DataError(f"this file does not exist; {hint}", file=path)
+    return path
