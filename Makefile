@@ -1,0 +1,59 @@
+# Works from any folder: make -C path/to/llm4msr demo. Every target sets up what it needs; after that no network is used.
+PYTHON ?= python3.11
+PORT ?= 8080
+SETTINGS ?= config/demo.yaml
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+AIRFLOW_HOME := $(CURDIR)/.llm4msr/airflow
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test lint bench serve airflow clean
+
+help: ## Show this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' Makefile
+
+setup: $(READY) ## Make .venv with everything (Python 3.11, CPU); again is a no-op
+
+$(READY): requirements/dev.txt pyproject.toml
+	@command -v $(PYTHON) >/dev/null || { \
+	  echo "$(PYTHON) was not found. Install Python 3.11, or name yours: make setup PYTHON=/path/to/python3.11" >&2; exit 2; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' || { \
+	  echo "$(PYTHON) is not Python 3.11, the only version these pins were tested on" >&2; exit 2; }
+	@echo "setting up $(VENV): some minutes the first time"
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install -qq --no-deps -r requirements/dev.txt
+	$(BIN)/python -m pip install -qq --no-deps --no-build-isolation -e .
+	@touch $@
+
+demo: setup ## Run everything on MovieLens latest-small and show what came out
+	$(BIN)/llm4msr demo
+
+test: setup ## Run all tests: unit, integration (own Redis and PostgreSQL processes), end to end
+	$(BIN)/python -m pytest $(ARGS)
+
+lint: setup ## Check style (ruff) and types (mypy)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+bench: setup ## Run every benchmark in its quick form; one alone: make bench NAME=serving
+	@set -e; for file in $(if $(NAME),benchmarks/$(NAME).py,$$(grep -l __main__ benchmarks/*.py)); do \
+	  name=$$(basename $$file .py); echo "== $$name"; $(BIN)/python -m benchmarks.$$name $(or $(ARGS),--quick); done
+
+serve: setup ## Serve the promoted model and print requests to try; run `make demo` first
+	$(BIN)/llm4msr serve --settings $(SETTINGS)
+
+airflow: setup ## Run Airflow on this machine (SQLite, port $PORT or 8080) with the DAG; its password is in the log
+	@mkdir -p $(AIRFLOW_HOME)
+	set -a; . config/airflow.env; \
+	export AIRFLOW_HOME='$(AIRFLOW_HOME)' AIRFLOW__CORE__DAGS_FOLDER='$(CURDIR)/dags' AIRFLOW__API__PORT=$(PORT) \
+	  AIRFLOW__API__BASE_URL=http://localhost:$(PORT) \
+	  AIRFLOW__CORE__EXECUTION_API_SERVER_URL=http://localhost:$(PORT)/execution/ \
+	  LLM4MSR_SETTINGS="$${LLM4MSR_SETTINGS:-$(abspath $(SETTINGS))}" PATH='$(CURDIR)/$(BIN)':"$$PATH"; \
+	exec $(BIN)/airflow standalone
+
+clean: ## Remove .venv, .llm4msr and all caches
+	rm -rf $(VENV) .llm4msr .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info build dist
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
