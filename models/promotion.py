@@ -1,0 +1,197 @@
+"""The promotion rule: when a challenger takes the champion's place.
+
+Both models are scored on the same rows, later than the training and validation rows of either. With D the AUC
+difference, challenger minus champion, and a bootstrap over users:
+
+1. No champion: promote as the first.
+2. Groups are the scenarios with at least `min_users` users and `min_positives` positives; the smaller ones are pooled
+   and count as one group if together they are large enough. No group: too little data, keep.
+3. Non-inferior in every group: the one-sided lower bound of D is above -margin, with Holm's levels over the groups
+   (the smallest p-value is held to alpha / groups, the next to alpha / (groups - 1), ...). Else keep.
+4. Promote if the one-sided lower bound of D over all rows is above 0, or the champion is older than `max_age`.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from core.settings import PromotionSettings
+from models.bootstrap import Sample, bootstrap
+from models.evaluation import Scored, aligned, pair
+from models.measures import Floats, auc
+
+POOLED = "(smaller scenarios together)"
+OVERALL = "(overall)"
+# Resamples wanted below the smallest level that Holm asks for; fewer make its quantile a matter of luck.
+_TAIL = 10
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Whether the challenger goes live, and why.
+
+    Args:
+        promote: the answer.
+        reason: one sentence for people.
+        details: what was computed, JSON-able: groups with differences and bounds, the overall bound, the settings.
+    """
+
+    promote: bool
+    reason: str
+    details: dict[str, Any] = field(default_factory=dict)
+
+    def as_json(self) -> dict[str, Any]:
+        """The form that is written to a file."""
+        return asdict(self)
+
+
+def promotion_verdict(
+    champion: pa.Table | None,
+    challenger: pa.Table,
+    settings: PromotionSettings,
+    champion_age: dt.timedelta | None = None,
+    seed: int = 0,
+) -> Verdict:
+    """Apply the rule above.
+
+    Args:
+        champion: predictions of the model that is live, or None when there is none.
+        challenger: predictions of the new model on the same rows.
+        settings: margin, sizes, confidence, resamples and max_age.
+        champion_age: time since the champion was trained; None: not known, so never too old.
+        seed: of the bootstrap.
+
+    Raises:
+        DataError: the tables do not hold the same rows, or a score is not finite.
+    """
+    if champion is None:
+        return Verdict(True, "there is no champion: promoted as the first", {"rule": "first"})
+    data, other = aligned(champion, challenger)
+    everyone = pair(data, other)
+    judged, pooled, left_out = _groups(data, everyone, settings)
+    details: dict[str, Any] = {
+        "rows": len(data.labels),
+        "users": data.user_count,
+        "pooled": pooled,
+        "not_judged": left_out,
+        "champion_age_days": champion_age / dt.timedelta(days=1) if champion_age is not None else None,
+        "settings": settings.model_dump(mode="json"),
+        "seed": seed,
+    }
+    if not judged:
+        reason = (
+            f"too little data to tell: no scenario, nor all smaller ones together, has {settings.min_users} users, "
+            f"{settings.min_positives} positives and a negative; the champion stays"
+        )
+        return Verdict(False, reason, {**details, "rule": "too_little_data"})
+    alpha = 1 - settings.confidence
+    resamples = max(settings.resamples, int(np.ceil(_TAIL * len(judged) / alpha)))
+    draws = bootstrap({**judged, OVERALL: everyone}, resamples, seed)
+    groups = _holm(judged, {name: draws[name].auc for name in judged}, settings.margin, alpha)
+    overall = _bound(everyone, draws[OVERALL].auc, alpha)
+    details |= {"groups": groups, "overall": overall, "resamples": resamples}
+    too_old = champion_age is not None and champion_age > settings.max_age
+    return _decide(groups, overall, too_old, settings, details)
+
+
+def _decide(
+    groups: dict[str, dict[str, Any]],
+    overall: dict[str, Any],
+    too_old: bool,
+    settings: PromotionSettings,
+    details: dict[str, Any],
+) -> Verdict:
+    doubtful = [name for name, group in groups.items() if not group["non_inferior"]]
+    if doubtful:
+        worst = min(doubtful, key=lambda name: groups[name]["lower_bound"])
+        reason = (
+            f"kept: in {len(doubtful)} of {len(groups)} groups the challenger may be worse by more than "
+            f"{settings.margin} AUC; the worst is {worst} (difference {groups[worst]['difference']:+.4f}, "
+            f"lower bound {groups[worst]['lower_bound']:+.4f})"
+        )
+        return Verdict(False, reason, {**details, "rule": "not_shown_non_inferior"})
+    if overall["lower_bound"] > 0:
+        reason = (
+            f"promoted: better overall (difference {overall['difference']:+.4f}, lower bound "
+            f"{overall['lower_bound']:+.4f}) and not worse in any of {len(groups)} groups"
+        )
+        return Verdict(True, reason, {**details, "rule": "better"})
+    if too_old:
+        reason = (
+            f"promoted: not worse in any of {len(groups)} groups, and the champion is older than "
+            f"{settings.max_age / dt.timedelta(days=1):g} days"
+        )
+        return Verdict(True, reason, {**details, "rule": "fresher"})
+    reason = (
+        f"kept: not worse in any of {len(groups)} groups, but no gain can be told overall (difference "
+        f"{overall['difference']:+.4f}, lower bound {overall['lower_bound']:+.4f})"
+    )
+    return Verdict(False, reason, {**details, "rule": "no_gain"})
+
+
+def _groups(
+    data: Scored, everyone: Sample, settings: PromotionSettings
+) -> tuple[dict[str, Sample], list[str], list[str]]:
+    """Samples that are judged, the names of the pooled scenarios, and of those that stay too small."""
+    masks = data.masks()
+    judged = {name: everyone.take(mask) for name, mask in masks.items()}
+    judged = {name: sample for name, sample in judged.items() if _large(sample, settings)}
+    small = [name for name in masks if name not in judged]
+    if not small:
+        return judged, [], []
+    pool = everyone.take(np.logical_or.reduce([masks[name] for name in small]))
+    if not _large(pool, settings):
+        return judged, [], small
+    return {**judged, POOLED: pool}, small, []
+
+
+def _large(sample: Sample, settings: PromotionSettings) -> bool:
+    positives = int(sample.labels.sum())
+    users = len(np.unique(sample.users))
+    enough = users >= settings.min_users and positives >= settings.min_positives
+    return enough and 0 < positives < len(sample.labels)
+
+
+def _holm(
+    samples: dict[str, Sample], draws: dict[str, Floats], margin: float, alpha: float
+) -> dict[str, dict[str, Any]]:
+    """Lower bounds at Holm's levels; once a group fails, all with larger p-values fail too."""
+    order = sorted(samples, key=lambda name: (_p_value(draws[name], margin), -_spread(draws[name])))
+    result: dict[str, dict[str, Any]] = {}
+    passing = True
+    for place, name in enumerate(order):
+        body = _bound(samples[name], draws[name], alpha / (len(order) - place))
+        passing = passing and body["lower_bound"] > -margin
+        result[name] = {**body, "p_value": _p_value(draws[name], margin), "non_inferior": passing}
+    return {name: result[name] for name in samples}
+
+
+def _bound(sample: Sample, draws: Floats, level: float) -> dict[str, Any]:
+    champion, challenger = auc(sample.labels, sample.champion), auc(sample.labels, sample.challenger)
+    assert champion is not None and challenger is not None, "groups with one class are never judged"
+    return {
+        "rows": len(sample.labels),
+        "users": len(np.unique(sample.users)),
+        "positives": int(sample.labels.sum()),
+        "champion_auc": champion,
+        "challenger_auc": challenger,
+        "difference": challenger - champion,
+        "level": level,
+        "lower_bound": float(np.quantile(draws, level)),
+    }
+
+
+def _p_value(draws: NDArray, margin: float) -> float:
+    """Share of resamples in which the challenger is worse by the margin or more."""
+    return float((1 + (draws <= -margin).sum()) / (1 + len(draws)))
+
+
+def _spread(draws: NDArray) -> float:
+    """Orders groups of equal p-value: the one whose low tail is highest is tested first."""
+    return float(np.quantile(draws, 0.01))
