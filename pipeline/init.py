@@ -1,0 +1,96 @@
+"""`llm4msr init`: a commented settings file for your own data."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from core.errors import SettingsError
+
+TEMPLATE = """\
+# Settings of one project. Paths are relative to this file. Unknown keys are refused.
+# Any field can be overridden by the environment: LLM4MSR_TRAIN__EPOCHS=5, LLM4MSR_ONLINE__STORE=redis ...
+# Secrets come from the environment only: LLM4MSR_ONLINE__PASSWORD, LLM4MSR_KNOWLEDGE__API_KEY.
+project: my_ranker
+root: .llm4msr                  # artifacts, feature registry, online store and tracking live here
+
+clock:
+  mode: wall                    # `replay` with `at: log_end` treats a historical log as if it ended now
+
+data:
+  source: table                 # table (your own parquet or CSV) | movielens | kuaisar | amazon
+  path: data                    # folder of the files below
+  files:
+    interactions: interactions.parquet
+    users: users.parquet        # optional
+    items: items.parquet        # optional, but titles are what the reasoner reads
+  columns:                      # canonical name: your column
+    user_id: user_id
+    item_id: item_id
+    event_timestamp: timestamp
+    title: title
+  timestamp_unit: s             # s | ms | us | iso
+  label: {column: clicked, op: ">", value: 0}
+  scenario: {rule: column, column: surface}
+  scenarios:                    # one sentence each: the reasoner and /explain read them
+    feed: {title: Home feed, description: Endless feed of recommendations on the home screen.}
+    search: {title: Search, description: Results of a typed query.}
+    detail: {title: Detail page, description: Related items below the item that is open.}
+  user_categorical: []          # columns of `users` and `items` that the model reads
+  user_dense: []
+  item_categorical: []
+  item_dense: []
+  item_text: [title]            # item columns that make its text
+
+split:
+  kind: time                    # time (global cut) | per_user_tail (each user's newest rows)
+  warmup: 0.1                   # first share of the log: feeds statistics and compressors only
+  validation: 0.1
+  test: 0.1
+
+features:
+  lag:                          # watermark -> readable online. Zero only if you run the push path.
+    user_stats: PT24H           # a nightly refresh: values are up to a day old when they are read
+    item_stats: PT24H
+    user_history: PT24H
+  ttl: {}                       # e.g. user_stats: P7D -> older values are reported as stale
+
+knowledge:
+  reasoner: minilm              # minilm (packaged, offline) | transformers (any model by path or name)
+  user_vectors: [pooled]        # add `prompt` once a causal language model is set
+  lag: {pooled: PT24H, prompt: PT24H, scenario: PT24H, item_text: PT0S}
+
+model:
+  backbone: shared_bottom       # shared_bottom | star
+  user_level: gate              # none | gate | low_rank | full
+  scenario_level: gate
+
+train: {epochs: 20, patience: 2, threads: 1}
+
+online:
+  store: sqlite                 # sqlite (this machine) | redis
+  # url: localhost:6379,db=0
+
+registry:
+  kind: file                    # file | sql (PostgreSQL)
+  # url: postgresql+psycopg://user@host:5432/feast
+
+serving: {host: 127.0.0.1, port: 3000}
+"""
+
+
+def write_settings(path: Path, force: bool) -> str:
+    """Write the template and say what to do next.
+
+    Raises:
+        SettingsError: the file exists and `force` is not given, or cannot be written.
+    """
+    if path.exists() and not force:
+        raise SettingsError(f"{path} exists already; name another file, or overwrite it with --force")
+    try:
+        path.write_text(TEMPLATE, encoding="utf-8")
+    except OSError as error:
+        raise SettingsError(f"{path} cannot be written: {error.strerror}") from error
+    return (
+        f"wrote {path}. Next: edit `data`, then\n"
+        f"  llm4msr doctor --settings {path}\n  llm4msr run --settings {path}\n  llm4msr serve --settings {path}"
+    )

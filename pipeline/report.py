@@ -1,0 +1,136 @@
+"""The report: one HTML file that opens offline and says what came in, how good the model is, and what to look at."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from core import Built, Manifest, Settings, Window
+from pipeline import plots
+from pipeline.stages import artifact_store
+
+TEMPLATES = Path(__file__).parent / "templates"
+_COLD_SHARE = 0.5
+_CALIBRATION_BAND = (0.9, 1.1)
+
+
+def report(settings: Settings, window: Window = Window()) -> Manifest:  # noqa: B008
+    """Write `report.html` from the window's artifacts."""
+    store = artifact_store(settings)
+    names = ("ingest", "validate", "features", "knowledge", "dataset", "train", "evaluate", "promote")
+    parts = {name: store.get(name, window) for name in names}
+    return store.build(
+        "report",
+        window,
+        inputs={name: manifest.digest for name, manifest in parts.items()},
+        settings={"project": settings.project},
+        rooms=("core", "pipeline"),
+        builder=lambda out: _write(out, settings, parts),
+    )
+
+
+def _write(out: Path, settings: Settings, parts: dict[str, Manifest]) -> Built:
+    content = _content(settings, parts)
+    environment = jinja2.Environment(loader=jinja2.FileSystemLoader(TEMPLATES), autoescape=True, trim_blocks=True)
+    environment.filters["number"] = _number
+    (out / "report.html").write_text(environment.get_template("report.html.j2").render(**content), encoding="utf-8")
+    return Built(rows={"findings": len(content["findings"])})
+
+
+def _content(settings: Settings, parts: dict[str, Manifest]) -> dict[str, Any]:
+    metrics, lift = _json(parts["evaluate"], "metrics.json"), _json(parts["evaluate"], "lift.json")
+    rows = pq.read_table(
+        parts["dataset"].file("rows.parquet"),
+        columns=["user_id", "item_id", "scenario", "label", "split", "event_timestamp", "user_pooled_row"],
+    )
+    rejected = _rejected(parts["validate"])
+    verdict = _json(parts["promote"], "verdict.json")
+    docs = parts["validate"].path / "run" / "data_docs" / "index.html"
+    return {
+        "project": settings.project,
+        "window": parts["ingest"].window,
+        "rows_in": parts["ingest"].rows,
+        "rejected": rejected,
+        "data_docs": docs.as_uri() if docs.is_file() else None,
+        "scenarios": _scenario_rows(rows),
+        "splits": _counts(rows["split"]),
+        "metrics": metrics,
+        "lift": lift,
+        "verdict": verdict,
+        "versions": parts["knowledge"].versions,
+        "artifacts": {name: manifest.digest for name, manifest in parts.items()},
+        "lift_plot": plots.lift(lift),
+        "curve_plot": plots.curves(_json(parts["train"], "curves.json")),
+        "calibration_plot": plots.calibration(metrics["knowledge"]),
+        "volume_plot": plots.volume(rows),
+        "findings": _findings(parts["ingest"], rejected, metrics, lift, verdict, rows),
+    }
+
+
+def _findings(
+    source: Manifest,
+    rejected: list[dict[str, Any]],
+    metrics: dict[str, Any],
+    lift: dict[str, Any],
+    verdict: dict[str, Any],
+    rows: pa.Table,
+) -> list[str]:
+    """What a person should look at, most pressing first."""
+    found = [
+        f"{name}: knowledge made it worse (AUC {change['auc']['difference']:+.4f}, the interval excludes zero)."
+        for name, change in lift["scenarios"].items()
+        if change["auc"]["says"] == "worse"
+    ]
+    if not verdict["promote"]:
+        found.append(f"The new model was not promoted: {verdict['reason']}.")
+    total = sum(r["rows"] for r in rejected)
+    if total:
+        share = total / max(sum(source.rows.values()), 1)
+        found.append(f"{total:,} rows ({share:.2%}) are in quarantine; the rules that rejected them are listed below.")
+    for name, values in metrics["knowledge"]["scenarios"].items():
+        ratio = (values.get("calibration") or {}).get("ratio")
+        if ratio is not None and not _CALIBRATION_BAND[0] <= ratio <= _CALIBRATION_BAND[1]:
+            found.append(
+                f"{name}: predicted over observed positives is {ratio:.2f}; scores of scenarios are not comparable."
+            )
+    unknown = rows["user_pooled_row"].null_count / max(rows.num_rows, 1)
+    if unknown > _COLD_SHARE:
+        found.append(f"{unknown:.0%} of the rows have no user knowledge yet; look at knowledge.thresholds and lags.")
+    untold = [n for n, change in lift["scenarios"].items() if not change["auc"]["told"]]
+    if untold:
+        found.append(f"No difference can be told in {', '.join(untold)}: too few users, or no effect.")
+    return found
+
+
+def _scenario_rows(rows: pa.Table) -> list[dict[str, Any]]:
+    grouped = rows.group_by("scenario").aggregate(
+        [("label", "count"), ("label", "mean"), ("user_id", "count_distinct"), ("item_id", "count_distinct")]
+    )
+    return sorted(grouped.to_pylist(), key=lambda r: -r["label_count"])
+
+
+def _rejected(clean: Manifest) -> list[dict[str, Any]]:
+    found = []
+    for path in sorted(clean.path.glob("quarantine_*.parquet")):
+        rules = _counts(pq.read_table(path, columns=["rule"])["rule"])
+        table = path.stem.removeprefix("quarantine_")
+        found += [{"table": table, "rule": rule, "rows": count} for rule, count in rules.items()]
+    return found
+
+
+def _counts(column: pa.ChunkedArray) -> dict[str, int]:
+    return {v["values"]: v["counts"] for v in sorted(pc.value_counts(column).to_pylist(), key=lambda v: -v["counts"])}
+
+
+def _json(manifest: Manifest, name: str) -> Any:
+    return json.loads(manifest.file(name).read_text(encoding="utf-8"))
+
+
+def _number(value: float | None, digits: int = 4, sign: bool = False) -> str:
+    return "undefined" if value is None else f"{value:{'+' if sign else ''}.{digits}f}"
