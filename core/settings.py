@@ -258,8 +258,8 @@ def load_settings(path: str | Path) -> Settings:
     base = path.resolve().parent
     return settings.model_copy(
         update={
-            "root": base / settings.root,
-            "data": settings.data.model_copy(update={"path": base / settings.data.path}),
+            "root": (base / settings.root).resolve(),
+            "data": settings.data.model_copy(update={"path": (base / settings.data.path).resolve()}),
         }
     )
 
