@@ -1,0 +1,74 @@
+"""Questions about whole parquet files, answered by DuckDB without loading them: counts, repeated keys, joins.
+
+Times are compared as they are stored (microseconds, UTC) and never fetched, only counted.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import numpy as np
+
+MEMORY_LIMIT = "1GB"
+
+
+@contextmanager
+def database() -> Iterator[duckdb.DuckDBPyConnection]:
+    """An in-memory database that spills to a temporary folder beyond `MEMORY_LIMIT`."""
+    with tempfile.TemporaryDirectory(prefix="llm4msr-duckdb-") as folder:
+        connection = duckdb.connect(config={"memory_limit": MEMORY_LIMIT, "temp_directory": folder})
+        try:
+            connection.execute("SET enable_progress_bar = false; SET TimeZone = 'UTC'")
+            yield connection
+        finally:
+            connection.close()
+
+
+def view(connection: duckdb.DuckDBPyConnection, name: str, path: Path) -> None:
+    """Make a parquet file readable as `name`; `file_row_number` counts its rows from 0."""
+    literal = str(path).replace("'", "''")
+    connection.execute(f"CREATE VIEW {name} AS SELECT * FROM read_parquet('{literal}', file_row_number = true)")
+
+
+def one_row(connection: duckdb.DuckDBPyConnection, query: str, parameters: Sequence[Any] = ()) -> dict[str, Any]:
+    """The first row of a query's answer, by column name."""
+    cursor = connection.execute(query, list(parameters))
+    names = [column[0] for column in cursor.description or ()]
+    row = cursor.fetchone()
+    return dict(zip(names, row, strict=True)) if row is not None else {}
+
+
+@dataclass(frozen=True)
+class Repeats:
+    """Rows whose key occurs more than once.
+
+    Args:
+        rows: int64 [r], row numbers, ascending.
+        groups: int64 [r], which key each belongs to.
+    """
+
+    rows: np.ndarray
+    groups: np.ndarray
+
+    def among(self, first: int, count: int) -> tuple[np.ndarray, np.ndarray]:
+        """(positions, groups) of those in the rows [first, first + count); positions count from `first`."""
+        low, high = np.searchsorted(self.rows, [first, first + count])
+        return self.rows[low:high] - first, self.groups[low:high]
+
+
+def repeats(connection: duckdb.DuckDBPyConnection, table: str, key: Sequence[str]) -> Repeats:
+    """Find the rows of `table` that share their `key` with another row; keys with a null are left out."""
+    columns = ", ".join(f'"{name}"' for name in key)
+    found = connection.execute(
+        f"""SELECT file_row_number AS row, id AS "group"
+        FROM {table} JOIN (
+            SELECT {columns}, row_number() OVER () AS id FROM {table} GROUP BY {columns} HAVING count(*) > 1
+        ) USING ({columns}) ORDER BY row"""
+    ).fetchnumpy()
+    return Repeats(found["row"].astype(np.int64), found["group"].astype(np.int64))

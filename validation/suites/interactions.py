@@ -1,0 +1,137 @@
+"""What the log of interactions must keep."""
+
+from __future__ import annotations
+
+import datetime as dt
+
+from core.clock import Clock
+from core.settings import Settings
+from validation.suite import Suite, fact, first_of_key, not_null, nothing, one_of, within
+
+KEY = ("user_id", "item_id", "scenario", "event_timestamp")
+# No interaction log that this product meets is older; an earlier time is a missing value or a wrong unit. It also lies
+# after core.tables.UNDATED, so that undated catalogue rows join every row.
+EARLIEST = dt.datetime(1995, 1, 1, tzinfo=dt.UTC)
+# Fewer rows than this may be of one class by chance (a short window); more are a wrong label rule.
+ONE_CLASS_ROWS = 100
+UNIT = "data.timestamp_unit (s, ms, us or iso) does not fit the source's times"
+
+
+def suite(settings: Settings, clock: Clock, scenarios: list[str]) -> Suite:
+    """The suite of the interactions.
+
+    Args:
+        settings: section `validation` sets the limits.
+        clock: what the future starts after.
+        scenarios: the names in scenarios.parquet.
+    """
+    limits = settings.validation
+    latest = clock.now() + limits.max_future
+    return Suite(
+        "interactions",
+        (
+            nothing(
+                "schema_problems",
+                "every later stage reads these columns by name and type",
+                "data.columns, or the source's files",
+            ),
+            nothing(
+                "catalogue_id_problems",
+                "ids of two types never join, and each row would silently lose its features",
+                "the id columns of the source's files: write them alike in the log and in the catalogues",
+            ),
+            fact(
+                "rows",
+                "an empty log trains nothing and would publish an empty model",
+                "data.path, the window, and data.scenario (rows may have been filtered out)",
+                low=limits.min_rows,
+            ),
+            fact("share_before_1995", "times in a wrong unit put every row before 1995", UNIT, high=0.5),
+            fact("share_in_future", "times in a wrong unit put every row into the far future", UNIT, high=0.5),
+            fact(
+                "share_of_rows_with_item",
+                "when not one row finds its item, the log and the catalogue use different ids",
+                "data.columns.item_id and the items file: are these the same ids?",
+                low=1e-12,
+            ),
+            fact(
+                "share_of_rows_with_user",
+                "when not one row finds its user, the log and the users table use different ids",
+                "data.columns.user_id and the users file: are these the same ids?",
+                low=1e-12,
+            ),
+            not_null("user_id", "a row of nobody feeds no history and no personal knowledge"),
+            not_null("item_id", "a row of no item has nothing to learn from"),
+            not_null("scenario", "without a scenario no tower can be chosen"),
+            one_of("scenario", "scenario_unknown", "a scenario that is not declared has no text, no tower", scenarios),
+            not_null("event_timestamp", "point-in-time joins and splits need a time"),
+            within(
+                "event_timestamp",
+                "event_timestamp_before_1995",
+                "a time before any log is a missing value in disguise, and sorts before the catalogue",
+                low=EARLIEST,
+            ),
+            within(
+                "event_timestamp",
+                "event_timestamp_in_future",
+                "a row from the future would leak into features of today",
+                high=latest,
+            ),
+            not_null("label", "a row without a label cannot be learned from"),
+            one_of("label", "label_not_binary", "the loss and every metric are defined for 0 and 1", [0, 1]),
+            not_null("weight", "the loss multiplies by it", name="weight_null"),
+            within(
+                "weight", "weight_not_valid", "negative or infinite weights turn the loss around", low=0.0, high=1e30
+            ),
+            not_null("created_timestamp", "joins ask when a row was published"),
+            first_of_key("one event logged twice counts twice in every statistic; the first sound row is kept"),
+            fact(
+                "quarantined_share",
+                "so many faulty rows are a broken source, not noise",
+                "the rules and example rows below; validation.max_quarantined_share sets the limit",
+                high=limits.max_quarantined_share,
+            ),
+            fact("clean_rows", "nothing is left to train on", "the rules and example rows below", low=limits.min_rows),
+            fact(
+                "label_classes",
+                f"{ONE_CLASS_ROWS} or more rows of one class come from a wrong label rule; nothing can be learned",
+                "data.label: column, op and value",
+                low=2,
+            ),
+            fact(
+                "label_classes_of_few",
+                f"fewer than {ONE_CLASS_ROWS} rows may be of one class by chance (a short window)",
+                "data.label, if it stays so",
+                low=2,
+                scope="note",
+            ),
+            fact(
+                "items_without_catalogue_row",
+                "kept: served and trained as unknown items; many point to a stale catalogue",
+                "the items file",
+                high=0,
+                scope="note",
+            ),
+            fact(
+                "users_without_catalogue_row",
+                "kept: served and trained as unknown users; many point to a stale users file",
+                "the users file",
+                high=0,
+                scope="note",
+            ),
+            fact(
+                "scenarios_without_rows",
+                "a declared scenario that nothing was logged for has an untrained tower",
+                "data.scenarios",
+                high=0,
+                scope="note",
+            ),
+            fact(
+                "repeated_keys_with_both_labels",
+                "one key with label 0 and 1: if views and clicks are logged as two rows, the click is lost",
+                "the source's export: keep one row per shown item",
+                high=0,
+                scope="note",
+            ),
+        ),
+    )

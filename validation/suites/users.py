@@ -1,0 +1,26 @@
+"""What the table of users must keep. It may be empty: a user without a row is served as unknown."""
+
+from __future__ import annotations
+
+from core.settings import Settings
+from validation.suite import Suite, fact
+from validation.suites.catalogue import row_rules, schema_rule
+
+KEY = ("user_id",)
+
+
+def suite(settings: Settings, texts: list[str], dense: list[str]) -> Suite:
+    """The suite of the users; `texts` and `dense` are the text and number columns present."""
+    return Suite(
+        "users",
+        (
+            schema_rule(),
+            *row_rules("user_id", texts, dense),
+            fact(
+                "quarantined_share",
+                "so many faulty rows are a broken source, not noise",
+                "the rules and example rows below; validation.max_quarantined_share sets the limit",
+                high=settings.validation.max_quarantined_share,
+            ),
+        ),
+    )
