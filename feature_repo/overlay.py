@@ -1,6 +1,6 @@
 """Which stores Feast talks to: embedded (files and SQLite) or production (Redis, PostgreSQL), from our settings.
 
-The offline store is always DuckDB: Feast's own default drops training rows silently.
+The offline store is always DuckDB, with our point-in-time join: Feast's own default drops training rows silently.
 """
 
 from __future__ import annotations
@@ -17,10 +17,11 @@ from core.errors import SettingsError
 # Importing Feast sets this for its own server's metrics; it would flip prometheus_client of the whole process.
 _METRICS_FOLDER = os.environ.get("PROMETHEUS_MULTIPROC_DIR")
 from feast import FeatureStore  # noqa: E402
-from feast.infra.offline_stores.duckdb import DuckDBOfflineStoreConfig  # noqa: E402
 from feast.infra.online_stores.sqlite import SqliteOnlineStoreConfig  # noqa: E402
 from feast.infra.registry.sql import SqlRegistryConfig  # noqa: E402
 from feast.repo_config import MaterializationConfig, RegistryConfig, RepoConfig  # noqa: E402
+
+from feature_repo.point_in_time import PointInTimeOfflineStoreConfig  # noqa: E402
 
 if _METRICS_FOLDER is None:
     os.environ.pop("PROMETHEUS_MULTIPROC_DIR", None)
@@ -60,7 +61,7 @@ def repo_config(settings: Settings, *, registry: Path | None = None, timeout_ms:
         repo_path=folder,
         registry=_registry(settings, folder, registry),
         online_store=_online(settings, folder, timeout_ms or WRITE_TIMEOUT_MS),
-        offline_store=DuckDBOfflineStoreConfig(type="duckdb"),
+        offline_store=PointInTimeOfflineStoreConfig(),
         entity_key_serialization_version=3,
         # All rows in one batch would be read; more than one Arrow chunk would be lost.
         materialization=MaterializationConfig(pull_latest_features=True, online_write_batch_size=WRITE_BATCH),

@@ -1,0 +1,91 @@
+"""The interaction log of several windows as one DuckDB table: the union of validated sources without repeats."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import duckdb
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from core.errors import DataError, MissingArtifactError
+from core.tables import IdTypes
+
+# DuckDB spills to disk above this, so that a log larger than the memory still goes through.
+MEMORY_LIMIT = "2GB"
+KEY = "user_id, item_id, scenario, t"
+
+
+def id_types(sources: Sequence[Path]) -> IdTypes:
+    """The types of the ids in the sources' interactions.
+
+    Raises:
+        MissingArtifactError: there is no source, or one has no interactions.parquet.
+        DataError: two sources have different types.
+    """
+    if not sources:
+        raise MissingArtifactError("no validated interactions to read; run `llm4msr run` or its first stages first")
+    found: list[tuple[Path, IdTypes]] = []
+    for source in sources:
+        file = source / "interactions.parquet"
+        if not file.is_file():
+            raise MissingArtifactError(f"{file} does not exist; run the validate stage first")
+        schema = pq.read_schema(file)
+        found.append((file, IdTypes(schema.field("user_id").type, schema.field("item_id").type)))
+    first_file, first = found[0]
+    for file, types in found[1:]:
+        for column in ("user", "item"):
+            ours, theirs = getattr(types, column), getattr(first, column)
+            if ours != theirs:
+                message = f"ids are {ours} here and {theirs} in {first_file}; read both windows with one setting"
+                raise DataError(message, file=file, column=f"{column}_id")
+    return first
+
+
+@contextmanager
+def open_log(
+    sources: Sequence[Path], scratch: Path, *, start: int | None = None, end: int | None = None
+) -> Iterator[duckdb.DuckDBPyConnection]:
+    """A DuckDB connection with a table `log`: user_id, item_id, scenario, t (microseconds), label, weight.
+
+    Repeats of (user, item, scenario, time) are one row: the last one of the latest source counts.
+
+    Args:
+        sources: folders that hold interactions.parquet, earlier windows first.
+        scratch: a folder for spilling, made when needed and removed at the end.
+        start: rows from this time on, in microseconds.
+        end: rows before this time, in microseconds.
+    """
+    connection = duckdb.connect(
+        config={"memory_limit": MEMORY_LIMIT, "threads": os.cpu_count() or 1, "temp_directory": str(scratch)}
+    )
+    try:
+        bounds = [f"t >= {int(start)}"] if start is not None else []
+        bounds += [f"t < {int(end)}"] if end is not None else []
+        read = " UNION ALL ".join(_select(source, order) for order, source in enumerate(sources))
+        connection.execute(
+            f"CREATE TEMP TABLE log AS SELECT {KEY}, last.label AS label, last.weight AS weight FROM ("
+            f"SELECT {KEY}, arg_max({{'label': label, 'weight': weight}}, place) AS last FROM ({read}) "
+            f"WHERE {' AND '.join(bounds) or 'true'} GROUP BY {KEY})"
+        )
+        yield connection
+    finally:
+        connection.close()
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def arrow_of(connection: duckdb.DuckDBPyConnection, query: str) -> pa.Table:
+    """A query's result as an Arrow table with one chunk per column."""
+    return connection.sql(query).to_arrow_table().combine_chunks()
+
+
+def _select(source: Path, order: int) -> str:
+    file = str(source / "interactions.parquet").replace("'", "''")
+    return (
+        "SELECT user_id, item_id, scenario, epoch_us(event_timestamp) AS t, label, weight, "
+        f"({order}::BIGINT << 44) + file_row_number AS place FROM read_parquet('{file}', file_row_number = true)"
+    )
