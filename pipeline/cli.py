@@ -188,35 +188,22 @@ def demo(
 @app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
 def bench(context: typer.Context, name: Annotated[str, typer.Argument(help="training, serving, ...")]) -> None:
     """Run a benchmark; its last line is one JSON object."""
+    import importlib.util
     import runpy
 
     module = f"benchmarks.{name}"
+    if importlib.util.find_spec(module) is None:
+        raise SettingsError(f"no benchmark {name!r}; see docs/rooms/benchmarks.md")
     sys.argv = [module, *context.args]
-    try:
-        runpy.run_module(module, run_name="__main__", alter_sys=True)
-    except ModuleNotFoundError as error:
-        if error.name != module:
-            raise
-        raise SettingsError(f"no benchmark {name!r}; see docs/rooms/benchmarks.md") from error
+    runpy.run_module(module, run_name="__main__", alter_sys=True)
 
 
 def main() -> None:
     """Entry point: exit code 2 with one message for the user's mistakes, 1 for ours."""
     try:
-        app(standalone_mode=False)
-    except typer.Exit as leave:
-        sys.exit(leave.exit_code)
-    except typer.Abort:
-        sys.exit(130)
-    except KeyboardInterrupt:
-        sys.exit(130)
+        app()
     except Llm4msrError as error:
         typer.echo(f"llm4msr: {error}", err=True)
         sys.exit(error.exit_code)
-    except Exception as error:
-        import click
-
-        if isinstance(error, click.ClickException):
-            error.show()
-            sys.exit(error.exit_code)
-        raise
+    except KeyboardInterrupt:
+        sys.exit(130)
