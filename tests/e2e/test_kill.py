@@ -1,0 +1,36 @@
+"""SIGKILL in every stage, then run again: the same content as an unbroken run."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import make_project
+
+pytestmark = pytest.mark.e2e
+
+
+def test_killed_in_every_stage_the_next_run_ends_in_the_same_content(finished, tmp_path):
+    project = make_project(tmp_path / "broken")
+    driver = Path(__file__).with_name("kill_driver.py")
+    result = subprocess.run(
+        [sys.executable, driver, project.file],
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+    )
+    assert result.returncode == 0, result.stderr[-3000:]
+    seen = json.loads(result.stdout.splitlines()[-1])
+
+    for name, stage in seen.items():
+        assert stage["killed"][0] == 9, f"{name} was not killed before publishing"
+        assert stage["killed"][2] == 9, f"{name} was not killed after publishing"
+        assert stage["visible"] == 0, f"{name} left something visible"
+        assert stage["status"] == 0, f"{name} did not finish: {result.stderr[-3000:]}"
+        unbroken = json.loads((finished.root / "refs" / name / "latest.json").read_text())["digest"]
+        assert stage["digest"] == unbroken, f"{name} differs from the unbroken run"
+    assert not list((project.root / "tmp").glob("*")), "work in progress was left behind"
