@@ -16,6 +16,7 @@ from core.errors import DataError
 from core.settings import DataSettings
 from core.tables import IdTypes
 from ingest.delimited import opened, read_csv, wrong_encoding
+from ingest.place import Place
 from ingest.source import Source, existing
 from ingest.times import to_timestamps
 
@@ -75,6 +76,7 @@ class MovieLens(Source):
     def interactions(self) -> Iterator[pa.RecordBatch]:
         keys, values = self._scenario_values
         key = 0 if self.rule == "age" else 1
+        place = Place(self.files()[0], 1 if self.old else 2, "timestamp")
         for batch in self._ratings():
             user, item, rating, time = batch.columns
             found = pc.index_in((user, item)[key], value_set=keys)
@@ -82,11 +84,12 @@ class MovieLens(Source):
                 {
                     "user_id": user,
                     "item_id": item,
-                    "event_timestamp": to_timestamps(time, "s"),
+                    "event_timestamp": to_timestamps(time, "s", place),
                     "rating": rating,
                     "value": values.take(found),
                 }
             )
+            place = place.after(batch.num_rows)
 
     def users(self) -> Iterator[pa.RecordBatch] | None:
         return self._users() if self.old else None

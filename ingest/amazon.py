@@ -1,0 +1,253 @@
+"""Amazon product reviews (2014 and 2018, McAuley lab): 5-core review files and metadata, one scenario per category.
+
+A review is written after the choice, and helpful votes, sales ranks and related products are of the crawl's time:
+none of them is read. The data's owner states no licence: use for research, cite, do not redistribute.
+"""
+
+from __future__ import annotations
+
+import ast
+import functools
+import html
+import json
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+from pyarrow import json as arrow_json
+
+from core.errors import DataError
+from core.log import logger
+from core.settings import LabelRule
+from core.tables import IdTypes
+from ingest.delimited import BLOCK_BYTES, opened, translated
+from ingest.place import Place
+from ingest.source import Source
+from ingest.times import to_timestamps
+
+LOG = logger("ingest")
+_REVIEWS = re.compile(r"^(?!meta_)(?:reviews_)?(?P<category>.+?)(?:_5)?\.json(?:\.gz)?$")
+_META = re.compile(r"^meta_(?P<category>.+?)\.json(?:\.gz)?$")
+_REVIEW = pa.schema(
+    {"reviewerID": pa.string(), "asin": pa.string(), "overall": pa.float64(), "unixReviewTime": pa.int64()}
+)
+_ITEM = {"brand": pa.string(), "category": pa.string(), "price": pa.float64()}
+_ITEM_BATCH = 8192
+
+
+class Amazon(Source):
+    """Reviews of each category's file in `data.path`; `overall` stars make the label (`rating` means the same)."""
+
+    rules = ("source",)
+
+    @property
+    def ids(self) -> IdTypes:
+        return IdTypes(pa.string(), pa.string())
+
+    @property
+    def label(self) -> LabelRule:
+        rule = self.data.label
+        return rule.model_copy(update={"column": "rating"}) if rule.column == "overall" else rule
+
+    @property
+    def user_columns(self) -> Mapping[str, pa.DataType]:
+        return {}
+
+    @property
+    def item_columns(self) -> Mapping[str, pa.DataType]:
+        return _ITEM
+
+    def files(self) -> list[Path]:
+        return [*self._reviews.values(), *self._meta.values()]
+
+    def interactions(self) -> Iterator[pa.RecordBatch]:
+        for category, path in self._reviews.items():
+            place = Place(path, 1, "unixReviewTime")
+            for batch in read_reviews(path, _REVIEW):
+                user, item, stars, time = batch.columns
+                yield pa.RecordBatch.from_pydict(
+                    {
+                        "user_id": user,
+                        "item_id": item,
+                        "event_timestamp": to_timestamps(time, "s", place),
+                        "rating": stars,
+                        "value": pa.repeat(pa.scalar(category), batch.num_rows),
+                    }
+                )
+                place = place.after(batch.num_rows)
+
+    def users(self) -> None:
+        return None
+
+    def items(self) -> Iterator[pa.RecordBatch]:
+        rows: list[dict[str, Any]] = []
+        for row in self._item_rows():
+            rows.append(row)
+            if len(rows) == _ITEM_BATCH:
+                yield _item_batch(rows)
+                rows = []
+        if rows:
+            yield _item_batch(rows)
+
+    def values(self) -> list[str]:
+        return list(self._reviews)
+
+    def describe(self, values: list[str]) -> str:
+        names = " or ".join(value.replace("_", " ") for value in values)
+        return f"Products of the category {names}." if values else "Products of all other categories."
+
+    @functools.cached_property
+    def _reviews(self) -> dict[str, Path]:
+        """Category to review file; where a category has a 5-core file beside the whole one, the 5-core file."""
+        found: dict[str, Path] = {}
+        for path in sorted(self.data.path.iterdir()):
+            match = _REVIEWS.match(path.name)
+            if match and path.is_file() and ("_5.json" in path.name or match["category"] not in found):
+                found[match["category"]] = path
+        if not found:
+            raise DataError(
+                "no review file here; data.path must be a folder with files like reviews_Beauty_5.json.gz",
+                file=self.data.path,
+            )
+        return found
+
+    @functools.cached_property
+    def _meta(self) -> dict[str, Path]:
+        matches = ((_META.match(path.name), path) for path in sorted(self.data.path.iterdir()))
+        found = {match["category"]: path for match, path in matches if match and match["category"] in self._reviews}
+        for category in self._reviews.keys() - found.keys():
+            LOG.warning("no meta_%s.json.gz in %s: these products have no title", category, self.data.path)
+        return found
+
+    def _item_rows(self) -> Iterator[dict[str, Any]]:
+        """Reviewed products with their categories: first those with metadata, then those without."""
+        left = self._reviewed()
+        for category, path in self._meta.items():
+            for number, record in read_metadata(path):
+                asin = record.get("asin")
+                if not isinstance(asin, str):
+                    raise DataError("this product has no asin", file=path, row=number, column="asin")
+                if asin in left:
+                    yield {"item_id": asin, **item_facts(record, category), "values": left.pop(asin)}
+        for asin, categories in left.items():
+            yield {"item_id": asin, "values": categories}
+
+    def _reviewed(self) -> dict[str, list[str]]:
+        """Each reviewed product's categories; the whole log counts, so that all windows have one catalogue."""
+        found: dict[str, list[str]] = {}
+        for category, path in self._reviews.items():
+            for batch in read_reviews(path, pa.schema([_REVIEW.field("asin")])):
+                for asin in batch["asin"].drop_null().unique().to_pylist():
+                    categories = found.setdefault(asin, [])
+                    if category not in categories:
+                        categories.append(category)
+        return found
+
+
+def read_reviews(path: Path, schema: pa.Schema) -> Iterator[pa.RecordBatch]:
+    """Stream some keys of a file with one JSON object per line.
+
+    Raises:
+        DataError: a line is not JSON, a value has the wrong type, or a key is in no line.
+    """
+    try:
+        with translated(path, [], None), opened(path) as stream:
+            reader = arrow_json.open_json(
+                stream,
+                read_options=arrow_json.ReadOptions(use_threads=False, block_size=BLOCK_BYTES),
+                parse_options=arrow_json.ParseOptions(explicit_schema=schema, unexpected_field_behavior="ignore"),
+            )
+            for index, batch in enumerate(reader):
+                for name in schema.names:
+                    if index == 0 and batch.num_rows and batch[name].null_count == batch.num_rows:
+                        raise DataError("no line has this key", file=path, column=name)
+                yield batch
+    except DataError as error:
+        raise _bad_line(path, schema) or error from error
+
+
+def read_metadata(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Line number (from 1) and product of each line: strict JSON (2018) or a Python literal (2014), never evaluated.
+
+    Raises:
+        DataError: a line is neither.
+    """
+    with opened(path) as stream:
+        for number, line in enumerate(_lines(stream), start=1):
+            record = _literal(line)
+            if not isinstance(record, dict):
+                raise DataError("neither a JSON object nor a Python literal of one", file=path, row=number)
+            yield number, record
+
+
+def item_facts(record: Mapping[str, Any], category: str) -> dict[str, Any]:
+    """title, brand, category (the most specific one named) and price of a product; null where unknown."""
+    paths = record.get("categories") or [record.get("category") or []]
+    path = [name for name in paths[0] if isinstance(name, str)] if isinstance(paths[0], list) else []
+    return {
+        "title": _text(record.get("title")),
+        "brand": _text(record.get("brand")),
+        "category": _text(path[-1]) if path else category.replace("_", " "),
+        "price": _price(record.get("price")),
+    }
+
+
+def _item_batch(rows: list[dict[str, Any]]) -> pa.RecordBatch:
+    kinds = {"item_id": pa.string(), "title": pa.string(), **_ITEM, "values": pa.list_(pa.string())}
+    return pa.RecordBatch.from_pylist(rows, schema=pa.schema(kinds))
+
+
+def _lines(stream: pa.NativeFile) -> Iterator[bytes]:
+    rest = b""
+    while block := stream.read(1 << 20):
+        *lines, rest = (rest + block).split(b"\n")
+        yield from lines
+    if rest.strip():
+        yield rest
+
+
+def _literal(line: bytes) -> Any:
+    try:
+        return json.loads(line)
+    except ValueError:
+        pass
+    try:
+        return ast.literal_eval(line.decode("utf-8").strip())
+    except (ValueError, SyntaxError, MemoryError, RecursionError):
+        return None
+
+
+def _bad_line(path: Path, schema: pa.Schema) -> DataError | None:
+    """The first line that is no JSON object or holds a wrong type, found by reading again."""
+    with opened(path) as stream:
+        for number, line in enumerate(_lines(stream), start=1):
+            try:
+                record = json.loads(line) if line.strip() else {}
+            except UnicodeDecodeError as error:
+                return DataError(f"byte {error.start} of this line is not UTF-8 text", file=path, row=number)
+            except ValueError as error:
+                return DataError(f"not JSON ({error})", file=path, row=number)
+            if not isinstance(record, dict):
+                return DataError("not a JSON object", file=path, row=number)
+            for field in schema:
+                value, text = record.get(field.name), pa.types.is_string(field.type)
+                if value is not None and (isinstance(value, bool) or isinstance(value, str) != text):
+                    return DataError(f"{value!r} is no {field.type}", file=path, row=number, column=field.name)
+    return None
+
+
+def _text(value: Any) -> str | None:
+    """Text without entities; null where it is raw markup."""
+    if not isinstance(value, str):
+        return None
+    value = html.unescape(value).strip()
+    return None if not value or re.search(r"</?[a-zA-Z!][^>]*>|<!--", value) else value
+
+
+def _price(value: Any) -> float | None:
+    if isinstance(value, str):
+        match = re.fullmatch(r"\$?([\d,]+(?:\.\d+)?)", value.strip())
+        return float(match[1].replace(",", "")) if match else None
+    return float(value) if isinstance(value, int | float) else None
