@@ -43,10 +43,18 @@ def sha256_path(path: Path) -> str:
 
 
 def code_version(rooms: Iterable[str]) -> str:
-    """Hex SHA-256 of the source (and templates) of the named rooms: a changed line is another version."""
+    """Hex SHA-256 of the source (and templates) of the named rooms: a changed line is another version.
+
+    Raises:
+        ValueError: there is no such room; a misspelt name must not pass as code that never changes.
+    """
+    rooms = sorted(set(rooms))
+    for room in rooms:
+        if not (REPOSITORY / room).is_dir():
+            raise ValueError(f"{REPOSITORY / room} is no room")
     sources = {
         str(path.relative_to(REPOSITORY)): sha256_file(path)
-        for room in sorted(set(rooms))
+        for room in rooms
         for path in sorted((REPOSITORY / room).rglob("*"))
         if path.suffix in {".py", ".txt", ".j2", ".yaml"} and "__pycache__" not in path.parts
     }

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sized
 from typing import TypeVar
 
 from pythonjsonlogger.json import JsonFormatter
@@ -59,7 +59,7 @@ def progress(items: Iterable[T], description: str, total: int | None = None, uni
         total: number of steps; taken from `len(items)` where it has one.
         unit: what a step is, e.g. "shards".
     """
-    if total is None and hasattr(items, "__len__"):
+    if total is None and isinstance(items, Sized):
         total = len(items)
     if sys.stderr.isatty() and not _STATE["json"]:
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())

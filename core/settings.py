@@ -6,12 +6,14 @@ Secrets (passwords, tokens) come from the environment only, e.g. `LLM4MSR_ONLINE
 from __future__ import annotations
 
 import datetime as dt
+import os
 from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+from pydantic_settings.exceptions import SettingsError as UnreadableVariable
 
 from core.clock import Clock, replay, wall
 from core.errors import SettingsError
@@ -20,7 +22,7 @@ from core.errors import SettingsError
 class Section(BaseModel):
     """A part of the settings; unknown keys are errors."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
 
 
 class ClockSettings(Section):
@@ -76,6 +78,20 @@ class DataSettings(Section):
     batch_rows: int = Field(262_144, ge=1)
 
 
+# The push path keeps a user's counters, history and pooled vectors current; all else waits for the nightly refresh.
+_CURRENT, _NIGHTLY = dt.timedelta(0), dt.timedelta(days=1)
+FEATURE_LAG = {"user_stats": _CURRENT, "user_history": _CURRENT, "item_stats": _NIGHTLY}
+KNOWLEDGE_LAG = {"pooled": _CURRENT, "prompt": _NIGHTLY, "scenario": _NIGHTLY, "item_text": _CURRENT}
+
+
+def _with_defaults(given: dict[str, dt.timedelta], defaults: dict[str, dt.timedelta]) -> dict[str, dt.timedelta]:
+    if unknown := sorted(set(given) - set(defaults)):
+        raise ValueError(f"unknown kind {unknown[0]!r}; kinds are {', '.join(defaults)}")
+    if negative := [kind for kind, lag in given.items() if lag < _CURRENT]:
+        raise ValueError(f"the lag of {negative[0]} is negative: it would be read before it was built")
+    return {**defaults, **given}
+
+
 class ValidationSettings(Section):
     max_quarantined_share: float = Field(0.05, ge=0, le=1, description="more rejected rows than this stop the run")
     min_rows: int = Field(1, ge=0)
@@ -87,16 +103,17 @@ class FeatureSettings(Section):
     prior_weight: float = Field(10.0, ge=0, description="how many rows the prior counts for")
     history_length: int = Field(20, ge=1, description="newest positives in the history bag")
     lag: dict[str, dt.timedelta] = Field(
-        default_factory=lambda: {
-            "user_stats": dt.timedelta(0),
-            "item_stats": dt.timedelta(0),
-            "user_history": dt.timedelta(0),
-        },
+        default_factory=dict,
         description="time from watermark to readable online, per kind; zero only for what the push path keeps current",
     )
     ttl: dict[str, dt.timedelta] = Field(
         default_factory=dict, description="view -> age after which the online reader calls a value stale"
     )
+
+    @field_validator("lag")
+    @classmethod
+    def _complete_lag(cls, value: dict[str, dt.timedelta]) -> dict[str, dt.timedelta]:
+        return _with_defaults(value, FEATURE_LAG)
 
 
 class SplitSettings(Section):
@@ -124,13 +141,18 @@ class KnowledgeSettings(Section):
     thresholds: list[int] = Field(default_factory=lambda: [5, 10, 20, 40, 80, 160, 320, 640, 1280])
     max_age: dt.timedelta | None = Field(None, description="a snapshot older than this is due again; none: never")
     lag: dict[str, dt.timedelta] = Field(
-        default_factory=lambda: {k: dt.timedelta(0) for k in ("pooled", "prompt", "scenario", "item_text")}
+        default_factory=dict, description="time from watermark to readable online, per kind of vector"
     )
     user_dim: int = Field(128, ge=4)
     item_dim: int = Field(64, ge=4)
     prompt_users: int | None = Field(None, description="most users that get a `prompt` vector; none: all that are due")
     prompt_history: int = Field(20, ge=1, description="titles per scenario in a user prompt")
     shard_rows: int = Field(1024, ge=1, description="texts per cached shard; a kill loses one at the most")
+
+    @field_validator("lag")
+    @classmethod
+    def _complete_lag(cls, value: dict[str, dt.timedelta]) -> dict[str, dt.timedelta]:
+        return _with_defaults(value, KNOWLEDGE_LAG)
 
 
 class ModelSettings(Section):
@@ -248,13 +270,16 @@ def load_settings(path: str | Path) -> Settings:
         raise SettingsError(f"settings file {path} does not exist; `llm4msr init` writes one") from error
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise SettingsError(f"settings file {path} cannot be read: {error}") from error
-    if not isinstance(body, dict):
+    if not isinstance(body, dict) or not all(isinstance(key, str) for key in body):
         raise SettingsError(f"settings file {path} must hold keys and values")
+    _check_variables()
     try:
         settings = Settings(**body)
     except ValidationError as error:
         lines = [f"  {'.'.join(str(p) for p in e['loc'])}: {e['msg']}" for e in error.errors()]
         raise SettingsError(f"settings file {path} (or its LLM4MSR_ variables):\n" + "\n".join(lines)) from error
+    except UnreadableVariable as error:
+        raise SettingsError(f"LLM4MSR_ variables: {error} ({error.__cause__})") from error
     base = path.resolve().parent
     return settings.model_copy(
         update={
@@ -281,3 +306,12 @@ def make_clock(settings: Settings, log_end: dt.datetime | None = None) -> Clock:
             raise SettingsError("clock.at is log_end, but no log was ingested yet; run `llm4msr ingest` first")
         return replay(log_end)
     return replay(settings.clock.at)
+
+
+def _check_variables() -> None:
+    """Refuse `LLM4MSR_TRIAN__SEED`: a misspelt section would be ignored in silence."""
+    for variable in os.environ:
+        head, _, rest = variable.upper().removeprefix("LLM4MSR_").partition("__")
+        if variable.upper().startswith("LLM4MSR_") and rest and head.lower() not in Settings.model_fields:
+            known = ", ".join(sorted(Settings.model_fields))
+            raise SettingsError(f"{variable}: there is no section {head.lower()!r}; there are: {known}")

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from core.clock import as_utc, to_micros
 from core.errors import DataError
@@ -160,7 +161,7 @@ def conform(table: pa.Table, schema: pa.Schema, name: str, file: str | Path | No
                 message = f"table {name} needs {field.type} here, not {column.type} ({error})"
                 raise DataError(message, file=file, column=field.name) from error
         if not field.nullable and column.null_count:
-            row = column.is_null().to_pylist().index(True)
+            row = pc.index(column.is_null(), True).as_py()
             raise DataError(f"table {name} allows no null here", file=file, row=row, column=field.name)
         columns.append(column)
     return pa.Table.from_arrays(columns, schema=schema)

@@ -11,12 +11,15 @@ from core.errors import SettingsError
 
 @dataclass(frozen=True)
 class Window:
-    """Event time `[start, end)`; None means unbounded on that side."""
+    """Event time `[start, end)` in UTC (naive times are taken as UTC); None means unbounded on that side."""
 
     start: dt.datetime | None = None
     end: dt.datetime | None = None
 
     def __post_init__(self) -> None:
+        for side in ("start", "end"):
+            value = getattr(self, side)
+            object.__setattr__(self, side, as_utc(value) if value is not None else None)
         if self.start is not None and self.end is not None and self.start >= self.end:
             raise SettingsError(f"window: start {self.start.isoformat()} is not before end {self.end.isoformat()}")
 
