@@ -1,0 +1,192 @@
+"""The Kubernetes manifests and the image's recipe. Nothing here was ever applied to a cluster or built."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from core import load_settings
+
+REPOSITORY = Path(__file__).resolve().parents[3]
+DEPLOY = REPOSITORY / "bento" / "deploy"
+OVERLAYS = {"base": DEPLOY / "base", "production": DEPLOY / "overlays" / "production"}
+KINDS = {
+    "ConfigMap",
+    "Deployment",
+    "HorizontalPodAutoscaler",
+    "NetworkPolicy",
+    "PodDisruptionBudget",
+    "Service",
+    "ServiceAccount",
+}
+# Older clients (Debian 12 has 1.20) hold a kustomize that does not know `labels`.
+OLDEST_KUBECTL = (1, 27)
+
+
+def kubectl_problem() -> str | None:
+    if shutil.which("kubectl") is None:
+        return "kubectl is not installed"
+    said = subprocess.run(["kubectl", "version", "--client", "-o", "json"], capture_output=True, text=True).stdout
+    version = json.loads(said)["clientVersion"]
+    found = (int(version["major"]), int(re.match(r"\d+", version["minor"]).group()))
+    return None if found >= OLDEST_KUBECTL else f"kubectl {found} is older than {OLDEST_KUBECTL}"
+
+
+@pytest.fixture(scope="module", params=sorted(OVERLAYS))
+def rendered(request, tmp_path_factory) -> Path:
+    problem = kubectl_problem()
+    if problem:
+        pytest.skip(f"{problem}: the overlays cannot be rendered")
+    done = subprocess.run(["kubectl", "kustomize", str(OVERLAYS[request.param])], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == "", "kustomize warns"
+    path = tmp_path_factory.mktemp(request.param) / "all.yaml"
+    path.write_text(done.stdout)
+    return path
+
+
+@pytest.fixture(scope="module")
+def objects(rendered: Path) -> dict[str, dict]:
+    return {body["kind"]: body for body in yaml.safe_load_all(rendered.read_text())}
+
+
+@pytest.fixture(scope="module")
+def pod(objects) -> dict:
+    return objects["Deployment"]["spec"]["template"]["spec"]
+
+
+@pytest.fixture(scope="module")
+def container(pod) -> dict:
+    (only,) = pod["containers"]
+    return only
+
+
+def validate(*files: Path) -> subprocess.CompletedProcess:
+    command = Path(sys.executable).parent / "kubernetes-validate"
+    return subprocess.run([command, "--strict", *files], capture_output=True, text=True)
+
+
+def test_plain_files_conform_to_the_published_schemas():
+    files = [f for f in sorted((DEPLOY / "base").glob("*.yaml")) if f.stem not in ("kustomization", "settings")]
+    done = validate(*files)
+    assert len(files) == 6
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_the_validator_refuses_an_unknown_field(tmp_path):
+    broken = tmp_path / "service.yaml"
+    broken.write_text((DEPLOY / "base" / "service.yaml").read_text().replace("type:", "typo:"))
+    assert validate(broken).returncode != 0
+
+
+def test_rendered_overlays_conform_to_the_published_schemas(rendered):
+    done = validate(rendered)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_an_overlay_holds_each_kind_once(objects, rendered):
+    assert set(objects) == KINDS
+    assert len(list(yaml.safe_load_all(rendered.read_text()))) == len(KINDS)
+
+
+def test_probes_ask_the_services_own_health_routes_on_a_declared_port(container):
+    routes = {name: container[name]["httpGet"]["path"] for name in ("startupProbe", "livenessProbe", "readinessProbe")}
+    assert routes == {"startupProbe": "/livez", "livenessProbe": "/livez", "readinessProbe": "/readyz"}
+    ports = {port["name"] for port in container["ports"]}
+    assert {container[name]["httpGet"]["port"] for name in routes} <= ports
+
+
+def test_cpu_and_memory_are_requested_and_limited(container):
+    for bound in ("requests", "limits"):
+        assert set(container["resources"][bound]) == {"cpu", "memory"}
+
+
+def test_the_pod_runs_as_nobody_in_particular_on_a_read_only_file_system(pod, container):
+    assert pod["securityContext"]["runAsNonRoot"] is True
+    assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
+    assert container["securityContext"] == {
+        "allowPrivilegeEscalation": False,
+        "readOnlyRootFilesystem": True,
+        "capabilities": {"drop": ["ALL"]},
+    }
+    assert pod["automountServiceAccountToken"] is False
+    assert pod["enableServiceLinks"] is False, "its variables would carry the prefix of our settings"
+
+
+def test_only_scratch_is_writable_and_every_mount_has_its_volume(pod, container):
+    volumes = {volume["name"]: volume for volume in pod["volumes"]}
+    mounts = {mount["name"]: mount for mount in container["volumeMounts"]}
+    assert set(volumes) == set(mounts)
+    writable = {mount["mountPath"] for mount in mounts.values() if not mount.get("readOnly")}
+    assert writable == {"/tmp", "/dev/shm"}
+    assert all("emptyDir" in volumes[m["name"]] for m in mounts.values() if m["mountPath"] in writable)
+
+
+def test_selectors_find_the_pods(objects):
+    labels = objects["Deployment"]["spec"]["template"]["metadata"]["labels"].items()
+    selectors = [
+        objects["Deployment"]["spec"]["selector"]["matchLabels"],
+        objects["Service"]["spec"]["selector"],
+        objects["PodDisruptionBudget"]["spec"]["selector"]["matchLabels"],
+        objects["NetworkPolicy"]["spec"]["podSelector"]["matchLabels"],
+    ]
+    assert all(selector and selector.items() <= labels for selector in selectors)
+
+
+def test_references_between_objects_resolve(objects, pod, container):
+    name = objects["Deployment"]["metadata"]["name"]
+    settings = next(v["configMap"]["name"] for v in pod["volumes"] if "configMap" in v)
+    assert settings == objects["ConfigMap"]["metadata"]["name"]
+    assert settings != "llm4msr-settings", "without a content hash, changed settings roll nothing"
+    assert objects["HorizontalPodAutoscaler"]["spec"]["scaleTargetRef"]["name"] == name
+    assert pod["serviceAccountName"] == objects["ServiceAccount"]["metadata"]["name"]
+    assert objects["Service"]["spec"]["ports"][0]["targetPort"] in {port["name"] for port in container["ports"]}
+    assert "replicas" not in objects["Deployment"]["spec"], "the autoscaler owns the replicas"
+    smallest = objects["HorizontalPodAutoscaler"]["spec"]["minReplicas"]
+    assert objects["PodDisruptionBudget"]["spec"]["minAvailable"] < smallest
+
+
+def test_the_settings_are_ones_the_product_accepts_and_agree_with_the_pod(objects, container, tmp_path, monkeypatch):
+    (file,) = objects["ConfigMap"]["data"]
+    (tmp_path / file).write_text(objects["ConfigMap"]["data"][file])
+    for variable in container["env"]:
+        monkeypatch.setenv(variable["name"], variable.get("value", "a secret"))
+    settings = load_settings(tmp_path / file)
+    mounts = {mount["name"]: mount["mountPath"] for mount in container["volumeMounts"]}
+    environment = {variable["name"]: variable.get("value") for variable in container["env"]}
+    assert environment["LLM4MSR_SETTINGS"] == f"{mounts['settings']}/{file}"
+    assert str(settings.root) == mounts["artifacts"]
+    assert (settings.serving.host, settings.serving.port) == ("0.0.0.0", container["ports"][0]["containerPort"])
+    assert settings.online.password.get_secret_value() == "a secret"
+    assert settings.clock.mode == "wall"
+
+
+def test_no_secret_is_written_down(rendered):
+    body = json.dumps(list(yaml.safe_load_all(rendered.read_text())))
+    assert "kind: Secret" not in rendered.read_text()
+    assert not re.search(r"://[^\"@/]*:[^\"@/]*@", body), "an address with a password in it"
+
+
+def test_production_settings_differ_from_the_base_in_addresses_only():
+    base, production = (yaml.safe_load((folder / "settings.yaml").read_text()) for folder in OVERLAYS.values())
+    for settings in (base, production):
+        del settings["online"]["url"], settings["registry"]["url"]
+    assert base == production
+
+
+def test_the_image_holds_the_rooms_that_serving_packs_and_runs_as_the_pods_user():
+    from bento.package import ROOMS
+
+    recipe = (REPOSITORY / "bento" / "Dockerfile").read_text()
+    assert set(re.findall(r"^COPY (\w+) \./\1$", recipe, re.MULTILINE)) == {*ROOMS, "seed"}
+    assert len(re.findall(r"^FROM \S+:\d", recipe, re.MULTILINE)) == 2
+    assert re.search(r"^USER 10001:10001$", recipe, re.MULTILINE)
+    deployment = yaml.safe_load((DEPLOY / "base" / "deployment.yaml").read_text())
+    assert deployment["spec"]["template"]["spec"]["securityContext"]["runAsUser"] == 10001
