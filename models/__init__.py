@@ -1,0 +1,60 @@
+"""Models: feature encoding, TorchRec embeddings, backbones, meta networks, training, evaluation, bundles.
+
+Knows tensors and Arrow tables; knows no feature store, no prompt and no HTTP. Names are imported on first use, so
+that `import models` loads no PyTorch.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from models.bundle import Bundle, Scores, load_bundle, predict
+    from models.data import RequestBatch, TrainingData, load_dataset, request_batch_from_rows
+    from models.evaluation import compare, evaluate
+    from models.promotion import Verdict, promotion_verdict
+    from models.ranker import plain
+    from models.training import TrainReport, train
+
+_HOME = {
+    "Bundle": "bundle",
+    "RequestBatch": "data",
+    "Scores": "bundle",
+    "TrainReport": "training",
+    "TrainingData": "data",
+    "Verdict": "promotion",
+    "compare": "evaluation",
+    "evaluate": "evaluation",
+    "load_bundle": "bundle",
+    "load_dataset": "data",
+    "plain": "ranker",
+    "predict": "bundle",
+    "promotion_verdict": "promotion",
+    "request_batch_from_rows": "data",
+    "train": "training",
+}
+
+__all__ = [
+    "Bundle",
+    "RequestBatch",
+    "Scores",
+    "TrainReport",
+    "TrainingData",
+    "Verdict",
+    "compare",
+    "evaluate",
+    "load_bundle",
+    "load_dataset",
+    "plain",
+    "predict",
+    "promotion_verdict",
+    "request_batch_from_rows",
+    "train",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'models' has no attribute {name!r}")
+    return getattr(import_module(f"models.{_HOME[name]}"), name)

@@ -1,0 +1,306 @@
+"""The bundle: what training hands to serving.
+
+    spec.json        the features, settings, views and versions the model reads
+    vocabulary/      one parquet file of keys per one-hot feature
+    weights.safetensors
+    golden.json      raw rows with their scores: a loaded bundle must reproduce them
+    metrics.json, curves.json
+    manifest.json    the digest of every file
+
+Loading needs no process group and unpickles nothing.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from core.digest import sha256_file, sha256_json
+from core.errors import BundleError
+from core.settings import ModelSettings
+from core.store import write_json
+from models.data import RequestBatch, TrainingData, request_batch_from_rows
+from models.embeddings import FusedTables
+from models.encoder import EncodedRows, Encoder
+from models.ranker import Head, Parts
+from models.vocabulary import Vocabulary
+
+FORMAT = 1
+GOLDEN_ROWS = 32
+TOLERANCE = 1e-5
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Scores of B candidates.
+
+    Args:
+        probability: float64 [B].
+        backbone_logit: float32 [B].
+        scenario_logit: float32 [B]; the logit is the sum of both.
+    """
+
+    probability: np.ndarray
+    backbone_logit: np.ndarray
+    scenario_logit: np.ndarray
+
+
+class Bundle:
+    """A trained model, ready to score. Safe to call from several threads.
+
+    Args:
+        path: where it was read from.
+        info: spec.json.
+        manifest: manifest.json.
+        encoder: the feature code.
+        tables: the embedding tables.
+        head: the rest, in evaluation mode.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        info: dict[str, Any],
+        manifest: dict[str, Any],
+        encoder: Encoder,
+        tables: FusedTables,
+        head: Head,
+    ) -> None:
+        self.path, self.info, self.manifest = path, info, manifest
+        self.encoder, self.tables, self.head = encoder, tables.eval(), head.eval()
+
+    @property
+    def name(self) -> str:
+        return str(self.info["name"])
+
+    def score(self, batch: RequestBatch) -> Scores:
+        """Score a request; the user's code and generated weights are made once per user.
+
+        Raises:
+            DataError: a scenario the model does not know.
+        """
+        with torch.inference_mode():
+            bags, scenario = self.encoder.request_bags(batch)
+            side = self.encoder.request_side(batch, scenario)
+            return _scores(self.head(self.tables(bags, batch.user_index), side))
+
+    def score_rows(self, encoded: EncodedRows, index: np.ndarray) -> Scores:
+        """Score rows of an encoded table: the offline path of the same model."""
+        with torch.inference_mode():
+            bags = encoded.bags(index)
+            return _scores(self.head(self.tables(bags, np.arange(len(index))), encoded.side(index)))
+
+    def check_golden(self) -> None:
+        """Score the golden rows again.
+
+        Raises:
+            BundleError: a score differs by more than 1e-5.
+        """
+        golden = json.loads((self.path / "golden.json").read_text(encoding="utf-8"))
+        found = self.score(_batch_from_json(golden["batch"]))
+        for name, expected in golden["scores"].items():
+            gap = float(np.abs(getattr(found, name) - np.asarray(expected)).max(initial=0.0))
+            if not gap <= TOLERANCE:
+                raise BundleError(
+                    f"{self.path}: golden rows give another {name} (off by {gap:.2g}); this bundle was made by other "
+                    "code or damaged; train again or take the previous bundle"
+                )
+
+
+def write_bundle(
+    out: Path,
+    data: TrainingData,
+    encoder: Encoder,
+    tables: Mapping[str, Tensor],
+    head: Head,
+    *,
+    name: str,
+    metrics: Mapping[str, Any],
+    curves: list[dict[str, Any]],
+) -> None:
+    """Write a bundle folder; equal models make equal bytes.
+
+    Args:
+        out: the folder, made here.
+        data: the dataset it was trained on; golden rows are drawn from it.
+        encoder: fitted feature code.
+        tables: table -> float32 [rows, d].
+        head: trained.
+        name: the system's name.
+        metrics: metrics.json.
+        curves: curves.json.
+    """
+    (out / "vocabulary").mkdir(parents=True, exist_ok=True)
+    write_json(out / "spec.json", _spec(data, encoder, head, name))
+    for feature, vocabulary in encoder.vocabularies.items():
+        pq.write_table(
+            pa.table({"key": vocabulary.keys}), out / "vocabulary" / f"{feature}.parquet", compression="zstd"
+        )
+    weights = {f"tables.{table}": value for table, value in tables.items()}
+    weights |= {f"head.{key}": value.detach().cpu() for key, value in head.state_dict().items()}
+    save_file({key: value.contiguous() for key, value in weights.items()}, out / "weights.safetensors")
+    write_json(out / "metrics.json", metrics)
+    write_json(out / "curves.json", curves)
+    write_json(out / "golden.json", {})
+    _write_manifest(out, name)
+    rows = _golden_rows(data)
+    batch = request_batch_from_rows(data, rows)
+    scores = load_bundle(out).score(batch)
+    write_json(
+        out / "golden.json",
+        {"batch": _batch_to_json(batch), "scores": {key: value.tolist() for key, value in scores.__dict__.items()}},
+    )
+    _write_manifest(out, name)
+
+
+def load_bundle(path: Path) -> Bundle:
+    """Read a bundle and check its files against the manifest.
+
+    Raises:
+        BundleError: a file is missing, altered, or of another format; the message names it.
+    """
+    path = Path(path)
+    manifest = _verified_manifest(path)
+    info = json.loads((path / "spec.json").read_text(encoding="utf-8"))
+    if info["format"] != FORMAT:
+        raise BundleError(f"{path / 'spec.json'}: bundle format {info['format']}, this code reads {FORMAT}")
+    vocabularies = {
+        feature: Vocabulary(pq.read_table(path / "vocabulary" / f"{feature}.parquet").column("key").combine_chunks())
+        for feature in info["encoder"]["layout"]["rows"]
+    }
+    encoder = Encoder.from_json(info["encoder"], vocabularies)
+    weights = load_file(path / "weights.safetensors")
+    head = Head(ModelSettings(**info["model"]), encoder.layout)
+    head.load_state_dict({key.removeprefix("head."): t for key, t in weights.items() if key.startswith("head.")})
+    found = {key.removeprefix("tables."): t for key, t in weights.items() if key.startswith("tables.")}
+    return Bundle(path, info, manifest, encoder, FusedTables(encoder.layout, found), head.requires_grad_(False))
+
+
+def predict(bundle: Bundle, data: TrainingData, split: str, batch_size: int = 16_384) -> pa.Table:
+    """Score all rows of a split.
+
+    Args:
+        bundle: the model.
+        data: a dataset with the columns and vector kinds the bundle reads.
+        split: train, validation or test.
+        batch_size: rows at a time.
+
+    Returns:
+        row_id, user_id, item_id, scenario, label, score, split, user_rows; in the dataset's order.
+    """
+    index = data.indices(split)
+    encoded = bundle.encoder.encode(data)
+    chunks = (index[start : start + batch_size] for start in range(0, len(index), batch_size))
+    scores = [bundle.score_rows(encoded, chunk).probability for chunk in chunks]
+    columns = ["row_id", "user_id", "item_id", "scenario", "label", "split", "user_rows"]
+    table = data.rows.select(columns).take(pa.array(index))
+    score = pa.array(np.concatenate(scores) if scores else np.zeros(0), pa.float64())
+    return table.add_column(5, "score", score)
+
+
+def _scores(parts: Parts) -> Scores:
+    backbone, scenario = parts.backbone, parts.scenario
+    probability = torch.sigmoid(backbone.double() + scenario.double())
+    return Scores(probability.numpy(), backbone.numpy(), scenario.numpy())
+
+
+def _spec(data: TrainingData, encoder: Encoder, head: Head, name: str) -> dict[str, Any]:
+    layout, spec = encoder.layout, data.spec
+    read = [
+        *layout.user_vectors,
+        *(["scenario"] if layout.scenario_dim else []),
+        *(["item_text"] if layout.item_dim else []),
+    ]
+    return {
+        "format": FORMAT,
+        "name": name,
+        "model": head.settings.model_dump(mode="json"),
+        "encoder": encoder.as_json(),
+        "vectors": {kind: spec["vectors"][kind] for kind in read},
+        "scenarios": list(layout.scenarios),
+        **{
+            key: spec.get(key)
+            for key in ("views", "service", "id_types", "history_length", "prior_rate", "train_start")
+        },
+        **{f"{side}_{kind}": spec[f"{side}_{kind}"] for side in ("user", "item") for kind in ("categorical", "dense")},
+    }
+
+
+def _golden_rows(data: TrainingData) -> np.ndarray:
+    """Rows spread over the validation rows."""
+    rows = data.indices("validation")
+    return rows[np.unique(np.linspace(0, len(rows) - 1, min(GOLDEN_ROWS, len(rows))).astype(np.int64))]
+
+
+def _write_manifest(out: Path, name: str) -> None:
+    files = {str(p.relative_to(out)): sha256_file(p) for p in _files(out)}
+    write_json(out / "manifest.json", {"name": name, "files": files, "digest": sha256_json(files)})
+
+
+def _verified_manifest(path: Path) -> dict[str, Any]:
+    try:
+        manifest: dict[str, Any] = json.loads((path / "manifest.json").read_text(encoding="utf-8"))
+        files = manifest["files"]
+    except (OSError, ValueError, KeyError) as error:
+        raise BundleError(f"{path / 'manifest.json'}: no readable manifest ({error}); this is not a bundle") from error
+    for name, digest in files.items():
+        file = path / name
+        if not file.is_file():
+            raise BundleError(f"{file}: missing from the bundle; copy it again or train again")
+        if sha256_file(file) != digest:
+            raise BundleError(f"{file}: not the bytes the manifest promises; copy the bundle again or train again")
+    if extra := sorted({str(p.relative_to(path)) for p in _files(path)} - set(files)):
+        raise BundleError(f"{path / extra[0]}: not part of the bundle; remove it")
+    if manifest.get("digest") != sha256_json(files):
+        raise BundleError(f"{path / 'manifest.json'}: its digest does not fit its list of files")
+    return manifest
+
+
+def _files(path: Path) -> Iterator[Path]:
+    return (p for p in sorted(path.rglob("*")) if p.is_file() and p != path / "manifest.json")
+
+
+def _batch_to_json(batch: RequestBatch) -> dict[str, Any]:
+    vectors = {kind: _rows_to_json(v) for kind, v in batch.user_vectors.items() if v is not None}
+    return {
+        **batch.__dict__,
+        "user_index": batch.user_index.tolist(),
+        "user_vectors": vectors,
+        "item_text": None if batch.item_text is None else _rows_to_json(batch.item_text),
+        "scenario_vectors": {key: vector.tolist() for key, vector in batch.scenario_vectors.items()},
+    }
+
+
+def _batch_from_json(body: Mapping[str, Any]) -> RequestBatch:
+    vectors: dict[str, np.ndarray | None] = {kind: _rows_from_json(rows) for kind, rows in body["user_vectors"].items()}
+    scenarios = {key: np.asarray(vector, np.float32) for key, vector in body["scenario_vectors"].items()}
+    return RequestBatch(
+        **{
+            **body,
+            "user_index": np.asarray(body["user_index"], np.int64),
+            "user_vectors": vectors,
+            "item_text": None if body["item_text"] is None else _rows_from_json(body["item_text"]),
+            "scenario_vectors": scenarios,
+        }
+    )
+
+
+def _rows_to_json(vectors: np.ndarray) -> list[list[float] | None]:
+    """Rows of numbers; one with NaN becomes null."""
+    return [None if any(math.isnan(v) for v in row) else row for row in vectors.tolist()]
+
+
+def _rows_from_json(rows: list[list[float] | None]) -> np.ndarray:
+    dim = next((len(row) for row in rows if row is not None), 1)
+    return np.asarray([row if row is not None else [math.nan] * dim for row in rows], np.float32)

@@ -1,0 +1,216 @@
+"""Meta networks: knowledge vectors become layers (LLM4MSR, section "hierarchical meta networks"; forms ours).
+
+U codes (one per distinct user, or per scenario), B rows, r code width. A `MetaLayer` first *generates* what depends
+on the code alone, once per distinct code, and then *applies* it to all rows. All forms start as the identity, and
+`MetaTower` starts as zero, so that the first step is the backbone.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+Form = Literal["gate", "low_rank", "full"]
+Generated = tuple[Tensor, ...]
+
+
+class Neutral(nn.Module):
+    """Replaces unknown vectors by a learned one.
+
+    Args:
+        dim: d.
+    """
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.vector = nn.Parameter(torch.randn(dim).mul_(0.01))
+
+    def forward(self, vectors: Tensor, known: Tensor) -> Tensor:
+        """Vectors [U, d] and known [U, 1] -> [U, d]."""
+        return torch.where(known, vectors, self.vector)
+
+
+class Bottleneck(nn.Module):
+    """LayerNorm, Linear, SiLU: knowledge vectors to a code of width r.
+
+    Args:
+        dim: width of the vectors of all kinds together.
+        width: r.
+    """
+
+    def __init__(self, dim: int, width: int) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(nn.LayerNorm(dim), nn.Linear(dim, width), nn.SiLU())
+
+    def forward(self, vectors: Sequence[Tensor]) -> Tensor:
+        """Per kind [U, d] -> [U, r]."""
+        return self.layers(vectors[0] if len(vectors) == 1 else torch.cat(list(vectors), dim=1))
+
+
+class MetaLayer(nn.Module):
+    """A layer d -> d whose weights and biases are generated; the identity at the start. Subclasses are its forms.
+
+    Args:
+        width: d.
+        code: r.
+    """
+
+    def __init__(self, width: int, code: int) -> None:
+        super().__init__()
+        self.bias = zero_linear(code, width)
+
+    def generate(self, code: Tensor) -> Generated:
+        """[U, r] -> what the code alone decides, each [U, ...]."""
+        raise NotImplementedError
+
+    def apply_to(self, x: Tensor, generated: Generated, index: Tensor) -> Tensor:
+        """Apply generated layers.
+
+        Args:
+            x: [B, d].
+            generated: of U codes.
+            index: int64 [B] into the codes; not read when U is 1.
+
+        Returns:
+            [B, d].
+        """
+        raise NotImplementedError
+
+    def forward(self, x: Tensor, code: Tensor, index: Tensor) -> Tensor:
+        """[B, d], [U, r], [B] -> [B, d]."""
+        return self.apply_to(x, self.generate(code), index)
+
+
+class GateLayer(MetaLayer):
+    """x * 2 sigmoid(A g + a) + C g + c: a diagonal map (PEPNet's gate, with the code as its only input)."""
+
+    def __init__(self, width: int, code: int) -> None:
+        super().__init__(width, code)
+        self.gate = zero_linear(code, width)
+
+    def generate(self, code: Tensor) -> Generated:
+        return (torch.cat((2 * torch.sigmoid(self.gate(code)), self.bias(code)), dim=1),)
+
+    def apply_to(self, x: Tensor, generated: Generated, index: Tensor) -> Tensor:
+        scale, shift = pick(generated[0], index).chunk(2, dim=1)
+        return torch.addcmul(shift, x, scale)
+
+
+class LowRankLayer(MetaLayer):
+    """x + ((x U) S_g) V + C g + c with a generated k x k core S_g and shared U, V (APG's form, as a residual).
+
+    Args:
+        width: d.
+        code: r.
+        rank: k.
+    """
+
+    def __init__(self, width: int, code: int, rank: int) -> None:
+        super().__init__(width, code)
+        self.rank = rank
+        self.down = nn.Parameter(torch.randn(width, rank) / math.sqrt(width))
+        self.up = nn.Parameter(torch.zeros(rank, width))
+        self.core = nn.Linear(code, rank * rank)
+        with torch.no_grad():
+            self.core.bias.copy_(torch.eye(rank).flatten())
+
+    def generate(self, code: Tensor) -> Generated:
+        return self.core(code), self.bias(code)
+
+    def apply_to(self, x: Tensor, generated: Generated, index: Tensor) -> Tensor:
+        core, shift = generated
+        small = x @ self.down  # [B, k]
+        if len(core) == 1:
+            small = small @ core.view(self.rank, self.rank)
+        else:
+            cores = core.index_select(0, index).view(-1, self.rank, self.rank)
+            small = torch.bmm(small.unsqueeze(1), cores).squeeze(1)
+        return torch.addmm(x, small, self.up) + pick(shift, index)
+
+
+class FullLayer(MetaLayer):
+    """x + x W_g + C g + c with W_g = sum over k of (A g + a)_k B_k, a d x d map over k shared basis maps B_k.
+
+    For many codes the sum is taken after the product (no W per user is ever stored), for one code before it.
+
+    Args:
+        width: d.
+        code: r.
+        rank: k.
+    """
+
+    def __init__(self, width: int, code: int, rank: int) -> None:
+        super().__init__(width, code)
+        self.rank, self.width = rank, width
+        self.mix = zero_linear(code, rank)
+        self.basis = nn.Parameter(torch.randn(width, rank * width) / math.sqrt(width * rank))
+
+    def generate(self, code: Tensor) -> Generated:
+        mix, shift = self.mix(code), self.bias(code)
+        if len(code) == 1:
+            return (torch.einsum("k,ikj->ij", mix[0], self.basis.view(self.width, self.rank, self.width)), shift)
+        return mix, shift
+
+    def apply_to(self, x: Tensor, generated: Generated, index: Tensor) -> Tensor:
+        weight, shift = generated
+        if len(shift) == 1:
+            return torch.addmm(x, x, weight) + shift
+        spread = (x @ self.basis).view(len(x), self.rank, self.width)
+        mixed = torch.bmm(weight.index_select(0, index).unsqueeze(1), spread).squeeze(1)
+        return x + mixed + shift.index_select(0, index)
+
+
+def build_meta_layer(form: Form, width: int, code: int, rank: int) -> MetaLayer:
+    """The layer of a form.
+
+    Args:
+        form: gate, low_rank or full.
+        width: d.
+        code: r.
+        rank: size of the core (low_rank), number of basis maps (full).
+    """
+    if form == "gate":
+        return GateLayer(width, code)
+    return (LowRankLayer if form == "low_rank" else FullLayer)(width, code, rank)
+
+
+class MetaTower(nn.Module):
+    """The parallel branch: h = relu(x P), h' = relu(MetaLayer(h; g)), z = h' . w_g + b_g; zero at the start.
+
+    Args:
+        inputs: width of x.
+        width: of h.
+        code: r.
+        form: of the meta layer.
+        rank: see `build_meta_layer`.
+    """
+
+    def __init__(self, inputs: int, width: int, code: int, form: Form, rank: int) -> None:
+        super().__init__()
+        self.down = nn.Linear(inputs, width)
+        self.layer = build_meta_layer(form, width, code, rank)
+        self.readout = zero_linear(code, width + 1)
+
+    def forward(self, x: Tensor, code: Tensor, index: Tensor) -> Tensor:
+        """[B, inputs], [Q, r], [B] -> logits [B]."""
+        hidden = torch.relu(self.down(x))
+        hidden = torch.relu(self.layer(hidden, code, index))
+        readout = pick(self.readout(code), index)
+        return (hidden * readout[:, :-1]).sum(dim=1) + readout[:, -1]
+
+
+def pick(generated: Tensor, index: Tensor) -> Tensor:
+    """[U, n] -> [B, n]; [1, n] as it is, to be broadcast."""
+    return generated if len(generated) == 1 else generated.index_select(0, index)
+
+
+def zero_linear(inputs: int, outputs: int) -> nn.Linear:
+    """A linear layer that starts as zero."""
+    layer = nn.Linear(inputs, outputs)
+    nn.init.zeros_(layer.weight)
+    nn.init.zeros_(layer.bias)
+    return layer

@@ -1,0 +1,146 @@
+"""The ranker: x = concat(embeddings, dense, projected vectors), user level, backbone beside the scenario level.
+
+x' = UserLevel(x ; g_u)      z_b = Backbone(x')[scenario]      z_s = MetaTower(x' ; g_s)      y = sigmoid(z_b + z_s)
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from core.errors import SettingsError
+from core.settings import ModelSettings
+from models.backbones import build_backbone
+from models.inputs import Layout, Side
+from models.meta import Bottleneck, MetaTower, Neutral, build_meta_layer
+
+
+class Parts(NamedTuple):
+    """The two summands of the logit, each [B]."""
+
+    backbone: Tensor
+    scenario: Tensor
+
+    @property
+    def logit(self) -> Tensor:
+        return self.backbone + self.scenario
+
+
+class Head(nn.Module):
+    """Everything after the embedding lookup.
+
+    Args:
+        settings: the model's settings.
+        layout: the features.
+
+    Raises:
+        SettingsError: a level is asked for whose knowledge vectors the dataset lacks.
+    """
+
+    def __init__(self, settings: ModelSettings, layout: Layout) -> None:
+        super().__init__()
+        _check(settings, layout)
+        self.settings = settings
+        wide = 2 * settings.embedding_dim
+        inputs = len(layout.features) * settings.embedding_dim + layout.dense
+        self.item_neutral = Neutral(layout.item_dim) if layout.item_dim else None
+        self.item_text = nn.Linear(layout.item_dim, wide) if layout.item_dim else None
+        inputs += wide if layout.item_dim else 0
+
+        kinds = layout.user_vectors
+        self.user_neutral = nn.ModuleList([Neutral(dim) for dim in kinds.values()])
+        self.user_features = nn.Linear(sum(kinds.values()), wide) if settings.knowledge_features and kinds else None
+        inputs += wide if self.user_features is not None else 0
+        self.inputs = inputs
+        self.user_code: nn.Module | None = None
+        if settings.user_level != "none":
+            self.user_code = Bottleneck(sum(kinds.values()), settings.bottleneck)
+            self.user_layer = build_meta_layer(settings.user_level, inputs, settings.bottleneck, settings.rank)
+
+        self.backbone = build_backbone(settings, inputs, len(layout.scenarios))
+        self.scenario_code: nn.Module | None = None
+        if settings.scenario_level != "none":
+            form, code, width = settings.scenario_level, settings.bottleneck, (settings.tower or [32])[0]
+            self.scenario_neutral = Neutral(layout.scenario_dim)
+            self.scenario_code = Bottleneck(layout.scenario_dim, code)
+            self.scenario_tower = MetaTower(inputs, width, code, form, min(settings.rank, width))
+
+    def forward(self, embedded: Tensor, side: Side) -> Parts:
+        """Score rows.
+
+        Args:
+            embedded: [B, F * d].
+            side: everything else of the same rows.
+
+        Returns:
+            The logit's parts.
+        """
+        users = self._users(side)
+        x = self._assemble(embedded, side, users)
+        if self.user_code is not None:
+            x = self.user_layer(x, self.user_code(users), side.user_index)
+        backbone = self.backbone(x, side.scenario)
+        if self.scenario_code is None:
+            return Parts(backbone, torch.zeros_like(backbone))
+        scenarios = self.scenario_neutral(side.scenario_vectors, side.scenario_known)
+        return Parts(backbone, self.scenario_tower(x, self.scenario_code([scenarios]), side.scenario_index))
+
+    def _assemble(self, embedded: Tensor, side: Side, users: list[Tensor]) -> Tensor:
+        parts = [functional.dropout(embedded, self.settings.embedding_dropout, self.training), side.dense]
+        if self.item_text is not None and self.item_neutral is not None:
+            parts.append(self.item_text(self.item_neutral(side.item_vectors, side.item_known)))
+        if self.user_features is not None:
+            projected = self.user_features(torch.cat(users, dim=1))
+            one = len(projected) == 1
+            parts.append(projected.expand(len(embedded), -1) if one else projected.index_select(0, side.user_index))
+        return torch.cat(parts, dim=1)
+
+    def _users(self, side: Side) -> list[Tensor]:
+        """The distinct users' vectors, unknown ones (and in training a share of all) replaced by the neutral one."""
+        known = list(side.user_known)
+        if self.training and known and self.settings.knowledge_dropout:
+            kept = torch.rand_like(known[0], dtype=torch.float32) >= self.settings.knowledge_dropout
+            known = [mask & kept for mask in known]
+        return [neutral(v, k) for neutral, v, k in zip(self.user_neutral, side.user_vectors, known, strict=True)]
+
+
+class Ranker(nn.Module):
+    """Tables and head: what is trained.
+
+    Args:
+        tables: an embedding backend.
+        head: the rest.
+    """
+
+    def __init__(self, tables: nn.Module, head: Head) -> None:
+        super().__init__()
+        self.tables = tables
+        self.head = head
+
+    def forward(self, bags: object, side: Side) -> Tensor:
+        """A batch -> its logits, [B]."""
+        return self.head(self.tables(bags), side).logit
+
+
+def reads_user_vectors(settings: ModelSettings) -> bool:
+    """Whether a model of these settings reads the users' knowledge vectors."""
+    return settings.user_level != "none" or settings.knowledge_features
+
+
+def plain(settings: ModelSettings) -> ModelSettings:
+    """The same model without user and scenario knowledge: what the knowledge has to beat."""
+    return settings.model_copy(update={"user_level": "none", "scenario_level": "none", "knowledge_features": False})
+
+
+def _check(settings: ModelSettings, layout: Layout) -> None:
+    if settings.user_level != "none" and not layout.user_vectors:
+        raise SettingsError(
+            "model.user_level needs user vectors and the dataset has none; set knowledge.user_vectors, or user_level: none"
+        )
+    if settings.scenario_level != "none" and not layout.scenario_dim:
+        raise SettingsError(
+            "model.scenario_level needs scenario vectors and the dataset has none; run `llm4msr knowledge`, or set it none"
+        )

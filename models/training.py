@@ -1,0 +1,284 @@
+"""Training: data in memory, batches by slicing, sharded tables with the optimiser in the backward pass.
+
+Deterministic given the seed: the same data, settings and machine make the same bytes of weights.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn import functional
+
+from core.errors import DataError
+from core.log import logger, progress
+from core.settings import ModelSettings, TrainSettings
+from models.bundle import write_bundle
+from models.data import TrainingData
+from models.distributed import (
+    World,
+    average_buffers,
+    process_group,
+    restore,
+    shard,
+    snapshot,
+    unwrap,
+    whole_tables,
+)
+from models.embeddings import Tables, keyed_jagged
+from models.encoder import EncodedRows, Encoder
+from models.measures import auc
+from models.ranker import Head, Ranker, reads_user_vectors
+
+LOG = logger("models")
+VALIDATION_BATCH = 16_384
+
+
+@dataclass
+class TrainReport:
+    """What a training did. `samples_per_second` is of training steps alone and appears in no file.
+
+    Args:
+        name: the system's name.
+        path: its bundle.
+        epochs: epochs run.
+        best_epoch: the one whose weights are kept, from 1.
+        validation: auc and logloss of the kept weights.
+        curves: per epoch: epoch, loss, validation auc and logloss.
+        rows: training rows.
+        parameters: numbers in tables and in the rest.
+        samples_per_second: of this process.
+    """
+
+    name: str
+    path: Path
+    epochs: int
+    best_epoch: int
+    validation: dict[str, float | None]
+    curves: list[dict[str, Any]]
+    rows: int
+    parameters: dict[str, int]
+    samples_per_second: float
+
+
+@dataclass
+class Fit:
+    """A trained model before it is written."""
+
+    encoder: Encoder
+    tables: dict[str, Tensor]
+    head: Head
+    curves: list[dict[str, Any]] = field(default_factory=list)
+    best: int = 0
+    samples_per_second: float = 0.0
+    rows: int = 0
+
+
+def train(data: TrainingData, model: ModelSettings, train: TrainSettings, out: Path, *, name: str) -> TrainReport:
+    """Train one system and write its bundle.
+
+    Under `torchrun` every process calls this with the same data; the first writes.
+
+    Args:
+        data: the dataset; rows of split `train` are fitted, those of `validation` stop the training.
+        model: the model.
+        train: how to train; `batch_size` is that of all processes together.
+        out: folder of the bundle, made here.
+        name: the system's name, kept in the bundle.
+
+    Returns:
+        The report.
+
+    Raises:
+        DataError: no training or validation rows.
+        SettingsError: a level without its vectors, or a device that is not there.
+    """
+    with _threads(train.threads), process_group(train.device) as world:
+        fitted = fit(data, model, train, world, name)
+        report = _report(fitted, out, name)
+        if world.first:
+            metrics = {"best_epoch": report.best_epoch, "validation": report.validation}
+            write_bundle(
+                out, data, fitted.encoder, fitted.tables, fitted.head, name=name, metrics=metrics, curves=fitted.curves
+            )
+        if world.size > 1:
+            dist.barrier()
+    LOG.info(
+        "%s: best epoch %d of %d, validation AUC %s, %s samples/s",
+        name,
+        report.best_epoch,
+        report.epochs,
+        report.validation["auc"],
+        f"{report.samples_per_second:,.0f}",
+    )
+    return report
+
+
+def fit(data: TrainingData, model: ModelSettings, train: TrainSettings, world: World, name: str) -> Fit:
+    """The training itself; see `train`."""
+    encoder = Encoder.fit(data, user_vectors=reads_user_vectors(model), scenario_vectors=model.scenario_level != "none")
+    rows, held_out = data.indices("train"), data.indices("validation")
+    if not len(held_out):
+        raise DataError("the training table has no row of split 'validation'; raise split.validation")
+    encoded = encoder.encode(data)
+    wrapped = build(encoder, model, train, world)
+    optimizer = torch.optim.Adam(
+        unwrap(wrapped).head.parameters(), lr=train.learning_rate, weight_decay=train.weight_decay, fused=True
+    )
+    stop = _EarlyStop(train.patience, wrapped)
+    run = Fit(encoder, {}, unwrap(wrapped).head, rows=len(rows))
+    speeds = []
+    for epoch in progress(range(1, train.epochs + 1), f"training {name}", unit="epochs"):
+        begin = time.perf_counter()
+        loss = _epoch(wrapped, optimizer, encoder, encoded, rows, train, epoch, world)
+        speeds.append(len(rows) / world.size / (time.perf_counter() - begin))
+        average_buffers(wrapped, world)
+        scores = validate(wrapped, encoder, encoded, held_out, world)
+        run.curves.append({"epoch": epoch, "loss": loss, **quality(scores, encoded.label[held_out])})
+        LOG.info("%s: epoch %d, loss %.5f, validation AUC %s", name, epoch, loss, run.curves[-1]["auc"])
+        if stop(run.curves[-1]):
+            break
+    stop.restore()
+    run.best, run.samples_per_second = stop.epoch, float(np.median(speeds))
+    run.tables = whole_tables(wrapped, world)
+    return run
+
+
+def build(encoder: Encoder, model: ModelSettings, train: TrainSettings, world: World) -> nn.Module:
+    """The sharded model; its starting weights depend on the seed alone, not on the number of processes."""
+    torch.manual_seed(train.seed)
+    head = Head(model, encoder.layout).to(world.device)
+    tables = Tables(encoder.layout, model.embedding_dim, device=torch.device("meta"))
+    wrapped = shard(Ranker(tables, head), world, train.embedding_learning_rate, train.seed)
+    torch.manual_seed(train.seed * 1009 + world.rank)  # From here on: dropout, different in each process.
+    return wrapped
+
+
+def batches(
+    rows: np.ndarray, scenario: np.ndarray, size: int, world: World, seed: tuple[int, int]
+) -> Iterator[np.ndarray]:
+    """This process's share of each shuffled batch, its rows in order of scenario.
+
+    Args:
+        rows: row numbers.
+        scenario: int16, of all rows of the table.
+        size: batch size of all processes together.
+        world: the processes; all get the same number of batches of the same sizes.
+        seed: of the shuffle: the run's seed and the epoch.
+    """
+    order = np.random.default_rng(seed).permutation(rows)
+    short = -len(order) % world.size
+    order = np.concatenate((order, order[:short])) if short else order
+    for start in range(0, len(order), max(size // world.size, 1) * world.size):
+        share = order[start : start + max(size // world.size, 1) * world.size][world.rank :: world.size]
+        yield share[np.argsort(scenario[share], kind="stable")]
+
+
+def validate(model: nn.Module, encoder: Encoder, encoded: EncodedRows, rows: np.ndarray, world: World) -> np.ndarray:
+    """Logits of some rows, float32 [len(rows)], in every process."""
+    model.eval()
+    short = -len(rows) % world.size
+    share = np.concatenate((rows, rows[:short]))[world.rank :: world.size]
+    found = []
+    with torch.no_grad():
+        for start in range(0, len(share), VALIDATION_BATCH):
+            found.append(
+                _forward(model, encoder, encoded, share[start : start + VALIDATION_BATCH], world).cpu().numpy()
+            )
+    scores = np.concatenate(found)
+    if world.size > 1:
+        parts: list[Any] = [None] * world.size
+        dist.all_gather_object(parts, scores)
+        scores = np.stack(parts, axis=1).reshape(-1)[: len(rows)]
+    return scores
+
+
+def quality(logits: np.ndarray, label: np.ndarray) -> dict[str, float | None]:
+    """AUC (None where only one class is there) and log loss."""
+    sign = np.where(label > 0, -1.0, 1.0)
+    return {"auc": auc(label, logits), "logloss": float(np.logaddexp(0, sign * logits).mean())}
+
+
+def _epoch(
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    encoder: Encoder,
+    encoded: EncodedRows,
+    rows: np.ndarray,
+    train: TrainSettings,
+    epoch: int,
+    world: World,
+) -> float:
+    """One pass; returns the mean loss of this process's rows, or of all where there are several."""
+    model.train()
+    total, count = torch.zeros((), dtype=torch.float64), 0
+    for index in batches(rows, encoded.scenario, train.batch_size, world, (train.seed, epoch)):
+        logits = _forward(model, encoder, encoded, index, world)
+        label, weight = (torch.from_numpy(part[index]).to(world.device) for part in (encoded.label, encoded.weight))
+        loss = functional.binary_cross_entropy_with_logits(logits, label, weight)
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        optimizer.step()
+        total += loss.detach().cpu() * len(index)
+        count += len(index)
+    if world.size > 1:
+        both = torch.tensor([float(total), float(count)], dtype=torch.float64, device=world.device)
+        dist.all_reduce(both)
+        return float(both[0] / both[1])
+    return float(total / count)
+
+
+def _forward(model: nn.Module, encoder: Encoder, encoded: EncodedRows, index: np.ndarray, world: World) -> Tensor:
+    bags = keyed_jagged(encoder.layout, encoded.bags(index), world.device)
+    return model(bags, encoded.side(index).to(world.device))
+
+
+class _EarlyStop:
+    """Keeps the best weights by validation AUC (log loss where AUC is undefined) and says when to stop."""
+
+    def __init__(self, patience: int, model: nn.Module) -> None:
+        self.patience, self.model = patience, model
+        self.epoch, self.best, self.kept = 0, -np.inf, snapshot(model)
+
+    def __call__(self, point: dict[str, Any]) -> bool:
+        score = point["auc"] if point["auc"] is not None else -point["logloss"]
+        if score > self.best:
+            self.epoch, self.best, self.kept = point["epoch"], score, snapshot(self.model)
+        return bool(point["epoch"] - self.epoch >= self.patience)
+
+    def restore(self) -> None:
+        restore(self.model, self.kept)
+
+
+@contextmanager
+def _threads(count: int) -> Iterator[None]:
+    before: int = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def _report(fitted: Fit, out: Path, name: str) -> TrainReport:
+    best = fitted.curves[fitted.best - 1]
+    counted: Callable[[Any], int] = lambda tensors: sum(tensor.numel() for tensor in tensors)  # noqa: E731
+    return TrainReport(
+        name=name,
+        path=out,
+        epochs=len(fitted.curves),
+        best_epoch=fitted.best,
+        validation={key: best[key] for key in ("auc", "logloss")},
+        curves=fitted.curves,
+        rows=fitted.rows,
+        parameters={"tables": counted(fitted.tables.values()), "dense": counted(fitted.head.parameters())},
+        samples_per_second=fitted.samples_per_second,
+    )

@@ -1,0 +1,127 @@
+import json
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from core.settings import ModelSettings, TrainSettings
+from core.tables import TIMESTAMP
+from models.data import load_dataset
+
+SCENARIOS = ["home", "search", "detail"]
+
+
+def write_dataset(folder, *, rows=3000, users=60, items=40, seed=0, string_ids=False, user_dim=8):
+    """A small dataset artifact whose label depends on user, item, scenario and the user's vector."""
+    rng = np.random.default_rng(seed)
+    user, item = rng.integers(0, users, rows), rng.integers(0, items, rows)
+    scenario = rng.choice(3, rows, p=[0.6, 0.3, 0.1])
+    taste, quality = rng.normal(size=(users, 2)), rng.normal(size=(items, 2))
+    logit = (taste[user] * quality[item]).sum(1) + quality[item, 0] + np.array([0.5, 0.0, -0.5])[scenario]
+    label = (rng.random(rows) < 1 / (1 + np.exp(-2 * logit))).astype(np.int8)
+    time = np.arange(rows, dtype=np.int64) * 1_000_000
+    split = np.where(np.arange(rows) < rows * 0.1, "warmup", "train")
+    split = np.where(np.arange(rows) >= rows * 0.7, "validation", split)
+    split = np.where(np.arange(rows) >= rows * 0.85, "test", split)
+    name = (
+        (lambda prefix, ids: pa.array([f"{prefix}{i}" for i in ids])) if string_ids else (lambda p, ids: pa.array(ids))
+    )
+
+    log_user, log_item, history_end, position = [], [], np.zeros(rows, np.int64), []
+    seen = np.zeros(users, np.int64)
+    for r in range(rows):
+        history_end[r] = seen[user[r]]
+        seen[user[r]] += label[r]
+    for u in range(users):
+        own = np.flatnonzero((user == u) & (label == 1))
+        log_user += [u] * len(own)
+        log_item += item[own].tolist()
+        position += range(len(own))
+    matrix = np.concatenate((taste, rng.normal(size=(users, user_dim - 2))), 1).astype(np.float32)
+    counts = rng.integers(0, 9, rows)
+    missing = rng.random(rows) < 0.1
+
+    def nullable(values, mask):
+        return pa.array(values, mask=mask)
+
+    table = pa.table(
+        {
+            "row_id": pa.array(np.arange(rows)),
+            "user_id": name("u", user),
+            "item_id": name("i", item),
+            "scenario": pa.array([SCENARIOS[s] for s in scenario]),
+            "event_timestamp": pa.array(time, TIMESTAMP),
+            "label": pa.array(label),
+            "weight": pa.array(np.ones(rows, np.float32)),
+            "split": pa.array(split),
+            "gender": nullable(np.where(user % 2 == 0, "F", "M"), user == 3),
+            "genre": pa.array([f"g{i % 5}" for i in item]),
+            "year": nullable(1990.0 + item % 20, item == 4),
+            "user_rows": nullable(counts, missing),
+            "user_positives": nullable(counts // 2, missing),
+            "user_rate": nullable((counts / 9).astype(np.float32), missing),
+            "item_rows": pa.array(counts[::-1].copy()),
+            "item_positives": pa.array(counts[::-1] // 2),
+            "item_rate": pa.array((counts[::-1] / 9).astype(np.float32)),
+            "history_end": nullable(history_end, history_end == 0),
+            "user_pooled_row": nullable(user, user % 7 == 6),
+            "scenario_row": nullable(scenario, scenario == 2),
+            "item_text_row": nullable(item, item == 5),
+        }
+    )
+    log = pa.table(
+        {
+            "user_id": name("u", np.array(log_user)),
+            "position": pa.array(position, pa.int64()),
+            "item_id": name("i", np.array(log_item)),
+            "event_timestamp": pa.array(np.zeros(len(position), np.int64), TIMESTAMP),
+        }
+    )
+    (folder / "vectors").mkdir(parents=True)
+    pq.write_table(table, folder / "rows.parquet")
+    pq.write_table(log, folder / "user_log.parquet")
+    np.save(folder / "vectors/user_pooled.npy", matrix)
+    np.save(folder / "vectors/scenario.npy", rng.normal(size=(3, 6)).astype(np.float32))
+    np.save(folder / "vectors/item_text.npy", rng.normal(size=(items, 4)).astype(np.float32))
+    spec = {
+        "user_categorical": ["gender"],
+        "user_dense": [],
+        "item_categorical": ["genre"],
+        "item_dense": ["year"],
+        "scenarios": SCENARIOS,
+        "history_length": 5,
+        "prior_rate": 0.5,
+        "prior_weight": 10.0,
+        "vectors": {
+            "user_pooled": {"dim": user_dim, "version": "v1"},
+            "scenario": {"dim": 6, "version": "v1"},
+            "item_text": {"dim": 4, "version": "v1"},
+        },
+        "views": {},
+        "service": "ranker_1",
+        "id_types": {"user": "string" if string_ids else "int64", "item": "string" if string_ids else "int64"},
+        "train_start": 0,
+    }
+    (folder / "spec.json").write_text(json.dumps(spec))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def data(tmp_path_factory):
+    return load_dataset(write_dataset(tmp_path_factory.mktemp("dataset") / "d"))
+
+
+@pytest.fixture(scope="session")
+def string_data(tmp_path_factory):
+    return load_dataset(write_dataset(tmp_path_factory.mktemp("dataset") / "s", rows=800, string_ids=True))
+
+
+@pytest.fixture
+def model():
+    return ModelSettings(hidden=[16], tower=[8], embedding_dim=4, bottleneck=4, rank=3)
+
+
+@pytest.fixture
+def settings():
+    return TrainSettings(batch_size=256, epochs=3, embedding_learning_rate=0.05)
