@@ -96,6 +96,9 @@ class ValidationSettings(Section):
     max_quarantined_share: float = Field(0.05, ge=0, le=1, description="more rejected rows than this stop the run")
     min_rows: int = Field(1, ge=0)
     max_future: dt.timedelta = Field(dt.timedelta(minutes=5), description="clock skew allowed on event times")
+    min_knowledge_coverage: float = Field(
+        0.0, ge=0, le=1, description="least share of active users that must have a vector; 0: report only"
+    )
 
 
 class FeatureSettings(Section):

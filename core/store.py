@@ -10,6 +10,7 @@ A process may be killed anywhere: an object is either whole or absent.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
 import os
@@ -17,7 +18,7 @@ import shutil
 import socket
 import time
 import uuid
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -113,38 +114,26 @@ class ArtifactStore:
         }
         fingerprint = sha256_json(identity)
         target = self.root / "objects" / stage / fingerprint[:16]
-        if target.is_dir():
-            manifest = self._load(target, reused=True)
-            if still_valid is None or still_valid(manifest):
-                self._point(stage, window, manifest)
-                LOG.info("%s: up to date, nothing to do (%s)", stage, fingerprint[:16])
-                return manifest
-            LOG.warning("%s: what it wrote elsewhere is gone; doing it again", stage)
-            shutil.rmtree(target)
-        started, begin = self.clock.now(), time.monotonic()
-        try:
+        begin = time.monotonic()
+        with _storage_errors(self.root):
+            if target.is_dir():
+                manifest = self._load(target, reused=True)
+                if still_valid is None or still_valid(manifest):
+                    self._point(stage, window, manifest)
+                    LOG.info("%s: up to date, nothing to do (%s)", stage, fingerprint[:16])
+                    return manifest
+                LOG.warning("%s: what it wrote elsewhere is gone; doing it again", stage)
             self._sweep()
             work = self._temporary(stage)
             try:
-                built = builder(work)
-                files = _digest_files(work)
-                content = {"files": files, "rows": dict(built.rows), "versions": dict(built.versions)}
-                body = {**identity, "fingerprint": fingerprint, **content, "digest": sha256_json(content)}
-                run = {
-                    "run_id": uuid.uuid4().hex,
-                    "started_at": started.isoformat(),
-                    "seconds": round(time.monotonic() - begin, 3),
-                    "host": socket.gethostname(),
-                }
-                write_json(work / "run.json", run)
-                write_json(work / "manifest.json", body)
+                self._fill(work, {**identity, "fingerprint": fingerprint}, builder)
+                if still_valid is not None:
+                    self._retire(stage, target)
                 _publish(work, target)
             finally:
                 shutil.rmtree(work, ignore_errors=True)
             manifest = self._load(target)
             self._point(stage, window, manifest)
-        except OSError as error:
-            raise _storage_error(error, self.root) from error
         counts = ", ".join(f"{name} {count:,}" for name, count in manifest.rows.items())
         LOG.info("%s: %s (%.1f s)", stage, counts or "done", time.monotonic() - begin)
         return manifest
@@ -179,11 +168,14 @@ class ArtifactStore:
         return sorted(found, key=lambda m: (m.window["start"] or "", m.window["end"] or "~"))
 
     def verify(self, manifest: Manifest) -> None:
-        """Re-read an artifact's files.
+        """Re-read an artifact's files and check them, and the counts and versions, against its digest.
 
         Raises:
-            CorruptArtifactError: a file is missing or differs from what was published.
+            CorruptArtifactError: a file is missing, or something differs from what was published.
         """
+        content = {"files": manifest.files, "rows": manifest.rows, "versions": manifest.versions}
+        if sha256_json(content) != manifest.digest:
+            raise CorruptArtifactError(f"{manifest.path}: manifest.json was altered; delete the folder and run again")
         for name, digest in manifest.files.items():
             path = manifest.path / name
             if not path.is_file() or sha256_file(path) != digest:
@@ -196,16 +188,34 @@ class ArtifactStore:
         path = self.root / "pins" / f"{name}.json"
         if not path.is_file():
             value = compute()
-            path.parent.mkdir(parents=True, exist_ok=True)
-            scratch = path.with_name(f".{name}.{uuid.uuid4().hex}")
-            write_json(scratch, value)
-            try:
-                os.link(scratch, path)
-            except FileExistsError:
-                pass
-            finally:
-                scratch.unlink()
+            with _storage_errors(self.root):
+                path.parent.mkdir(parents=True, exist_ok=True)
+                scratch = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
+                try:
+                    write_json(scratch, value)
+                    with contextlib.suppress(FileExistsError):
+                        os.link(scratch, path)
+                finally:
+                    scratch.unlink(missing_ok=True)
         return json.loads(path.read_text())
+
+    def _fill(self, work: Path, identity: Mapping[str, Any], builder: Callable[[Path], Built]) -> None:
+        """Run the builder and write run.json and manifest.json beside its files, all of it flushed to the disk."""
+        started, begin = self.clock.now(), time.monotonic()
+        built = builder(work)
+        rows = {name: int(count) for name, count in built.rows.items()}
+        files, versions = _digest_files(work), json.loads(canonical_json(dict(built.versions)))
+        content = {"files": files, "rows": rows, "versions": versions}
+        run = {
+            "run_id": uuid.uuid4().hex,
+            "started_at": started.isoformat(),
+            "seconds": round(time.monotonic() - begin, 3),
+            "host": socket.gethostname(),
+        }
+        write_json(work / "run.json", run)
+        write_json(work / "manifest.json", {**identity, **content, "digest": sha256_json(content)})
+        for name in files:
+            _flush(work / name)
 
     def _point(self, stage: str, window: Window, manifest: Manifest) -> None:
         body = {"object": manifest.path.name, "digest": manifest.digest}
@@ -215,16 +225,23 @@ class ArtifactStore:
     def _load(self, folder: Path, reused: bool = False) -> Manifest:
         try:
             body = json.loads((folder / "manifest.json").read_text())
-        except (OSError, ValueError) as error:
+            return Manifest(**body, path=folder, reused=reused)
+        except (OSError, ValueError, TypeError) as error:
             raise CorruptArtifactError(
                 f"{folder}: no readable manifest.json ({error}); delete the folder and run again"
             ) from error
-        return Manifest(**body, path=folder, reused=reused)
 
     def _temporary(self, stage: str) -> Path:
         work = self.root / "tmp" / f"{stage}-{_host()}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
         work.mkdir(parents=True)
         return work
+
+    def _retire(self, stage: str, target: Path) -> None:
+        """Take an object away in one step, so that no reader meets a half of it."""
+        away = self._temporary(stage)
+        with contextlib.suppress(FileNotFoundError):
+            target.rename(away / "retired")
+        shutil.rmtree(away, ignore_errors=True)
 
     def _sweep(self) -> None:
         """Remove what killed processes of this machine left behind."""
@@ -287,12 +304,23 @@ def _alive(pid: int) -> bool:
     return True
 
 
-def _storage_error(error: OSError, root: Path) -> Exception:
-    if error.errno == errno.ENOSPC:
-        free = shutil.disk_usage(root).free if root.exists() else 0
-        return StorageError(
-            f"the disk of {root} is full ({free >> 20} MiB free); nothing was published; free some space and run again"
-        )
-    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
-        return StorageError(f"{error.filename or root} cannot be written ({error.strerror})")
-    return error
+def _flush(path: Path) -> None:
+    """Bytes on the disk before the name is: a power cut must not leave an empty file under a good manifest."""
+    with path.open("rb") as stream:
+        os.fsync(stream.fileno())
+
+
+@contextlib.contextmanager
+def _storage_errors(root: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            free = shutil.disk_usage(root).free if root.exists() else 0
+            raise StorageError(
+                f"the disk of {root} is full ({free >> 20} MiB free); nothing was published; "
+                "free some space and run again"
+            ) from error
+        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR):
+            raise StorageError(f"{error.filename or root} cannot be used ({error.strerror})") from error
+        raise
