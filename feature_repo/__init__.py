@@ -12,13 +12,13 @@ _HOME = {
     "Generation": "views",
     "OnlineReader": "reader",
     "UserState": "reader",
-    "apply": "materialize",
+    "apply": "materialization",
     "build_catalogue": "catalogue",
     "build_statistics": "statistics",
     "build_training_table": "training_table",
-    "materialize": "materialize",
+    "materialize": "materialization",
     "open_store": "overlay",
-    "push": "push",
+    "push": "live",
 }
 __all__ = sorted(_HOME)
 

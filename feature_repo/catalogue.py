@@ -1,0 +1,102 @@
+"""The item catalogue that serving keeps in memory: features, statistics, text vectors, scenario membership."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import duckdb
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from core import Built, Clock, Settings
+from core.errors import MissingArtifactError
+from core.store import write_json
+from core.tables import SCENARIOS
+from feature_repo import views
+from feature_repo.online_source import newest_query
+
+_CATALOGUE = """
+SELECT i.item_id, i.title, i.scenarios{declared}, s.item_rows, s.item_positives, s.item_rate, k.row AS text_row
+FROM ({items}) i LEFT JOIN ({stats}) s USING (item_id) LEFT JOIN ({text}) k USING (item_id)
+ORDER BY i.item_id
+"""
+_BLOCK = 65_536
+
+
+def build_catalogue(
+    settings: Settings, clock: Clock, *, sources: Sequence[Path], features: Path, knowledge: Path, out: Path
+) -> Built:
+    """Write items.parquet, item_text.npy, scenarios.parquet and spec.json as of the clock's now.
+
+    items.parquet: item_id, title, scenarios (null: all), declared columns, item_rows, item_positives, item_rate (null
+    where the item was never shown), ordered by item_id. item_text.npy: float32 [items, d] in the same order, NaN
+    rows where an item has no vector. spec.json: versions, as_of (microseconds).
+
+    Args:
+        settings: declared item columns.
+        clock: statistics and vectors published after its now are left out.
+        sources: validate artifacts, oldest window first.
+        features, knowledge: artifact folders.
+        out: an existing folder.
+
+    Raises:
+        MissingArtifactError: an earlier stage has not been run.
+    """
+    scratch = out / ".items"
+    items = views.entity_table(sources, "items", scratch)
+    index = knowledge / "item_text" / "index.parquet"
+    stats = features / "item_stats.parquet"
+    for file in (items, index, stats):
+        if not file.is_file():
+            raise MissingArtifactError(f"{file} does not exist; run the stages before `llm4msr materialize` first")
+    until = clock.now_micros()
+    names = pq.read_schema(items).names
+    declared = [c for c in (*settings.data.item_categorical, *settings.data.item_dense) if c in names]
+    query = _CATALOGUE.format(
+        declared="".join(f', i."{column}"' for column in declared),
+        items=newest_query(items, "item_id", until=until),
+        stats=newest_query(stats, "item_id", until=until),
+        text=newest_query(index, "item_id", until=until),
+    )
+    with duckdb.connect() as connection:
+        table = connection.sql(query).to_arrow_table().combine_chunks()
+    if items.parent == scratch:
+        items.unlink()
+        scratch.rmdir()
+    found = _write_text(table.column("text_row"), knowledge / "item_text" / "vectors.npy", out / "item_text.npy")
+    pq.write_table(table.drop_columns(["text_row"]), out / "items.parquet", compression="zstd")
+    scenarios = _scenarios(sources)
+    pq.write_table(scenarios, out / "scenarios.parquet", compression="zstd")
+    versions = json.loads((knowledge / "versions.json").read_text())
+    write_json(out / "spec.json", {"versions": versions, "as_of": until, "columns": declared})
+    rows = {"items": table.num_rows, "item_text": found, "scenarios": scenarios.num_rows}
+    return Built(rows=rows, versions=versions)
+
+
+def _scenarios(sources: Sequence[Path]) -> pa.Table:
+    """Every scenario of every window, in order of appearance; the newest window's text counts."""
+    found: dict[str, dict] = {}
+    for source in sources:
+        rows = pq.read_table(source / "scenarios.parquet", columns=SCENARIOS.names).to_pylist()
+        found |= {row["scenario"]: row for row in rows}
+    return pa.Table.from_pylist(list(found.values()), schema=SCENARIOS)
+
+
+def _write_text(rows: pa.ChunkedArray, vectors: Path, out: Path) -> int:
+    """Copy the vectors of `rows` into one matrix, block by block; returns how many items have one."""
+    matrix = np.load(vectors, mmap_mode="r")
+    chosen = rows.fill_null(-1).to_numpy()
+    if not len(chosen):
+        np.save(out, np.empty((0, matrix.shape[1]), dtype=np.float32))
+        return 0
+    text = np.lib.format.open_memmap(out, mode="w+", dtype=np.float32, shape=(len(chosen), matrix.shape[1]))
+    for begin in range(0, len(chosen), _BLOCK):
+        part = chosen[begin : begin + _BLOCK]
+        block = np.full((len(part), matrix.shape[1]), np.nan, dtype=np.float32)
+        block[part >= 0] = matrix[part[part >= 0]]
+        text[begin : begin + _BLOCK] = block
+    text.flush()
+    return int((chosen >= 0).sum())

@@ -1,0 +1,180 @@
+"""Rows in and out of the online store, through Feast's own encoding and stores.
+
+Writing keeps the newer row: a row is left out when the store already has one that was published later; a correction
+(same publish time) wins. Feast alone does neither the same on every store: SQLite always overwrites, Redis drops
+corrections or, with `skip_dedup`, always overwrites.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import redis
+from feast import FeatureStore, FeatureView
+from feast.infra.online_stores.helpers import _mmh3, _redis_key
+from feast.infra.online_stores.redis import RedisOnlineStore
+from feast.infra.online_stores.sqlite import SqliteOnlineStore, _table_id
+from feast.protos.feast.types.EntityKey_pb2 import EntityKey
+from feast.protos.feast.types.Value_pb2 import Value
+from feast.utils import _convert_arrow_to_proto
+
+from core.errors import DataError, StorageError
+
+_ARRAYS = {"float_list_val": np.float32, "double_list_val": np.float64}
+
+
+class OnlineTable:
+    """The online rows of feature views.
+
+    Args:
+        store: an open Feast store.
+        timeout_ms: how long SQLite waits for another process's lock; Redis's time-outs are in the store's address.
+        retry: whether Redis commands are tried again; readers must not, or a dead store costs seconds.
+    """
+
+    def __init__(self, store: FeatureStore, timeout_ms: int = 30_000, retry: bool = True) -> None:
+        self.config = store.config
+        self.provider = store._get_provider()
+        self.backend = self.provider.online_store
+        with storage_errors(self.config):
+            if isinstance(self.backend, SqliteOnlineStore):
+                connection = self.backend._get_conn(self.config)
+                connection.execute(f"PRAGMA busy_timeout = {int(timeout_ms)}")
+            elif isinstance(self.backend, RedisOnlineStore) and not retry:
+                client = self.backend._get_client(self.config.online_store)
+                client.set_retry(redis.retry.Retry(redis.backoff.NoBackoff(), 0))
+
+    def write(self, view: FeatureView, rows: pa.RecordBatch) -> int:
+        """Write a few thousand rows at the most, each entity once; returns how many are now in the store.
+
+        A row that lost against a newer one counts: what the store holds is at least as new as what was asked.
+
+        Raises:
+            StorageError: the store does not answer, or does not hold afterwards what was written.
+            DataError: a vector has not the view's length.
+        """
+        key = view.join_keys[0]
+        ids = rows.column(key).to_pylist()
+        offered = rows.column("published").to_pylist()
+        found = self._published(view, ids)
+        keep = [i for i, (new, old) in enumerate(zip(offered, found, strict=True)) if old is None or old <= new]
+        if keep:
+            chosen = rows if len(keep) == rows.num_rows else rows.take(pa.array(keep))
+            kinds = {entity.name: entity.dtype.to_value_type() for entity in view.entity_columns}
+            try:
+                # One record batch: Feast converts the first chunk of a table only.
+                encoded = _convert_arrow_to_proto(chosen, view, kinds)
+            except ValueError as error:
+                raise DataError(f"view {view.name}: {error}") from error
+            with storage_errors(self.config):
+                self.provider.online_write_batch(self.config, view, encoded, progress=None)
+        stored = self._published(view, ids)
+        return sum(old is not None and old >= new for new, old in zip(offered, stored, strict=True))
+
+    def read(self, view: FeatureView, ids: Sequence[Any]) -> list[dict[str, Any] | None]:
+        """The rows of some ids of one view, None where there is none."""
+        return self._read(view, ids, None)
+
+    def read_views(self, views: Sequence[FeatureView], key: Any) -> list[dict[str, Any] | None]:
+        """One entity's rows in several views of that entity, in one round trip where the store can."""
+        if isinstance(self.backend, RedisOnlineStore):
+            return self._read_hash(views, key)
+        return [self.read(view, [key])[0] for view in views]
+
+    def has_view(self, view: FeatureView) -> bool:
+        """Whether the store could hold rows of a view; SQLite needs a table for it."""
+        if not isinstance(self.backend, SqliteOnlineStore):
+            return True
+        with storage_errors(self.config):
+            query = "SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = ?"
+            found = self.backend._get_conn(self.config).execute(query, (_table_id(self.config.project, view),))
+            return found.fetchone() is not None
+
+    def _published(self, view: FeatureView, ids: Sequence[Any]) -> list[int | None]:
+        rows = self._read(view, ids, ["published"])
+        return [None if row is None else row["published"] for row in rows]
+
+    def _read(self, view: FeatureView, ids: Sequence[Any], columns: list[str] | None) -> list[dict[str, Any] | None]:
+        if not ids:
+            return []
+        keys = [entity_key(view, value) for value in ids]
+        with storage_errors(self.config):
+            found = self.provider.online_read(self.config, view, keys, columns)
+        return [_decode(row) for _, row in found]
+
+    def _read_hash(self, views: Sequence[FeatureView], key: Any) -> list[dict[str, Any] | None]:
+        """All views of an entity are fields of one Redis hash: one command reads them."""
+        names = [(view.name, field.name) for view in views for field in view.features]
+        address = _redis_key(
+            self.config.project, entity_key(views[0], key), self.config.entity_key_serialization_version
+        )
+        with storage_errors(self.config):
+            client = self.backend._get_client(self.config.online_store)
+            values = iter(client.hmget(address, [_mmh3(f"{view}:{name}") for view, name in names]))
+        return [_decode({field.name: _value(next(values)) for field in view.features}) for view in views]
+
+
+def entity_key(view: FeatureView, value: Any) -> EntityKey:
+    """Feast's key of an id; ids are integers or text."""
+    wrapped = Value(int64_val=value) if isinstance(value, int) else Value(string_val=value)
+    return EntityKey(join_keys=list(view.join_keys), entity_values=[wrapped])
+
+
+@contextmanager
+def storage_errors(config: Any) -> Iterator[None]:
+    """Turn what a broken online store raises into a StorageError."""
+    try:
+        yield
+    except (sqlite3.Error, redis.RedisError, OSError) as error:
+        # The address may hold a password: name its first part only.
+        online = config.online_store
+        where = getattr(online, "path", None) or online.connection_string.split(",")[0]
+        hint = "; run `llm4msr materialize` first" if "no such table" in str(error) else ""
+        raise StorageError(f"online store {where}: {type(error).__name__}: {error}{hint}") from error
+
+
+def use_write_ahead_log(path: Path) -> None:
+    """Let readers of a SQLite store go on while another process writes; the file remembers it."""
+    with storage_errors_at(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        connection = sqlite3.connect(path)
+        try:
+            connection.execute("PRAGMA journal_mode = WAL")
+        finally:
+            connection.close()
+
+
+@contextmanager
+def storage_errors_at(path: Path) -> Iterator[None]:
+    """As `storage_errors`, for a SQLite file."""
+    try:
+        yield
+    except (sqlite3.Error, OSError) as error:
+        raise StorageError(f"online store {path}: {error}") from error
+
+
+def _value(raw: bytes | None) -> Value:
+    return Value.FromString(raw) if raw else Value()
+
+
+def _decode(row: Mapping[str, Value] | None) -> dict[str, Any] | None:
+    """Plain values; None for a row that was never written: stores differ in how they say so."""
+    if row is None or "published" not in row or row["published"].WhichOneof("val") is None:
+        return None
+    return {name: _plain(value) for name, value in row.items()}
+
+
+def _plain(value: Value) -> Any:
+    kind = value.WhichOneof("val")
+    if kind is None or kind == "null_val":
+        return None
+    held = getattr(value, kind)
+    if not kind.endswith("_list_val"):
+        return held
+    return np.array(held.val, dtype=_ARRAYS[kind]) if kind in _ARRAYS else list(held.val)

@@ -1,0 +1,189 @@
+"""The newest value of each entity as of a moment, streamed into one parquet file per value view.
+
+These files are what the value views have as their source, so that Feast (and its UI) can read the same values that
+were written online. Vectors and histories become values here; the features stage keeps references only.
+"""
+
+from __future__ import annotations
+
+import os
+import uuid
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import duckdb
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from feast import FeatureView
+
+from core.errors import MissingArtifactError
+from core.tables import UNDATED_MICROS
+from feature_repo.log import MEMORY_LIMIT
+from feature_repo.views import Generation, SourcePaths
+
+ROWS = 4096
+_NEWEST = """
+SELECT * FROM read_parquet('{file}')
+WHERE epoch_us(event_timestamp) <= {until} AND epoch_us(created_timestamp) <= {until}
+  AND (epoch_us(event_timestamp) >= {since} OR epoch_us(event_timestamp) = {undated})
+QUALIFY row_number() OVER (PARTITION BY {key} ORDER BY event_timestamp DESC, created_timestamp DESC{more}) = 1
+"""
+_HISTORY = """
+SELECT n.{key}, any_value(n.event_timestamp) AS event_timestamp, any_value(n.created_timestamp) AS created_timestamp,
+  any_value(n.watermark) AS watermark, coalesce(list(g.item_id ORDER BY g.position) FILTER (g.item_id IS NOT NULL), [])
+  AS history
+FROM ({newest}) n LEFT JOIN read_parquet('{log}') g
+  ON g.user_id = n.user_id AND g.position < n.history_end AND g.position >= n.history_end - {length}
+GROUP BY n.{key}
+"""
+
+
+@dataclass(frozen=True)
+class Span:
+    """Event times from `since` to `until`, both included, in microseconds; undated rows always count."""
+
+    since: int
+    until: int
+
+
+def write_source(
+    generation: Generation, paths: SourcePaths, view: str, feast_view: FeatureView, span: Span, history_length: int
+) -> tuple[Path, int]:
+    """Write the source file of a value view; what was there is replaced at once.
+
+    Args:
+        generation: whose declaration counts.
+        paths: where the full histories are, and where to write.
+        view: unversioned name.
+        feast_view: the value view; its columns are written.
+        span: which event times count.
+        history_length: newest positives kept in a history.
+
+    Returns:
+        The file, and its number of rows (one per entity).
+    """
+    schema = _schema(generation, view, feast_view)
+    target = Path(feast_view.batch_source.path)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    scratch = target.with_name(f".{target.name}.{uuid.uuid4().hex}")
+    count = 0
+    try:
+        with pq.ParquetWriter(scratch, schema, compression="zstd") as writer:
+            for batch in newest(generation, paths, view, schema, span, history_length):
+                writer.write_batch(batch)
+                count += batch.num_rows
+        scratch.replace(target)
+    finally:
+        scratch.unlink(missing_ok=True)
+    return target, count
+
+
+def newest(
+    generation: Generation, paths: SourcePaths, view: str, schema: pa.Schema, span: Span, history_length: int
+) -> Iterator[pa.RecordBatch]:
+    """The newest row of each entity of a view in batches of at most ROWS rows, ordered by id."""
+    file = paths.ref(view)
+    if not file.is_file():
+        raise MissingArtifactError(f"{file} does not exist; run the stages before `llm4msr materialize` first")
+    key = schema.names[0]
+    query = newest_query(file, key, until=span.until, since=span.since)
+    if view == "user_history":
+        log = _quoted(file.with_name("user_log.parquet"))
+        query = _HISTORY.format(newest=query, key=key, log=log, length=history_length)
+    vectors = None
+    if generation.vector(view) is not None:
+        vectors = np.load(file.parent / "vectors.npy", mmap_mode="r")
+    spill = paths.online / f".spill-{uuid.uuid4().hex}"
+    connection = duckdb.connect(
+        config={"memory_limit": MEMORY_LIMIT, "threads": os.cpu_count() or 1, "temp_directory": str(spill)}
+    )
+    try:
+        reader = connection.sql(f"{query} ORDER BY {key}").to_arrow_reader(ROWS)
+        for batch in reader:
+            yield _shape(batch, schema, vectors)
+    finally:
+        connection.close()
+
+
+def newest_query(file: Path, key: str, *, until: int, since: int = 0) -> str:
+    """SQL: the newest row of each `key` published from `since` to `until` (microseconds), and undated ones."""
+    return _NEWEST.format(
+        file=_quoted(file),
+        key=key,
+        since=since,
+        until=until,
+        undated=UNDATED_MICROS,
+        more=", watermark DESC" if "watermark" in pq.read_schema(file).names else "",
+    )
+
+
+def _shape(batch: pa.RecordBatch, schema: pa.Schema, vectors: np.ndarray | None) -> pa.RecordBatch:
+    published = batch.column("event_timestamp").cast(pa.timestamp("us", tz="UTC"))
+    names = batch.schema.names
+    # A catalogue row has no watermark of its own: it is known from its event time on.
+    watermark = batch.column("watermark") if "watermark" in names else published
+    made = {
+        "published": published.cast(pa.int64()),
+        "watermark": watermark.cast(pa.timestamp("us", tz="UTC")).cast(pa.int64()),
+    }
+    if vectors is not None:
+        made["vector"] = _lists(vectors[batch.column("row").to_numpy(zero_copy_only=False)])
+    columns = [
+        pc.cast(made[field.name] if field.name in made else batch.column(field.name), field.type) for field in schema
+    ]
+    return pa.RecordBatch.from_arrays(columns, schema=schema)
+
+
+def _lists(matrix: np.ndarray) -> pa.Array:
+    """float32 [n, d] as n lists, the same bytes."""
+    values = np.ascontiguousarray(matrix, dtype=np.float32)
+    offsets = np.arange(0, values.size + 1, values.shape[1], dtype=np.int32)
+    return pa.ListArray.from_arrays(pa.array(offsets), pa.array(values.reshape(-1)))
+
+
+def _schema(generation: Generation, view: str, feast_view: FeatureView) -> pa.Schema:
+    entity = view.split("_")[0]
+    kinds = {"user": generation.user_id, "item": generation.item_id, "scenario": "string"}
+    declared = {"user_features": generation.user_columns, "item_features": generation.item_columns}.get(view, {})
+    stamp = pa.timestamp("us", tz="UTC")
+    fields = [
+        pa.field(feast_view.join_keys[0], pa.type_for_alias(kinds[entity])),
+        pa.field("event_timestamp", stamp),
+        pa.field("created_timestamp", stamp),
+    ]
+    for column in feast_view.features:
+        fields.append(pa.field(column.name, _arrow(column.name, declared.get(column.name), generation)))
+    return pa.schema(fields)
+
+
+def _arrow(name: str, declared: str | None, generation: Generation) -> pa.DataType:
+    own = {
+        "history": pa.list_(pa.type_for_alias(generation.item_id)),
+        "vector": pa.list_(pa.float32()),
+        "watermark": pa.int64(),
+        "published": pa.int64(),
+    }
+    if declared is not None:
+        return _WIDER.get(declared) or _declared(declared)
+    if name in own:
+        return own[name]
+    if name.endswith(("_rows", "_positives")):
+        return pa.int64()
+    return pa.float32() if name.endswith("_rate") else pa.string()
+
+
+_WIDER = {"int8": pa.int32(), "int16": pa.int32(), "float": pa.float32(), "double": pa.float64()}
+
+
+def _declared(name: str) -> pa.DataType:
+    if name.startswith("list<"):
+        inner = name[name.index(":") + 1 : -1].replace("not null", "").strip()
+        return pa.list_(_WIDER.get(inner) or _declared(inner))
+    return pa.string() if name.startswith(("dictionary", "large_string")) else pa.type_for_alias(name)
+
+
+def _quoted(file: Path) -> str:
+    return str(file).replace("'", "''")

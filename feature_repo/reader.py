@@ -1,0 +1,219 @@
+"""The online reader: one user's features, history and vectors in one read, with their age checked.
+
+The same rows as training's point-in-time join give: a value that is older than its time to live is unknown here as
+it is there (Feast checks it offline only).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from feast import FeatureView
+from feast.errors import FeatureViewNotFoundException
+from sqlalchemy.exc import SQLAlchemyError
+
+from core import Clock, Settings
+from core.errors import StorageError
+from feature_repo.materialization import is_live, probe_of
+from feature_repo.online import OnlineTable
+from feature_repo.overlay import open_store
+from feature_repo.views import STAT_COLUMNS, VECTOR_VIEWS, safe
+
+FOUND, MISSING, STALE = "found", "missing", "stale"
+_STATS = tuple(f"user_{column}" for column in STAT_COLUMNS)
+
+
+@dataclass(frozen=True)
+class UserState:
+    """What is known of a user now.
+
+    Attributes:
+        user_id: in the type the log has.
+        values: declared user columns, user_rows, user_positives and user_rate; None where unknown.
+        history: item ids of the newest positives, newest last.
+        vectors: unversioned view name, e.g. `user_pooled`, to float32 [d], or None where unknown.
+        status: unversioned view name to `found`, `missing` or `stale` (known, but older than its time to live, and
+            therefore treated as unknown).
+        published: unversioned view name to the publish time of what was found or stale, in microseconds.
+    """
+
+    user_id: Any
+    values: dict[str, Any] = field(default_factory=dict)
+    history: list[Any] = field(default_factory=list)
+    vectors: dict[str, np.ndarray | None] = field(default_factory=dict)
+    status: dict[str, str] = field(default_factory=dict)
+    published: dict[str, int] = field(default_factory=dict)
+
+    @classmethod
+    def unknown(cls, user_id: Any) -> UserState:
+        """A user of whom nothing is known."""
+        return cls(user_id)
+
+
+class OnlineReader:
+    """Reads the online store for one generation of models.
+
+    Args:
+        settings: stores, declared user columns, times to live, `online.timeout_ms`.
+        clock: ages are taken from its now.
+        versions: vector kind (`pooled` or `user_pooled`, ...) to version, or to a mapping that holds `version`;
+            other keys are ignored.
+
+    Raises:
+        StorageError: the registry cannot be read.
+    """
+
+    def __init__(self, settings: Settings, clock: Clock, versions: Mapping[str, Any]) -> None:
+        self.settings, self.clock = settings, clock
+        self._versions = _by_view(versions)
+        self._declared = [*settings.data.user_categorical, *settings.data.user_dense]
+        self._store = open_store(settings, timeout_ms=settings.online.timeout_ms)
+        self._table = OnlineTable(self._store, timeout_ms=settings.online.timeout_ms, retry=False)
+        self._views: dict[str, FeatureView] = {}
+        self._user_views = [
+            *(["user_features"] if self._declared else []),
+            "user_stats",
+            "user_history",
+            *(view for view in self._versions if view.startswith("user_")),
+        ]
+        for view in (*self._user_views, "scenario"):
+            self._find(view)
+
+    def read_user(self, user_id: Any) -> UserState:
+        """A user's state; one that was never seen is all unknown.
+
+        Raises:
+            StorageError: the online store does not answer in time.
+        """
+        known = [view for view in self._user_views if self._find(view) is not None]
+        key = self._as_id(user_id, known)
+        rows: dict[str, dict[str, Any] | None] = {}
+        if key is not None:
+            rows = dict(zip(known, self._table.read_views([self._views[v] for v in known], key), strict=True))
+        return self._state(user_id if key is None else key, rows)
+
+    async def read_user_async(self, user_id: Any) -> UserState:
+        """As `read_user`, off the event loop."""
+        return await asyncio.to_thread(self.read_user, user_id)
+
+    def read_scenarios(self, names: Iterable[str]) -> dict[str, np.ndarray | None]:
+        """Scenario to its vector, float32 [d]; None where it has none or one that is too old.
+
+        Raises:
+            StorageError: the online store does not answer in time.
+        """
+        names = list(names)
+        view = self._find("scenario")
+        if view is None:
+            return dict.fromkeys(names)
+        rows = self._table.read(view, names)
+        return {
+            name: row["vector"] if row is not None and self._is_fresh("scenario", row) else None
+            for name, row in zip(names, rows, strict=True)
+        }
+
+    def read_text(self, kind: str, key: Any) -> tuple[str, str] | None:
+        """Knowledge for people.
+
+        Args:
+            kind: `user` or `scenario`.
+            key: the id.
+
+        Returns:
+            The text and its source (`generated` or `summary`), or None.
+
+        Raises:
+            StorageError: the online store does not answer in time.
+        """
+        name = f"{kind}_text"
+        view = self._find(name)
+        key = self._as_id(key, [name]) if view is not None else None
+        row = self._table.read(view, [key])[0] if view is not None and key is not None else None
+        return None if row is None or not row["text"] else (row["text"], row["text_source"])
+
+    def populated(self, views: Iterable[str]) -> bool:
+        """Whether each of these views was filled and still holds what was written.
+
+        Args:
+            views: Feast names or unversioned ones, of value views or their `_ref` twins. Item text vectors are not
+                online (they are in the catalogue) and count as there.
+
+        Raises:
+            StorageError: the online store does not answer in time.
+        """
+        for name in views:
+            base = name.removesuffix("_ref")
+            if base.startswith("item_text"):
+                continue
+            view = self._find(base)
+            if view is None or not is_live(self._table, view, probe_of(self.settings, view.name)):
+                return False
+        return True
+
+    def _state(self, user_id: Any, rows: Mapping[str, dict[str, Any] | None]) -> UserState:
+        status, published, fresh = {}, {}, {}
+        for view in self._user_views:
+            row = rows.get(view)
+            if row is None:
+                status[view] = MISSING
+                continue
+            published[view] = row["published"]
+            status[view] = FOUND if self._is_fresh(view, row) else STALE
+            if status[view] == FOUND:
+                fresh[view] = row
+        features, stats = fresh.get("user_features", {}), fresh.get("user_stats", {})
+        values = {name: features.get(name) for name in self._declared} | {name: stats.get(name) for name in _STATS}
+        return UserState(
+            user_id=user_id,
+            values=values,
+            history=list(fresh.get("user_history", {}).get("history") or []),
+            vectors={v: fresh.get(v, {}).get("vector") for v in self._versions if v.startswith("user_")},
+            status=status,
+            published=published,
+        )
+
+    def _is_fresh(self, view: str, row: Mapping[str, Any]) -> bool:
+        ttl = self.settings.features.ttl.get(view)
+        if not ttl:
+            return True
+        return self.clock.now_micros() - row["published"] <= ttl.total_seconds() * 1e6
+
+    def _find(self, view: str) -> FeatureView | None:
+        """A view by unversioned or Feast name; None while the registry does not know it."""
+        if view not in self._views:
+            version = self._versions.get(view)
+            if version is None and view in VECTOR_VIEWS.values():
+                return None
+            name = view if version is None else f"{view}_{safe(version)}"
+            try:
+                self._views[view] = self._store.registry.get_feature_view(name, self._store.project, allow_cache=True)
+            except FeatureViewNotFoundException:
+                return None
+            except (SQLAlchemyError, OSError) as error:
+                raise StorageError(f"Feast registry of project {self._store.project}: {error}") from error
+        return self._views[view]
+
+    def _as_id(self, value: Any, views: Sequence[str]) -> Any:
+        """The id in the type of the views' entity; None if it cannot be one."""
+        if value is None or not views:
+            return None
+        kind = self._views[views[0]].entity_columns[0].dtype.to_value_type().name
+        if kind == "STRING":
+            return str(value)
+        try:
+            return int(value)
+        except (TypeError, ValueError):
+            return None
+
+
+def _by_view(versions: Mapping[str, Any]) -> dict[str, str]:
+    found = {}
+    for key, value in versions.items():
+        view = VECTOR_VIEWS.get(key, key)
+        if view in VECTOR_VIEWS.values() and value:
+            found[view] = str(value["version"] if isinstance(value, Mapping) else value)
+    return found

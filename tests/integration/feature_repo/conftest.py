@@ -1,0 +1,215 @@
+import datetime as dt
+import json
+import os
+import shutil
+import socket
+import subprocess
+import uuid
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from core import Settings, replay
+from core.settings import OnlineSettings, RegistrySettings
+from core.tables import (
+    SCENARIOS,
+    UNDATED,
+    IdTypes,
+    interactions_schema,
+    items_schema,
+    knowledge_schema,
+    knowledge_text_schema,
+    users_schema,
+)
+
+DAY = dt.timedelta(days=1)
+BEGIN = dt.datetime(2020, 1, 1, tzinfo=dt.UTC)
+ADMIN = "postgresql://postgres@localhost:5432/postgres"
+
+
+@dataclass
+class World:
+    """Small artifacts on disk, and the settings to use them with."""
+
+    settings: Settings
+    folder: Path
+    users: int
+    items: int
+    now: dt.datetime
+    ids: IdTypes
+
+    @property
+    def clock(self):
+        return replay(self.now)
+
+    @property
+    def paths(self):
+        return {
+            "sources": [self.folder / "validate"],
+            "features": self.folder / "features",
+            "knowledge": self.folder / "knowledge",
+        }
+
+    def with_settings(self, **update):
+        return self.settings.model_copy(update=update)
+
+
+def write_world(folder: Path, settings: Settings, users=40, items=30, rows=600, text_ids=False, version="ab12") -> World:
+    from feature_repo import build_statistics
+
+    kind = pa.string() if text_ids else pa.int64()
+    ids = IdTypes(kind, kind)
+    as_id = (lambda n, p: f"{p}{n}") if text_ids else (lambda n, p: n)
+    clean, features, knowledge = (folder / name for name in ("validate", "features", "knowledge"))
+    for path in (clean, features, knowledge):
+        path.mkdir(parents=True, exist_ok=True)
+    rng = np.random.default_rng(0)
+    user_ids = [as_id(n, "u") for n in range(1, users + 1)]
+    item_ids = [as_id(n, "i") for n in range(1, items + 1)]
+    times = [BEGIN + dt.timedelta(seconds=int(s)) for s in np.sort(rng.integers(0, 100_000, rows))]
+    log = pa.table(
+        {
+            "user_id": pa.array([user_ids[n] for n in rng.integers(0, users, rows)], kind),
+            "item_id": pa.array([item_ids[n] for n in rng.integers(0, items, rows)], kind),
+            "scenario": [("red", "blue")[n] for n in rng.integers(0, 2, rows)],
+            "event_timestamp": times,
+            "label": pa.array(rng.integers(0, 2, rows), pa.int8()),
+            "weight": pa.array(np.ones(rows), pa.float32()),
+            "created_timestamp": times,
+        }
+    ).cast(interactions_schema(ids))
+    pq.write_table(log, clean / "interactions.parquet")
+    undated = {"event_timestamp": [UNDATED] * users, "created_timestamp": [UNDATED] * users}
+    ages = pa.array([None if n % 7 == 0 else n for n in range(users)], pa.int64())
+    user_columns = {"age": pa.int64(), "zip": pa.string()}
+    table = pa.table({"user_id": pa.array(user_ids, kind), **undated, "age": ages, "zip": [f"z{n}" for n in range(users)]})
+    pq.write_table(table.cast(users_schema(ids, user_columns)), clean / "users.parquet")
+    table = pa.table(
+        {
+            "item_id": pa.array(item_ids, kind),
+            "event_timestamp": [UNDATED] * items,
+            "created_timestamp": [UNDATED] * items,
+            "title": [f"title {n}" for n in range(items)],
+            "scenarios": pa.array([None if n % 2 else ["red"] for n in range(items)], pa.list_(pa.string())),
+            "year": pa.array(np.arange(items), pa.float32()),
+        }
+    )
+    pq.write_table(table.cast(items_schema(ids, {"year": pa.float32()})), clean / "items.parquet")
+    scenarios = [{"scenario": s, "title": s.title(), "description": f"{s}."} for s in ("red", "blue")]
+    pq.write_table(pa.Table.from_pylist(scenarios, schema=SCENARIOS), clean / "scenarios.parquet")
+    build_statistics([clean], features, settings, None)
+    # One user in ten, and one item in ten, has no vector.
+    known_users = [u for n, u in enumerate(user_ids) if n % 10]
+    known_items = [i for n, i in enumerate(item_ids) if n % 10]
+    _vectors(knowledge / "user_pooled", "pooled", "user_id", kind, known_users, version, rng, snapshots=2)
+    _vectors(knowledge / "item_text", "item_text", "item_id", kind, known_items, version, rng)
+    _vectors(knowledge / "scenario", "scenario", "scenario", pa.string(), ["red", "blue"], version, rng)
+    (knowledge / "versions.json").write_text(json.dumps({k: version for k in ("pooled", "item_text", "scenario")}))
+    for name, key, key_type, keys in (
+        ("user_text", "user_id", kind, user_ids[:3]),
+        ("scenario_text", "scenario", pa.string(), ["red"]),
+    ):
+        text = {
+            key: pa.array(keys, key_type),
+            **{c: [BEGIN] * len(keys) for c in ("event_timestamp", "watermark", "created_timestamp")},
+            "text": [f"about {k}" for k in keys],
+            "text_source": ["summary"] * len(keys),
+            "version": [version] * len(keys),
+        }
+        pq.write_table(pa.table(text).cast(knowledge_text_schema(key, key_type)), knowledge / f"{name}.parquet")
+    return World(settings, folder, users, items, times[-1] + dt.timedelta(microseconds=1), ids)
+
+
+def _vectors(folder, kind, key, key_type, keys, version, rng, snapshots=1):
+    folder.mkdir(parents=True, exist_ok=True)
+    matrix = rng.standard_normal((len(keys) * snapshots, 8)).astype(np.float32)
+    np.save(folder / "vectors.npy", matrix)
+    every = [k for k in keys for _ in range(snapshots)]
+    times = [BEGIN + n % snapshots * dt.timedelta(hours=1) for n in range(len(every))]
+    table = {
+        key: pa.array(every, key_type),
+        **{c: times for c in ("event_timestamp", "watermark", "created_timestamp")},
+        "kind": [kind] * len(every),
+        "version": [version] * len(every),
+        "prompt_sha256": ["0"] * len(every),
+        "row": list(range(len(every))),
+    }
+    pq.write_table(pa.table(table).cast(knowledge_schema(key, key_type)), folder / "index.parquet")
+
+
+def settings_for(root: Path, **update) -> Settings:
+    base = Settings(root=root, project="spec")
+    data = base.data.model_copy(update={"user_categorical": ["zip"], "user_dense": ["age"], "item_dense": ["year"]})
+    features = base.features.model_copy(update={"history_length": 5})
+    return base.model_copy(update={"data": data, "features": features, **update})
+
+
+@pytest.fixture(scope="session")
+def redis_server(tmp_path_factory):
+    """A Redis of our own on a free port."""
+    binary = shutil.which("redis-server")
+    if binary is None:
+        pytest.skip("redis-server is not installed")
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    folder = tmp_path_factory.mktemp("redis")
+    server = subprocess.Popen(
+        [binary, "--port", str(port), "--bind", "127.0.0.1", "--save", "", "--dir", str(folder)],
+        stdout=subprocess.DEVNULL,
+    )
+    import redis
+
+    retry = redis.retry.Retry(redis.backoff.ConstantBackoff(0.05), 200)
+    redis.Redis(port=port, retry=retry, retry_on_error=[redis.ConnectionError]).ping()
+    yield f"127.0.0.1:{port},db=0"
+    server.terminate()
+    server.wait()
+
+
+@pytest.fixture
+def database():
+    """A PostgreSQL database of our own."""
+    import psycopg
+
+    admin = os.environ.get("LLM4MSR_TEST_POSTGRES", ADMIN)
+    name = f"llm4msr_test_{uuid.uuid4().hex[:8]}"
+    try:
+        connection = psycopg.connect(admin, autocommit=True, connect_timeout=3)
+    except psycopg.OperationalError as error:
+        pytest.skip(f"no PostgreSQL at {admin} ({error}); set LLM4MSR_TEST_POSTGRES")
+    connection.execute(f"CREATE DATABASE {name}")
+    yield admin.rsplit("/", 1)[0].replace("postgresql://", "postgresql+psycopg://") + f"/{name}"
+    connection.execute(f"DROP DATABASE {name} WITH (FORCE)")
+    connection.close()
+
+
+@pytest.fixture(params=["embedded", "production"])
+def world(request, tmp_path):
+    """Artifacts and settings of one overlay: SQLite and a registry file, or Redis and a registry in PostgreSQL."""
+    overlay = {}
+    if request.param == "production":
+        address = request.getfixturevalue("redis_server")
+        import redis
+
+        redis.Redis(port=int(address.split(":")[1].split(",")[0])).flushall()
+        overlay = {
+            "online": OnlineSettings(store="redis", url=address, timeout_ms=2000),
+            "registry": RegistrySettings(kind="sql", url=request.getfixturevalue("database")),
+        }
+    settings = settings_for(tmp_path / "root", **overlay)
+    return write_world(tmp_path / "artifacts", settings)
+
+
+@pytest.fixture
+def make_world(tmp_path):
+    """Writes an embedded world of a chosen size."""
+
+    def make(name="artifacts", **kwargs) -> World:
+        return write_world(tmp_path / name, settings_for(tmp_path / "root"), **kwargs)
+
+    return make

@@ -1,0 +1,221 @@
+import datetime as dt
+import shutil
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+import feature_repo
+from core import replay, to_micros
+from core.errors import StorageError
+from feature_repo.materialization import apply, declared_generations
+from feature_repo.online import OnlineTable
+from feature_repo.views import value_views
+
+pytestmark = pytest.mark.integration
+HOUR = dt.timedelta(hours=1)
+
+
+def written(world, now=None, start=None):
+    return feature_repo.materialize(world.settings, replay(now or world.now), start=start, **world.paths)
+
+
+def online_rows(world):
+    """Every value view read back: view -> id -> row."""
+    store, generation, paths = apply(world.settings, **world.paths)
+    table = OnlineTable(store)
+    rows = {}
+    for view, feast_view in value_views(generation, paths).items():
+        key = feast_view.join_keys[0]
+        ids = pq.read_table(feast_view.batch_source.path, columns=[key])[key].to_pylist()
+        rows[view] = dict(zip(ids, table.read(feast_view, ids), strict=True))
+    return rows
+
+
+def plain(row):
+    return {k: v.tobytes() if isinstance(v, np.ndarray) else v for k, v in row.items()}
+
+
+def newest(file, key, now=None):
+    """An oracle in plain Python: the last row of each id by event time, published by now."""
+    best = {}
+    for row in pq.read_table(file).to_pylist():
+        if now is not None and row["event_timestamp"] > now:
+            continue
+        if row[key] not in best or row["event_timestamp"] > best[row[key]]["event_timestamp"]:
+            best[row[key]] = row
+    return best
+
+
+def test_online_rows_equal_the_newest_source_rows(world):
+    counts = written(world)
+    rows = online_rows(world)
+    for entity in ("user", "item"):
+        expected = newest(world.paths["features"] / f"{entity}_stats.parquet", f"{entity}_id", world.now)
+        assert set(rows[f"{entity}_stats"]) == set(expected)
+        assert counts[f"{entity}_stats"] == len(expected)
+        for key, row in expected.items():
+            found = rows[f"{entity}_stats"][key]
+            assert found["published"] == to_micros(row["event_timestamp"])
+            assert found["watermark"] == to_micros(row["watermark"])
+            for column in ("rows", "positives", "rate"):
+                assert found[f"{entity}_{column}"] == row[f"{entity}_{column}"]
+    users = {r["user_id"]: r for r in pq.read_table(world.paths["sources"][0] / "users.parquet").to_pylist()}
+    assert {k: (r["age"], r["zip"]) for k, r in rows["user_features"].items()} == {
+        k: (r["age"], r["zip"]) for k, r in users.items()
+    }
+
+
+def test_vectors_arrive_bit_for_bit(world):
+    counts = written(world)
+    rows = online_rows(world)
+    for view, key in (("user_pooled", "user_id"), ("scenario", "scenario")):
+        folder = world.paths["knowledge"] / view
+        matrix = np.load(folder / "vectors.npy")
+        expected = newest(folder / "index.parquet", key)
+        assert counts[f"{view}_ab12"] == len(expected) == len(rows[view])
+        for name, row in expected.items():
+            assert rows[view][name]["vector"].dtype == np.float32
+            assert rows[view][name]["vector"].tobytes() == matrix[row["row"]].tobytes()
+
+
+def test_histories_hold_the_newest_positives_newest_last(world):
+    written(world)
+    log = {}
+    for row in pq.read_table(world.paths["features"] / "user_log.parquet").to_pylist():
+        log.setdefault(row["user_id"], []).append((row["position"], row["item_id"]))
+    for user, row in online_rows(world)["user_history"].items():
+        assert row["history"] == [item for _, item in sorted(log.get(user, []))][-5:]
+
+
+def test_twice_is_the_same(world):
+    first_counts, first = written(world), online_rows(world)
+    second_counts, second = written(world), online_rows(world)
+    assert first_counts == second_counts
+    assert {v: {k: plain(r) for k, r in rows.items()} for v, rows in first.items()} == {
+        v: {k: plain(r) for k, r in rows.items()} for v, rows in second.items()
+    }
+
+
+def test_a_correction_with_the_same_timestamps_wins(world):
+    written(world)
+    file = world.paths["features"] / "user_stats.parquet"
+    table = pq.read_table(file)
+    corrected = pa.array([n + 1000 for n in table["user_rows"].to_pylist()], pa.int64())
+    place = table.schema.get_field_index("user_rows")
+    pq.write_table(table.set_column(place, table.schema.field(place), corrected), file)
+    written(world)
+    expected = {k: r["user_rows"] for k, r in newest(file, "user_id").items()}
+    assert {k: r["user_rows"] for k, r in online_rows(world)["user_stats"].items()} == expected
+
+
+def test_an_older_row_never_replaces_a_newer_one_of_the_same_second(world):
+    written(world)
+    store, generation, paths = apply(world.settings, **world.paths)
+    view = value_views(generation, paths)["user_stats"]
+    table = OnlineTable(store)
+    batch = next(pq.ParquetFile(view.batch_source.path).iter_batches(3))
+
+    def shifted(micros, rows):
+        columns = {name: batch.column(name) for name in batch.schema.names}
+        moved = [t + micros for t in columns["published"].to_pylist()]
+        columns["published"] = pa.array(moved, pa.int64())
+        columns["event_timestamp"] = columns["published"].cast(batch.schema.field("event_timestamp").type)
+        columns["user_rows"] = pa.array([rows] * 3, pa.int64())
+        return pa.RecordBatch.from_arrays([columns[n] for n in batch.schema.names], schema=batch.schema)
+
+    ids = batch.column("user_id").to_pylist()
+    assert table.write(view, shifted(500, 777)) == 3
+    assert table.write(view, shifted(499, 1)) == 3
+    assert [r["user_rows"] for r in table.read(view, ids)] == [777] * 3
+    written(world)
+    assert [r["user_rows"] for r in table.read(view, ids)] == [777] * 3
+
+
+def test_rows_of_many_arrow_chunks_all_arrive(make_world):
+    world = make_world(users=2500, items=20, rows=6000)
+    counts = written(world)
+    rows = online_rows(world)
+    assert counts["user_features"] == 2500 == sum(r is not None for r in rows["user_features"].values())
+    assert counts["user_stats"] == len(newest(world.paths["features"] / "user_stats.parquet", "user_id"))
+
+
+def test_values_published_after_now_stay_offline(world):
+    now = world.now - 12 * HOUR
+    written(world, now=now)
+    assert all(r["published"] <= to_micros(now) for r in online_rows(world)["user_stats"].values())
+
+
+def test_a_window_writes_only_what_is_new_and_undated_rows(world):
+    everything = written(world)
+    # The overlap is a day; the log spans little more than one.
+    later = written(world, now=world.now + 48 * HOUR, start=to_micros(world.now + 25 * HOUR))
+    assert later["user_stats"] == later["user_history"] == 0
+    assert later["user_features"] == everything["user_features"]
+
+
+def test_a_view_that_is_not_online_yet_is_filled_whatever_the_window(world):
+    start = to_micros(world.now + 48 * HOUR)
+    assert written(world, now=world.now + 72 * HOUR, start=start)["user_stats"] == world.users
+
+
+def test_a_lost_online_store_is_filled_again(make_world):
+    world = make_world()
+    full = written(world)
+    for file in (world.settings.root / "feast").glob("online.db*"):
+        file.unlink()
+    again = written(world, now=world.now + 72 * HOUR, start=to_micros(world.now + 48 * HOUR))
+    assert {v: again[v] for v in again if v != "item_stats"} == {v: full[v] for v in full if v != "item_stats"}
+
+
+def test_several_windows_of_users_count_once(make_world):
+    world = make_world()
+    second = world.folder / "second"
+    shutil.copytree(world.paths["sources"][0], second)
+    users = pq.read_table(second / "users.parquet")
+    place = users.schema.get_field_index("zip")
+    pq.write_table(users.set_column(place, "zip", pa.array(["new"] * len(users))), second / "users.parquet")
+    paths = {**world.paths, "sources": [*world.paths["sources"], second]}
+    counts = feature_repo.materialize(world.settings, world.clock, **paths)
+    assert counts["user_features"] == world.users
+    assert {r["zip"] for r in online_rows_of(world, paths)["user_features"].values()} == {"new"}
+
+
+def online_rows_of(world, paths):
+    store, generation, files = apply(world.settings, **paths)
+    view = value_views(generation, files)["user_features"]
+    ids = pq.read_table(view.batch_source.path)["user_id"].to_pylist()
+    return {"user_features": dict(zip(ids, OnlineTable(store).read(view, ids), strict=True))}
+
+
+def test_feast_itself_reads_the_same_values(world):
+    written(world)
+    store, generation, _ = apply(world.settings, **world.paths)
+    row = online_rows(world)["user_pooled"]
+    user = next(iter(row))
+    answer = store.get_online_features(
+        features=store.get_feature_service(generation.service),
+        entity_rows=[{"user_id": user, "item_id": 1, "scenario": "red"}],
+        full_feature_names=True,
+    ).to_dict()
+    assert np.float32(answer["user_pooled_ab12__vector"][0]).tobytes() == row[user]["vector"].tobytes()
+    assert answer["user_stats__user_rows"][0] == online_rows(world)["user_stats"][user]["user_rows"]
+
+
+def test_generations_are_remembered_the_newest_last(make_world):
+    world = make_world()
+    written(world)
+    newer = make_world(name="newer", version="cd34")
+    written(newer)
+    found = [generation.vector("user_pooled").version for generation, _ in declared_generations(world.settings)]
+    assert found == ["ab12", "cd34"]
+
+
+def test_an_unreachable_registry_is_a_storage_error(make_world):
+    world = make_world()
+    registry = world.settings.registry.model_copy(
+        update={"kind": "sql", "url": "postgresql+psycopg://nobody@127.0.0.1:9/none"}
+    )
+    with pytest.raises(StorageError, match="registry"):
+        feature_repo.materialize(world.with_settings(registry=registry), world.clock, **world.paths)
