@@ -48,7 +48,8 @@ serve: setup ## Serve the promoted model and print requests to try; run `make de
 airflow: setup ## Run Airflow on this machine (SQLite, port $PORT or 8080) with the DAG; its password is in the log
 	@mkdir -p $(AIRFLOW_HOME)
 	set -a; . config/airflow.env; \
-	export AIRFLOW_HOME='$(AIRFLOW_HOME)' AIRFLOW__CORE__DAGS_FOLDER='$(CURDIR)/dags' AIRFLOW__API__PORT=$(PORT) \
+	export AIRFLOW_HOME='$(AIRFLOW_HOME)' AIRFLOW__CORE__DAGS_FOLDER='$(CURDIR)/dags' \
+	  AIRFLOW__API__HOST=127.0.0.1 AIRFLOW__API__PORT=$(PORT) \
 	  AIRFLOW__API__BASE_URL=http://localhost:$(PORT) \
 	  AIRFLOW__CORE__EXECUTION_API_SERVER_URL=http://localhost:$(PORT)/execution/ \
 	  LLM4MSR_SETTINGS="$${LLM4MSR_SETTINGS:-$(abspath $(SETTINGS))}" PATH='$(CURDIR)/$(BIN)':"$$PATH"; \
