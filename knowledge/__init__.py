@@ -1,0 +1,33 @@
+"""Knowledge: prompts, frozen language models, compressors; versioned vectors and texts of users, items and scenarios.
+
+Knows text and vectors; never a ranking model, never the feature store. Names load on first use, so that importing
+the room costs nothing.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from knowledge.build import build_knowledge
+    from knowledge.pooler import Pooler, load_pooler
+    from knowledge.reasoners import Reasoner, make_reasoner
+    from knowledge.snapshots import due
+
+__all__ = ["Pooler", "Reasoner", "build_knowledge", "due", "load_pooler", "make_reasoner"]
+
+_HOMES = {
+    "build_knowledge": "knowledge.build",
+    "Pooler": "knowledge.pooler",
+    "load_pooler": "knowledge.pooler",
+    "Reasoner": "knowledge.reasoners",
+    "make_reasoner": "knowledge.reasoners",
+    "due": "knowledge.snapshots",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'knowledge' has no attribute {name!r}")
+    return getattr(importlib.import_module(_HOMES[name]), name)

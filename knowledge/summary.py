@@ -1,0 +1,120 @@
+"""Deterministic text for people: what a snapshot was made from, and which items lie nearest to it."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+
+from knowledge.prompts import Histories, scenario_statistics, statistics_sentence
+from knowledge.snapshots import Snapshots
+from knowledge.sources import Catalogue, Log
+from knowledge.template import Template
+
+TITLES, CATEGORIES, NEAREST = 3, 3, 5
+MAX_CANDIDATES = 10_000
+_UNIT_BITS = 20
+
+
+class Neighbours:
+    """The items nearest in meaning to a vector, among the most used ones.
+
+    Unit vectors are put on a grid on which float64 products are exact, so that the order never depends on the machine.
+
+    Args:
+        vectors: raw item vectors, float16 [items, d].
+        known: bool [items], which of them exist.
+        used: int64 [items], rows of each item; the MAX_CANDIDATES most used ones are candidates.
+    """
+
+    def __init__(self, vectors: np.ndarray, known: np.ndarray, used: np.ndarray) -> None:
+        order = np.argsort(-used, kind="stable")
+        self._items = np.sort(order[known[order]][:MAX_CANDIDATES])
+        chosen = vectors[self._items].astype(np.float64)
+        self._centre = np.rint(chosen.mean(axis=0) * 2.0**16) / 2.0**16 if len(chosen) else np.zeros(vectors.shape[1])
+        self._units = _units(chosen - self._centre)
+
+    def find(self, vectors: np.ndarray, block: int = 512) -> np.ndarray:
+        """Items nearest by cosine after centring, int64 [n, NEAREST], nearest first; ties: the smaller id."""
+        count = min(NEAREST, len(self._items))
+        found = np.zeros((len(vectors), count), dtype=np.int64)
+        for start in range(0, len(vectors) if count else 0, block):
+            scores = _units(vectors[start : start + block] - self._centre) @ self._units.T
+            # Nearest in (score descending, position ascending), without sorting all candidates.
+            least = np.partition(scores, scores.shape[1] - count, axis=1)[:, -count]
+            for i, row in enumerate(scores):
+                near = np.flatnonzero(row >= least[i])
+                found[start + i] = self._items[near[np.argsort(-row[near], kind="stable")[:count]]]
+        return found
+
+
+def user_summaries(
+    log: Log, catalogue: Catalogue, template: Template, snapshots: Snapshots, nearest: np.ndarray
+) -> list[str]:
+    """One text per snapshot: what was liked per scenario before the watermark, and the nearest items.
+
+    Args:
+        log: the interactions.
+        catalogue: titles, categories and scenarios.
+        template: `summary_v1`.
+        snapshots: whose state is told.
+        nearest: item rows per snapshot, int64 [n, k].
+    """
+    histories = Histories(log, len(catalogue.scenarios))
+    nothing = template.fill("nothing")
+    texts = []
+    for i, (user, watermark, end) in enumerate(zip(snapshots.users, snapshots.watermarks, snapshots.ends, strict=True)):
+        lines, positives = [], 0
+        for scenario, (_, title, _) in enumerate(catalogue.scenarios):
+            items = histories.before(int(user), scenario, int(watermark))
+            if len(items):
+                said = {"titles": _quoted(catalogue, items[: -TITLES - 1 : -1]), "categories": _top(catalogue, items)}
+                lines.append(template.fill("liked", title=title, positives=len(items), **_or(said, nothing)))
+            positives += len(items)
+        told = {"scenarios": "\n".join(lines), "nearest": _quoted(catalogue, nearest[i])}
+        rows = int(end - log.starts[user])
+        texts.append(template.fill("user", rows=rows, positives=positives, **_or(told, nothing)))
+    return texts
+
+
+def scenario_summaries(
+    log: Log, catalogue: Catalogue, template: Template, watermark: int, nearest: np.ndarray
+) -> list[str]:
+    """One text per scenario: description, statistics, most liked titles and categories before `watermark`."""
+    nothing = template.fill("nothing")
+    texts = []
+    for scenario, (statistics, (_, title, description)) in enumerate(
+        zip(scenario_statistics(log, catalogue, watermark), catalogue.scenarios, strict=True)
+    ):
+        rows = (log.times < watermark) & (log.scenarios == scenario) & log.labels & (log.items >= 0)
+        liked = np.bincount(log.items[rows], minlength=len(catalogue.texts))
+        top = np.argsort(-liked, kind="stable")[:TITLES]
+        told = {
+            "titles": _quoted(catalogue, top[liked[top] > 0]),
+            "categories": _top(catalogue, log.items[rows]),
+            "nearest": _quoted(catalogue, nearest[scenario]),
+        }
+        sentence = statistics_sentence(template, statistics)
+        texts.append(
+            template.fill("scenario", title=title, description=description, statistics=sentence, **_or(told, nothing))
+        )
+    return texts
+
+
+def _units(vectors: np.ndarray) -> np.ndarray:
+    norms = np.sqrt(np.einsum("ij,ij->i", vectors, vectors))
+    return np.rint(vectors / np.where(norms > 0, norms, 1.0)[:, None] * 2.0**_UNIT_BITS)
+
+
+def _quoted(catalogue: Catalogue, items: Iterable[int]) -> str:
+    return ", ".join(f'"{catalogue.texts[item]}"' for item in items if catalogue.texts[item])
+
+
+def _top(catalogue: Catalogue, items: Sequence[int] | np.ndarray) -> str:
+    counts = Counter(category for item in items for category in catalogue.categories[item])
+    return ", ".join(name for name, _ in sorted(counts.items(), key=lambda pair: (-pair[1], pair[0]))[:CATEGORIES])
+
+
+def _or(values: dict[str, str], nothing: str) -> dict[str, str]:
+    return {name: value or nothing for name, value in values.items()}
