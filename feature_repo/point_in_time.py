@@ -40,11 +40,11 @@ from feature_repo.log import MEMORY_LIMIT
 _STATES = """
 SELECT *, lead(v) OVER seen IS DISTINCT FROM v AND e = max(e) OVER seen_so_far AS newest
 FROM (SELECT *, greatest(e, {known}) AS v FROM (
-    SELECT {columns}, epoch_us({event}) AS e, {created} AS c, file_row_number AS r
+    SELECT {columns}, epoch_us({event}) AS e, {created} AS c, {watermark} AS w, file_row_number AS r
     FROM read_parquet('{file}', file_row_number = true)))
 WHERE e IS NOT NULL AND {known} IS NOT NULL
-WINDOW seen AS (PARTITION BY {keys} ORDER BY v, e, c, r),
-       seen_so_far AS (PARTITION BY {keys} ORDER BY v, e, c, r ROWS UNBOUNDED PRECEDING)
+WINDOW seen AS (PARTITION BY {keys} ORDER BY v, e, c, w, r),
+       seen_so_far AS (PARTITION BY {keys} ORDER BY v, e, c, w, r ROWS UNBOUNDED PRECEDING)
 """
 _JOIN = """
 SELECT {columns} FROM rows ASOF LEFT JOIN (SELECT * FROM ({states}) WHERE newest) AS state
@@ -103,11 +103,15 @@ class PointInTimeOfflineStore(DuckDBOfflineStore):
 
 @dataclass(frozen=True)
 class _View:
-    """What the join needs of a feature view. `keys` is source column to row column, `features` source to output."""
+    """What the join needs of a feature view. `keys` is source column to row column, `features` source to output.
+
+    With a `watermark`, of two states published at once the one built from more rows is newer.
+    """
 
     file: str
     event: str
     created: str | None
+    watermark: bool
     keys: dict[str, str]
     features: dict[str, str]
     ttl: int | None
@@ -154,20 +158,28 @@ def _joined(view: FeatureView, refs: Sequence[str], full_names: bool) -> _View:
     features = [ref.split(":")[1] for ref in refs if ref.startswith(prefix)]
     keys = view.projection.join_key_map or {column.name: column.name for column in view.entity_columns}
     ttl = view.ttl // dt.timedelta(microseconds=1) if view.ttl else None
-    _check(source, [*keys, *features])
+    present = _columns(source, [*keys, *features])
     output = {feature: f"{name}__{feature}" if full_names else feature for feature in features}
-    return _View(source.path, source.timestamp_field, source.created_timestamp_column or None, keys, output, ttl)
+    return _View(
+        file=source.path,
+        event=source.timestamp_field,
+        created=source.created_timestamp_column or None,
+        watermark="watermark" in present,
+        keys=keys,
+        features=output,
+        ttl=ttl,
+    )
 
 
-def _check(source: FileSource, columns: Sequence[str]) -> None:
+def _columns(source: FileSource, needed: Sequence[str]) -> list[str]:
+    """The source's columns, which must hold the needed ones."""
     if not Path(source.path).is_file():
         raise MissingArtifactError(f"{source.path} does not exist; run the stage that writes it")
     present = pq.read_schema(source.path).names
-    for column in columns:
+    for column in needed:
         if column not in present:
-            raise DataError(
-                "the feature view reads this column, and the file does not hold it", file=source.path, column=column
-            )
+            raise DataError("a feature view reads this column, and it is not there", file=source.path, column=column)
+    return present
 
 
 def _join(
@@ -203,6 +215,7 @@ def _query(view: _View, keys: Sequence[str], filter_created: bool) -> str:
         known="c" if filter_created and view.created else "e",
         event=_name(view.event),
         created=f"epoch_us({_name(view.created)})" if view.created else "NULL::BIGINT",
+        watermark="epoch_us(watermark)" if view.watermark else "0",
         file=view.file.replace("'", "''"),
     )
     fresh = "true" if view.ttl is None else f"state.e + {view.ttl} >= rows.t"

@@ -20,8 +20,6 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from core import Built, Settings
-from core.clock import to_micros
-from core.errors import SettingsError
 from core.settings import FeatureSettings
 from core.tables import TIMESTAMP, item_stats_schema, user_history_schema, user_log_schema, user_stats_schema
 from feature_repo.log import id_types, open_log
@@ -127,16 +125,9 @@ def entity_state(rows: pa.Table, settings: Settings) -> EntityState:
 
 
 def lag_micros(settings: Settings, kind: str) -> int:
-    """Microseconds from the watermark of a kind of feature or knowledge until it can be read online.
-
-    Raises:
-        SettingsError: the lag is negative, so that training would see what serving cannot have.
-    """
+    """Microseconds from the watermark of a kind of feature or knowledge until it can be read online."""
     lags = {**settings.knowledge.lag, **settings.features.lag}
-    lag = lags.get(kind, dt.timedelta(0))
-    if lag < dt.timedelta(0):
-        raise SettingsError(f"lag of {kind} is {lag}; a lag below zero lets training read the future; use 0 or more")
-    return to_micros(dt.datetime(1970, 1, 1, tzinfo=dt.UTC) + lag)
+    return lags.get(kind, dt.timedelta(0)) // dt.timedelta(microseconds=1)
 
 
 def _write(

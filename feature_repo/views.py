@@ -17,7 +17,7 @@ histories an end offset into the user's log.
     user_text, scenario_text  text, text_source, version                feast/sources/VIEW.parquet
 
 Value views also hold `watermark` and `published` (the event time), as int64 microseconds: an online store keeps
-event times in whole seconds. Stats, history and vector twins hold `watermark` as a timestamp.
+event times in whole seconds. Stats, history and vector twins hold `watermark` and `event_timestamp` as timestamps.
 """
 
 from __future__ import annotations
@@ -329,16 +329,17 @@ def _value_fields(generation: Generation) -> dict[str, list[Field]]:
 
 
 def _ref_fields(generation: Generation) -> dict[str, list[Field]]:
-    watermark = Field(name="watermark", dtype=UnixTimestamp)
+    # The event time as a feature: the gate checks that nothing was joined before it was published.
+    times = [Field(name=name, dtype=UnixTimestamp) for name in ("watermark", "event_timestamp")]
     views: dict[str, list[Field]] = {
         "user_features": _fields(generation.user_columns),
         "item_features": _fields(generation.item_columns),
-        "user_stats": [*_stat_fields("user"), watermark],
-        "item_stats": [*_stat_fields("item"), watermark],
-        "user_history": [Field(name="history_end", dtype=Int64), watermark],
+        "user_stats": [*_stat_fields("user"), *times],
+        "item_stats": [*_stat_fields("item"), *times],
+        "user_history": [Field(name="history_end", dtype=Int64), *times],
     }
     for vector in generation.vectors:
-        views[vector.view] = [*_fields({"kind": "string", "version": "string", "row": "int64"}), watermark]
+        views[vector.view] = [*_fields({"kind": "string", "version": "string", "row": "int64"}), *times]
     return {view: fields for view, fields in views.items() if fields}
 
 
