@@ -19,7 +19,9 @@ from validation.engine import Tally, expectation, great_expectations
 from validation.report import Outcome
 
 _NETWORK = re.compile(
-    r"<script[^>]*\bsrc=[\"']https?:[^>]*>\s*</script>|<link[^>]*\bhref=[\"']https?:[^>]*>", re.IGNORECASE
+    r"<script\b.*?</script>|<noscript\b.*?</noscript>|<link\b[^>]*>|<img\b[^>]*>|<footer\b.*?</footer>"
+    r"|background:\s*url\([^)]*\)[^;]*;",
+    re.IGNORECASE | re.DOTALL,
 )
 _STYLE = """<style>
 body{font-family:sans-serif;margin:2rem;max-width:80rem;color:#222;background:#fff}
@@ -47,7 +49,7 @@ def write_data_docs(outcomes: list[Outcome], folder: Path, clock: Clock, run_id:
         for outcome in outcomes:
             pages = sorted((site / "validations" / outcome.suite.table).rglob("*.html"))
             text = _NETWORK.sub("", pages[0].read_text(encoding="utf-8")).replace("</head>", f"{_STYLE}</head>", 1)
-            text = re.sub(r"<(img|link)\b[^>]*static/[^>]*>", "", text)
+            text = text.replace("</body>", f"{_reasons(outcome)}</body>", 1)
             (folder / f"{outcome.suite.table}.html").write_text(text, encoding="utf-8")
         shutil.rmtree(scratch, ignore_errors=True)
     index = folder / "index.html"
@@ -117,6 +119,15 @@ def _result(tally: Tally) -> Any:
         exception_info={"raised_exception": False, "exception_traceback": None, "exception_message": None},
         meta={},
     )
+
+
+def _reasons(outcome: Outcome) -> str:
+    rows = "".join(
+        f"<tr><td>{html.escape(rule.name)}</td><td>{rule.scope}</td><td>{html.escape(rule.reason)}</td></tr>"
+        for rule in outcome.suite
+    )
+    head = "<tr><th>rule</th><th>scope</th><th>reason</th></tr>"
+    return f'<h2>Why each rule exists</h2><table>{head}{rows}</table><p><a href="index.html">all tables</a></p>'
 
 
 def _index(outcomes: list[Outcome], run_id: str) -> str:

@@ -63,12 +63,12 @@ def blank_to_null(table: pa.Table, columns: Iterable[str]) -> pa.Table:
 
 def is_text(kind: pa.DataType) -> bool:
     """Whether an Arrow type is a text."""
-    return pa.types.is_string(kind) or pa.types.is_large_string(kind)
+    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind))
 
 
 def is_number(kind: pa.DataType) -> bool:
     """Whether an Arrow type is an integer, a float or a boolean."""
-    return pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_boolean(kind)
+    return bool(pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_boolean(kind))
 
 
 def type_problems(actual: pa.Schema, expected: pa.Schema) -> list[str]:

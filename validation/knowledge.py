@@ -1,6 +1,182 @@
-"""Gate, not written yet."""
+"""The gate behind the knowledge stage: vectors, indexes and texts. Any fault stops the run."""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from core import Clock, Settings, progress
+from core.tables import knowledge_schema, knowledge_text_schema
+from validation import frames
+from validation.database import database, one_row, view
+from validation.engine import Checker
+from validation.files import read_json, read_matrix
+from validation.report import Outcome, share
+from validation.suites import knowledge as suites
+
+KEYS = {"item_text": "item_id", "scenario": "scenario"}
+_VECTOR_ROWS = 65_536
 
 
-def validate_knowledge() -> None:
-    """Not written yet."""
-    raise NotImplementedError
+def validate_knowledge(folder: Path, settings: Settings, clock: Clock, active_users: int | None) -> dict[str, Any]:
+    """Judge a knowledge artifact.
+
+    Args:
+        folder: holds KIND/index.parquet and KIND/vectors.npy for item_text, scenario and user_*, versions.json,
+            user_text.parquet and scenario_text.parquet.
+        settings: section `knowledge` gives dimensions and lags, `validation` the coverage floor.
+        clock: knowledge readable later than its now plus the kind's lag is from the future.
+        active_users: how many users there are, for the coverage; None: not known, not judged.
+
+    Returns:
+        What was found, JSON-able, the same for the same data.
+
+    Raises:
+        GateError: names file, rule, row and value.
+        MissingArtifactError: a kind that the settings ask for, or a text, is missing.
+    """
+    wanted = ["item_text", "scenario", *(f"user_{name}" for name in settings.knowledge.user_vectors)]
+    extra = sorted(path.parent.name for path in folder.glob("*/index.parquet"))
+    versions = read_json(folder / "versions.json")
+    outcomes = [
+        _vectors(folder / name, name, settings, clock, active_users, versions)
+        for name in dict.fromkeys([*wanted, *extra])
+    ]
+    outcomes += [_texts(folder / f"{name}_text.parquet", name, settings, clock) for name in ("user", "scenario")]
+    return {"verdict": "passed", "tables": {outcome.suite.table: outcome.as_json() for outcome in outcomes}}
+
+
+def _vectors(
+    folder: Path,
+    name: str,
+    settings: Settings,
+    clock: Clock,
+    active_users: int | None,
+    versions: Mapping[str, str],
+) -> Outcome:
+    kind, key = name.removeprefix("user_"), KEYS.get(name, "user_id")
+    index = frames.open_parquet(folder / "index.parquet")
+    matrix, problem = read_matrix(folder / "vectors.npy")
+    of_users = key == "user_id"
+    floor = settings.validation.min_knowledge_coverage
+    suite = suites.vector_suite(name, key, _latest(settings, clock, kind), len(matrix), not of_users, floor)
+    outcome = Outcome(suite, folder / "index.parquet")
+    expected = knowledge_schema(key, frames.id_type(index.schema_arrow, key) if key != "scenario" else pa.string())
+    outcome.judge({"schema_problems": "; ".join(frames.type_problems(index.schema_arrow, expected))})
+    outcome.judge({"matrix_problems": problem, "dimension_problems": _dimension(name, matrix, settings)})
+    outcome.judge({"rows": index.metadata.num_rows})
+    if not index.metadata.num_rows:
+        outcome.judge({"coverage": 0.0 if of_users and active_users else None})
+        return outcome
+    found = _index_facts(folder / "index.parquet", key)
+    outcome.judge(
+        {
+            "versions": len(found["versions"]),
+            "version_problems": _version_problems(name, kind, found["versions"], versions),
+            "kind_problems": ", ".join(sorted(set(found["kinds"]) - {name, kind})),
+            "repeated_keys": found["repeated_keys"],
+        }
+    )
+    spread = _check_vectors(outcome, index, matrix, key, settings.data.batch_rows)
+    outcome.stop_on_rows()
+    covered = share(found["entities"], active_users) if of_users else None
+    outcome.judge({**spread, "coverage": covered})
+    return outcome
+
+
+def _check_vectors(outcome: Outcome, index: pq.ParquetFile, matrix: np.ndarray, key: str, rows: int) -> dict[str, Any]:
+    """Run the row rules over the index with each row's vector beside it."""
+    checker = Checker(outcome.suite.table, outcome.suite.of("row"))
+    columns = [column for rule in outcome.suite.of("row") for column in rule.columns]
+    low = np.full(matrix.shape[1], np.inf, np.float32)
+    high, zero, count = -low, 0, 0
+    rows = min(rows, _VECTOR_ROWS)
+    total = -(-index.metadata.num_rows // rows)
+    steps = progress(frames.chunks(index, rows), f"validating {outcome.suite.table}", total, "chunks")
+    for offset, chunk in steps:
+        frame = frames.to_frame(frames.blank_to_null(chunk, (key,)), columns)
+        at = chunk.column("row").to_numpy(zero_copy_only=False)
+        inside = np.flatnonzero(~np.isnan(at.astype(float)) & (at >= 0) & (at < len(matrix)))
+        vectors = np.asarray(matrix[at[inside].astype(np.int64)])  # [r, dim]
+        norms = np.linalg.norm(vectors.astype(np.float64), axis=1)
+        frame["not_finite"] = pd.Series((~np.isfinite(vectors)).sum(axis=1), index=inside).reindex(frame.index)
+        frame["norm"] = pd.Series(np.where(np.isfinite(norms), norms, np.nan), index=inside).reindex(frame.index)
+        checker.check(frame, offset)
+        if len(inside):
+            low, high = np.minimum(low, vectors.min(axis=0)), np.maximum(high, vectors.max(axis=0))
+        zero, count = zero + int((norms == 0).sum()), count + len(inside)
+    outcome.add(checker)
+    several = count > 1
+    return {
+        "vectors_differ": float(np.any(low < high)) if several else None,
+        "share_of_zero_vectors": zero / count if several else None,
+    }
+
+
+def _texts(file: Path, name: str, settings: Settings, clock: Clock) -> Outcome:
+    key = "user_id" if name == "user" else "scenario"
+    table = frames.open_parquet(file)
+    lags = settings.knowledge.lag.values()
+    latest = clock.now() + max(lags, default=dt.timedelta(0))
+    outcome = Outcome(suites.text_suite(f"{name}_text", key, latest), file)
+    expected = knowledge_text_schema(key, frames.id_type(table.schema_arrow, key) if name == "user" else pa.string())
+    outcome.judge({"schema_problems": "; ".join(frames.type_problems(table.schema_arrow, expected))})
+    outcome.judge({"repeated_keys": _repeated_keys(file, key)})
+    checker = Checker(outcome.suite.table, outcome.suite.of("row"))
+    columns = [column for rule in outcome.suite.of("row") for column in rule.columns]
+    for offset, chunk in frames.chunks(table, settings.data.batch_rows, expected.names):
+        checker.check(frames.to_frame(frames.blank_to_null(chunk, (key, "text")), columns), offset)
+    outcome.add(checker)
+    outcome.stop_on_rows()
+    return outcome
+
+
+def _latest(settings: Settings, clock: Clock, kind: str) -> dt.datetime:
+    # A backfill dates a row watermark + lag, which lies after now for the newest ones: they are readable later.
+    return clock.now() + settings.knowledge.lag.get(kind, dt.timedelta(0))
+
+
+def _dimension(name: str, matrix: np.ndarray, settings: Settings) -> str:
+    # Scenario vectors are standardised only: they keep whatever width the reasoner has.
+    wanted = {"item_text": settings.knowledge.item_dim, "scenario": None}.get(name, settings.knowledge.user_dim)
+    dim = matrix.shape[1]
+    if not len(matrix) or (wanted is None and dim > 0) or dim == wanted:
+        return ""
+    return f"vectors have {dim} numbers, {wanted or 'at least one'} wanted"
+
+
+def _index_facts(file: Path, key: str) -> dict[str, Any]:
+    with database() as connection:
+        view(connection, "entries", file)
+        found = one_row(
+            connection,
+            f"""SELECT list(DISTINCT version) AS versions, list(DISTINCT kind) AS kinds,
+                count(DISTINCT "{key}") AS entities FROM entries""",
+        )
+    return {**found, "repeated_keys": _repeated_keys(file, key)}
+
+
+def _repeated_keys(file: Path, key: str) -> int:
+    with database() as connection:
+        view(connection, "entries", file)
+        return int(
+            one_row(
+                connection,
+                f"""SELECT count(*) AS n FROM (SELECT 1 FROM entries
+                GROUP BY "{key}", event_timestamp, created_timestamp HAVING count(*) > 1)""",
+            )["n"]
+        )
+
+
+def _version_problems(name: str, kind: str, found: list[str], listed: Mapping[str, str]) -> str:
+    wanted = listed.get(kind, listed.get(name))
+    if wanted is None:
+        return f"versions.json does not list {kind}"
+    return "" if found == [wanted] else f"the index has {', '.join(sorted(found))}, versions.json lists {wanted}"

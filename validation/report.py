@@ -113,5 +113,5 @@ def facts_frame(facts: Mapping[str, Any]) -> pd.DataFrame:
 
 
 def share(part: float | None, whole: float | None) -> float | None:
-    """part / whole; None where there is nothing to divide."""
+    """The quotient; None where there is nothing to divide."""
     return None if not whole or part is None else part / whole

@@ -22,7 +22,6 @@ from validation.docs import write_data_docs
 from validation.engine import Checker
 from validation.quarantine import KEEP, Splitter
 from validation.report import Outcome, share
-from validation.suite import Suite
 from validation.suites import interactions, items, scenarios, users
 
 TABLES = ("interactions", "users", "items", "scenarios")
@@ -239,7 +238,7 @@ class _FirstOfKey:
         self._kept: set[int] = set()
 
     def repeated(self, offset: int, sound: np.ndarray) -> np.ndarray:
-        """bool [n] for the rows from `offset`; rows that are not sound are never called repeated."""
+        """For the rows from `offset`; rows that are not sound are never called repeated."""
         result = np.zeros(len(sound), dtype=bool)
         for position, group in zip(*self._found.among(offset, len(sound)), strict=True):
             if sound[position]:

@@ -1,6 +1,208 @@
-"""Gate, not written yet."""
+"""The gate behind the dataset stage: no leak, no lost row, no reference into nowhere. Any fault stops the run."""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from core import Clock, Settings, progress
+from validation import frames
+from validation.database import database, one_row, view
+from validation.engine import Checker
+from validation.files import read_json, read_matrix
+from validation.report import Outcome
+from validation.suites import training_table as suites
+
+_TEXT, _NUMBER, _WHOLE, _TIME = "text", "a number", "an integer", "a timestamp"
+BASE = {
+    "row_id": _WHOLE,
+    "user_id": None,
+    "item_id": None,
+    "scenario": _TEXT,
+    "event_timestamp": _TIME,
+    "label": _WHOLE,
+    "weight": _NUMBER,
+    "split": _TEXT,
+    "history_end": _WHOLE,
+    **dict.fromkeys(suites.COUNTERS, _NUMBER),
+}
+_TICK = dt.timedelta(microseconds=1)
 
 
-def validate_training_table() -> None:
-    """Not written yet."""
-    raise NotImplementedError
+def validate_training_table(folder: Path, settings: Settings, clock: Clock) -> dict[str, Any]:
+    """Judge a dataset artifact.
+
+    Args:
+        folder: holds rows.parquet, user_log.parquet, vectors/KIND.npy and spec.json.
+        settings: `features.lag` says from when on statistics must be there.
+        clock: unused; every gate has one.
+
+    Returns:
+        What was found, JSON-able, the same for the same data.
+
+    Raises:
+        GateError: names rule, row and value.
+        MissingArtifactError: a file is missing.
+    """
+    spec = read_json(folder / "spec.json")
+    file = frames.open_parquet(folder / "rows.parquet")
+    frames.open_parquet(folder / "user_log.parquet")
+    schema = file.schema_arrow
+    counts, problems = _matrices(folder, spec["vectors"])
+    times = [name for name in schema.names if name.endswith(("_watermark", "_published"))]
+    outcome = Outcome(suites.suite(times, counts, list(spec["scenarios"])), folder / "rows.parquet")
+    outcome.judge({"schema_problems": "; ".join(_schema_problems(schema, spec))})
+    outcome.judge({"vector_problems": "; ".join(problems), "rows": file.metadata.num_rows})
+    checker = Checker("training_table", outcome.suite.of("row"))
+    columns = [column for rule in outcome.suite.of("row") for column in rule.columns]
+    columns += [f"{kind}_{end}" for kind in counts for end in ("row", "watermark")]
+    size = settings.data.batch_rows
+    total = -(-file.metadata.num_rows // size)
+    for offset, chunk in progress(frames.chunks(file, size), "validating the training table", total, "chunks"):
+        frame = frames.to_frame(chunk, columns)
+        for kind in counts:
+            if f"{kind}_watermark" in frame:
+                frame[f"{kind}_undated"] = frame[f"{kind}_row"].notna() & frame[f"{kind}_watermark"].isna()
+        checker.check(frame, offset)
+    outcome.add(checker)
+    outcome.stop_on_rows()
+    outcome.judge(_facts(folder, settings, spec, schema))
+    return {"verdict": "passed", "tables": {"training_table": outcome.as_json()}}
+
+
+def _facts(folder: Path, settings: Settings, spec: Mapping[str, Any], schema: pa.Schema) -> dict[str, Any]:
+    with database() as connection:
+        view(connection, "training", folder / "rows.parquet")
+        view(connection, "user_log", folder / "user_log.parquet")
+        ask = _Questions(connection)
+        users = [kind for kind in spec["vectors"] if kind.startswith("user_")]
+        return {
+            "row_id_problems": ask.row_ids(),
+            "history_leaks": ask.history(),
+            "lost_user_stats": ask.lost("user", settings.features.lag.get("user_stats", dt.timedelta(0))),
+            "lost_item_stats": ask.lost("item", settings.features.lag.get("item_stats", dt.timedelta(0))),
+            "empty_columns": ", ".join(ask.empty(_declared(spec))),
+            "splits_out_of_order": ask.split_order(),
+            "constant_dense_features": ", ".join(ask.constant(_dense(spec, schema))),
+            "share_without_user_knowledge": ask.share_null(f"{users[0]}_row") if users else None,
+        }
+
+
+@dataclass(frozen=True)
+class _Questions:
+    """Questions about the whole table; each answer is a text that is empty when all is well."""
+
+    connection: Any
+
+    def row_ids(self) -> str:
+        found = one_row(
+            self.connection,
+            """SELECT count(*) AS rows, count(DISTINCT row_id) AS ids, min(row_id) AS low, max(row_id) AS high
+            FROM training""",
+        )
+        good = found["ids"] == found["rows"] and found["low"] == 0 and found["high"] == found["rows"] - 1
+        if good:
+            return ""
+        return f"{found['rows']} rows have {found['ids']} row_ids from {found['low']} to {found['high']}"
+
+    def history(self) -> str:
+        return self._rows(
+            """SELECT r.row_id, r.user_id FROM training r LEFT JOIN user_log g
+            ON r.user_id = g.user_id AND g.position = r.history_end - 1
+            WHERE r.history_end > 0 AND (g.position IS NULL OR g.event_timestamp >= r.event_timestamp)"""
+        )
+
+    def lost(self, entity: str, lag: dt.timedelta) -> str:
+        visible = (lag + _TICK) // _TICK
+        return self._rows(
+            f"""SELECT row_id, {entity}_id FROM (
+                SELECT row_id, {entity}_id, {entity}_rows, epoch_us(event_timestamp) AS t,
+                    min(epoch_us(event_timestamp)) OVER (PARTITION BY {entity}_id) AS first FROM training)
+            WHERE {entity}_rows IS NULL AND t >= first + {visible}"""
+        )
+
+    def split_order(self) -> str:
+        return self._rows(
+            """SELECT r.row_id, r.user_id FROM training r JOIN (
+                SELECT user_id, max(event_timestamp) AS last FROM training WHERE split = 'train' GROUP BY user_id
+            ) t ON r.user_id = t.user_id WHERE r.split = 'test' AND r.event_timestamp < t.last"""
+        )
+
+    def empty(self, columns: list[str]) -> list[str]:
+        return self._columns(columns, 'count("{0}") = 0', "training")
+
+    def constant(self, columns: list[str]) -> list[str]:
+        return self._columns(columns, 'count(DISTINCT "{0}") = 1', "training WHERE split = 'train'")
+
+    def share_null(self, column: str) -> float | None:
+        found = one_row(self.connection, f'SELECT avg(("{column}" IS NULL)::INT) AS share FROM training')
+        return None if found["share"] is None else float(found["share"])
+
+    def _columns(self, columns: list[str], test: str, source: str) -> list[str]:
+        if not columns:
+            return []
+        tests = ", ".join(f'{test.format(name)} AS "{name}"' for name in columns)
+        return [name for name, bad in one_row(self.connection, f"SELECT {tests} FROM {source}").items() if bad]
+
+    def _rows(self, query: str) -> str:
+        """How many rows a query of (row_id, id) finds, and the first of them."""
+        found = one_row(
+            self.connection,
+            f"SELECT count(*) AS n, min(row_id) AS row, arg_min(id, row_id) AS id FROM ({query}) AS f(row_id, id)",
+        )
+        return f"{found['n']} rows, e.g. row_id {found['row']} of {found['id']}" if found["n"] else ""
+
+
+def _matrices(folder: Path, vectors: Mapping[str, Any]) -> tuple[dict[str, int], list[str]]:
+    counts, problems = {}, []
+    for kind, what in vectors.items():
+        matrix, problem = read_matrix(folder / "vectors" / f"{kind}.npy")
+        counts[kind] = len(matrix)
+        if problem:
+            problems.append(problem)
+        elif len(matrix) and matrix.shape[1] != what["dim"]:
+            problems.append(f"{kind} vectors have {matrix.shape[1]} numbers, spec.json says {what['dim']}")
+    return counts, problems
+
+
+def _schema_problems(schema: pa.Schema, spec: Mapping[str, Any]) -> list[str]:
+    dated = [kind for kind in spec["vectors"] if kind != "item_text"]
+    wanted: dict[str, str | None] = {
+        **BASE,
+        **dict.fromkeys(_declared(spec)),
+        **{f"{kind}_row": _WHOLE for kind in spec["vectors"]},
+        **{f"{kind}_watermark": _TIME for kind in (*suites.STATS, *dated)},
+        **{f"{kind}_published": _TIME for kind in dated},
+    }
+    found = []
+    for name, kind in wanted.items():
+        if name not in schema.names:
+            found.append(f"column {name!r} is missing")
+        elif kind is not None and not _is(schema.field(name).type, kind):
+            found.append(f"column {name!r} is {schema.field(name).type}, needs {kind}")
+    return found
+
+
+def _is(kind: pa.DataType, wanted: str) -> bool:
+    tests: dict[str, bool] = {
+        _TEXT: frames.is_text(kind),
+        _NUMBER: frames.is_number(kind),
+        _WHOLE: pa.types.is_integer(kind),
+        _TIME: pa.types.is_timestamp(kind),
+    }
+    return tests[wanted]
+
+
+def _declared(spec: Mapping[str, Any]) -> list[str]:
+    names = ("user_categorical", "user_dense", "item_categorical", "item_dense")
+    return [column for name in names for column in spec.get(name, [])]
+
+
+def _dense(spec: Mapping[str, Any], schema: pa.Schema) -> list[str]:
+    columns = [*spec.get("user_dense", []), *spec.get("item_dense", []), *suites.COUNTERS]
+    return [name for name in dict.fromkeys(columns) if frames.is_number(schema.field(name).type)]

@@ -1,0 +1,43 @@
+"""Files beside the tables: JSON objects and vector matrices."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from core.errors import DataError, MissingArtifactError
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object from a file.
+
+    Raises:
+        MissingArtifactError: there is no such file.
+        DataError: it is not a JSON object.
+    """
+    if not path.is_file():
+        raise MissingArtifactError(f"{path} does not exist; run the stage that writes it first")
+    try:
+        return dict(json.loads(path.read_text(encoding="utf-8")))
+    except (ValueError, TypeError) as error:
+        raise DataError(f"is not a JSON object ({error})", file=path) from error
+
+
+def read_matrix(path: Path) -> tuple[np.ndarray, str]:
+    """A memory-mapped matrix and what is wrong with it; an empty one where it cannot be read.
+
+    Raises:
+        MissingArtifactError: there is no such file.
+    """
+    if not path.is_file():
+        raise MissingArtifactError(f"{path} does not exist; run the stage that writes it first")
+    try:
+        matrix = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (ValueError, OSError, EOFError) as error:
+        return np.empty((0, 0), np.float32), f"{path.name} cannot be read ({error})"
+    if matrix.ndim != 2 or matrix.dtype != np.float32 or not matrix.flags.c_contiguous:
+        return np.empty((0, 0), np.float32), f"{path.name} is {matrix.dtype} {list(matrix.shape)}, not float32 [n, dim]"
+    return matrix, ""

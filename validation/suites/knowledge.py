@@ -1,0 +1,79 @@
+"""What the indexes, matrices and texts of knowledge must keep. Nothing is quarantined here: a fault stops the run."""
+
+from __future__ import annotations
+
+import datetime as dt
+
+from validation.suite import Rule, Suite, fact, not_after, not_null, nothing, one_of, within
+
+# Standardised and rotated vectors have norms about sqrt(dim); beyond this a vector is garbage, not an outlier.
+LARGEST_NORM = 1e4
+LOOK = "the knowledge stage: settings section knowledge, then delete the artifact and run it again"
+
+
+def _times(key: str, latest: dt.datetime) -> tuple[Rule, ...]:
+    return (
+        not_null(key, "knowledge of nobody joins nothing"),
+        not_null("event_timestamp", "point-in-time joins need the time from which it can be read"),
+        not_null("watermark", "without it no one can prove that a row does not see its own future"),
+        not_null("created_timestamp", "joins ask when it was published"),
+        not_after("watermark", "event_timestamp", "read_before_built", "knowledge is read before its source rows end"),
+        within("event_timestamp", "event_timestamp_in_future", "knowledge that cannot exist yet", high=latest),
+        within("created_timestamp", "created_timestamp_in_future", "published after now: it was planted", high=latest),
+        within("watermark", "watermark_in_future", "built from rows that have not happened", high=latest),
+    )
+
+
+def vector_suite(name: str, key: str, latest: dt.datetime, rows: int, needed: bool, floor: float) -> Suite:
+    """The suite of one vector kind.
+
+    Args:
+        name: the kind's folder, e.g. `user_pooled`.
+        key: user_id, item_id or scenario.
+        latest: no time in the index may be later (now plus the kind's lag).
+        rows: rows of the matrix.
+        needed: whether the kind must have rows at all.
+        floor: least share of active users that must have a vector.
+    """
+    return Suite(
+        name,
+        (
+            nothing("schema_problems", "the feature views are declared by these columns", LOOK),
+            nothing("matrix_problems", "scorers map the matrix into memory as float32 [rows, dim]", LOOK),
+            nothing(
+                "dimension_problems", "the model's first layer has this many inputs", "knowledge.user_dim and item_dim"
+            ),
+            fact("rows", "without vectors the model has nothing to read", LOOK, low=int(needed)),
+            fact("versions", "vectors of two versions cannot be compared, yet look alike", LOOK, low=1, high=1),
+            nothing("version_problems", "views and bundles name the version that versions.json lists", LOOK),
+            nothing("kind_problems", "the index must speak of this kind only", LOOK),
+            fact("repeated_keys", "two vectors of one key and time: the join would pick either", LOOK, high=0),
+            *_times(key, latest),
+            not_null("row", "an index row without a vector"),
+            within("row", "row_outside_matrix", "it would read another vector or none", low=0, high=max(rows - 1, 0)),
+            one_of("not_finite", "vector_not_finite", "one nan makes every score of the user nan", [0]),
+            within("norm", "norm_out_of_band", "a vector this long drowns every other input", low=0, high=LARGEST_NORM),
+            fact("vectors_differ", "all vectors are equal: the reasoner saw no data, or pooled padding", LOOK, low=1),
+            fact("share_of_zero_vectors", "most vectors are zero: the compressor learned nothing", LOOK, high=0.5),
+            fact(
+                "coverage",
+                "too few active users have knowledge",
+                "knowledge.thresholds; validation.min_knowledge_coverage sets the floor",
+                low=floor,
+            ),
+        ),
+    )
+
+
+def text_suite(name: str, key: str, latest: dt.datetime) -> Suite:
+    """The suite of the texts that `/explain` shows."""
+    return Suite(
+        name,
+        (
+            nothing("schema_problems", "the feature views are declared by these columns", LOOK),
+            fact("repeated_keys", "two texts of one key and time: the reader would pick either", LOOK, high=0),
+            *_times(key, latest),
+            not_null("text", "an explanation without words", name="text_empty"),
+            one_of("text_source", "text_source_unknown", "people must know who wrote it", ["generated", "summary"]),
+        ),
+    )

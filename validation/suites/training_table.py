@@ -1,0 +1,95 @@
+"""What the point-in-time training table must keep. A leak stops the run: nothing downstream could show it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from validation.suite import Suite, fact, not_after, not_null, nothing, one_of, within
+
+SPLITS = ["warmup", "train", "validation", "test"]
+STATS = ("user_stats", "item_stats", "user_history")
+COUNTERS = ("user_rows", "user_positives", "user_rate", "item_rows", "item_positives", "item_rate")
+LEAK = "the dataset stage: the feature service's point-in-time join and the lags of each kind"
+LOOK = "the dataset stage: delete the artifact and run it again"
+
+
+def suite(times: Sequence[str], vectors: Mapping[str, int], scenarios: list[str]) -> Suite:
+    """The suite of rows.parquet.
+
+    Args:
+        times: columns that end in _watermark or _published.
+        vectors: vector kind -> rows of its matrix.
+        scenarios: names in spec.json.
+    """
+    return Suite(
+        "training_table",
+        (
+            nothing(
+                "schema_problems", "the model and this gate read these columns; a missing one proves nothing", LOOK
+            ),
+            nothing("vector_problems", "the model maps these matrices", LOOK),
+            fact("rows", "nothing to train on", "the window and split.warmup", low=1),
+            *(
+                not_after(
+                    column,
+                    "event_timestamp",
+                    f"leak_{column}",
+                    "the row sees values built from rows at or after it"
+                    if column.endswith("_watermark")
+                    else "the row sees values that were not readable yet",
+                )
+                for column in times
+            ),
+            *(
+                one_of(
+                    f"{kind}_undated",
+                    f"{kind}_undated",
+                    "a vector without its watermark: no one can prove that it does not leak",
+                    [False],
+                )
+                for kind in vectors
+                if f"{kind}_watermark" in times
+            ),
+            *(
+                within(
+                    f"{kind}_row",
+                    f"{kind}_row_outside_matrix",
+                    "it would read another vector or none",
+                    low=0,
+                    high=max(count - 1, 0),
+                )
+                for kind, count in vectors.items()
+            ),
+            not_null("user_id", "a row of nobody"),
+            not_null("item_id", "a row of no item"),
+            not_null("event_timestamp", "leaks cannot be judged without a time"),
+            not_null("label", "nothing to learn"),
+            one_of("label", "label_not_binary", "the loss and every metric are defined for 0 and 1", [0, 1]),
+            not_null("weight", "the loss multiplies by it", name="weight_null"),
+            within(
+                "weight", "weight_not_valid", "negative or infinite weights turn the loss around", low=0.0, high=1e30
+            ),
+            not_null("scenario", "without a scenario no tower can be chosen"),
+            one_of("scenario", "scenario_unknown", "the model has no tower for it", scenarios),
+            not_null("split", "a row of no split is lost"),
+            one_of("split", "split_unknown", "a row of an unknown split is lost", SPLITS),
+            within("history_end", "history_end_negative", "an end before the start", low=0),
+            nothing("row_id_problems", "predictions are joined by row_id: it counts 0, 1, 2... without gap", LOOK),
+            nothing(
+                "history_leaks", "the history holds a positive at or after the row, or one that is not there", LEAK
+            ),
+            nothing("lost_user_stats", "the user has earlier rows, yet its statistics are missing: a lossy join", LEAK),
+            nothing("lost_item_stats", "the item has earlier rows, yet its statistics are missing: a lossy join", LEAK),
+            nothing(
+                "empty_columns", "a declared column without a single value did not join", "data.*_categorical, *_dense"
+            ),
+            nothing("splits_out_of_order", "a user's training rows lie after its test rows", "section split"),
+            nothing(
+                "constant_dense_features",
+                "constant among the training rows: it teaches nothing and hides a broken source",
+                "data.user_dense and item_dense",
+                scope="note",
+            ),
+            fact("share_without_user_knowledge", "reported", "knowledge.thresholds", high=0.5, scope="note"),
+        ),
+    )
