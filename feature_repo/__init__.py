@@ -14,6 +14,7 @@ _HOME = {
     "UserState": "reader",
     "apply": "materialization",
     "build_catalogue": "catalogue",
+    "compute_train_start": "splits",
     "build_statistics": "statistics",
     "build_training_table": "training_table",
     "materialize": "materialization",
