@@ -165,6 +165,8 @@ def read_reviews(path: Path, schema: pa.Schema) -> Iterator[pa.RecordBatch]:
                         raise DataError("no line has this key", file=path, column=name)
                 yield batch
     except DataError as error:
+        if "decompressed" in str(error):
+            raise
         raise _bad_line(path, schema) or error from error
 
 
@@ -174,7 +176,7 @@ def read_metadata(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     Raises:
         DataError: a line is neither.
     """
-    with opened(path) as stream:
+    with translated(path, [], None), opened(path) as stream:
         for number, line in enumerate(_lines(stream), start=1):
             record = _literal(line)
             if not isinstance(record, dict):

@@ -7,6 +7,7 @@ read either.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -115,5 +116,7 @@ def _title(names: list[pa.Array]) -> pa.Array:
     Captions are anonymous token ids, so this is all the text an item has.
     """
     known = [pc.if_else(pc.is_in(name, pa.array(["empty", "", "UNKNOWN"])), None, name) for name in names]
-    joined = pc.binary_join_element_wise(*known, " > ", null_handling="skip")
-    return pc.if_else(pc.equal(joined, ""), None, joined)
+    # Two at a time: with null_handling="skip" pyarrow drops the rows in which all are null.
+    return functools.reduce(
+        lambda left, right: pc.coalesce(pc.binary_join_element_wise(left, right, " > "), left, right), known
+    )

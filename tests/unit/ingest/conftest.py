@@ -1,0 +1,48 @@
+import json
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+
+from core import Settings, Window
+from ingest import read_source
+
+TABLES = ("interactions", "users", "items", "scenarios")
+
+
+class Ingested:
+    """What a run of `read_source` wrote."""
+
+    def __init__(self, folder: Path, rows: dict[str, int]) -> None:
+        self.folder, self.rows = folder, rows
+        self.meta = json.loads((folder / "meta.json").read_text())
+        for table in TABLES:
+            setattr(self, table, pq.read_table(folder / f"{table}.parquet"))
+
+    def column(self, table: str, name: str) -> list:
+        return getattr(self, table)[name].to_pylist()
+
+
+@pytest.fixture
+def ingest(tmp_path):
+    """Run the room on a `data` section; the window is everything unless given."""
+
+    def run(window: Window = Window(), **data) -> Ingested:  # noqa: B008
+        out = tmp_path / f"out{len(list(tmp_path.glob('out*')))}"
+        out.mkdir()
+        return Ingested(out, dict(read_source(Settings(data=data), window, out).rows))
+
+    return run
+
+
+@pytest.fixture
+def raw(tmp_path):
+    """A folder for raw files; `raw("a.csv", text)` writes one and returns the folder."""
+    folder = tmp_path / "raw"
+    folder.mkdir()
+
+    def write(name: str, content: str | bytes) -> Path:
+        (folder / name).write_bytes(content.encode() if isinstance(content, str) else content)
+        return folder
+
+    return write

@@ -1,0 +1,252 @@
+import datetime as dt
+import os
+import subprocess
+import sys
+import textwrap
+
+import pyarrow as pa
+import pyarrow.csv as csv
+import pyarrow.parquet as pq
+import pytest
+
+from core.digest import REPOSITORY
+from core.errors import DataError, SettingsError
+
+LOG = "uid,item,surface,when,stars,w\n1,a,home,1700000000,5,2.0\n2,b,search,1700000001,1,\n1,a,,1700000002,4,1\n"
+ITEMS = "item,name,kind,price,where\na,Lamp,light,9.5,home|search\nb,,chair,,search\n"
+USERS = "uid,segment,changed\n1,new,1600000000\n2,old,1800000000\n"
+COLUMNS = {
+    "user_id": "uid",
+    "item_id": "item",
+    "event_timestamp": "when",
+    "scenario": "surface",
+    "label": "stars",
+    "weight": "w",
+    "title": "name",
+    "scenarios": "where",
+    "users.event_timestamp": "changed",
+}
+SECTION = {
+    "source": "table",
+    "files": {"interactions": "log.csv", "items": "items.csv", "users": "users.csv"},
+    "columns": COLUMNS,
+    "label": {"column": "label", "op": ">=", "value": 4},
+    "user_categorical": ["segment"],
+    "item_categorical": ["kind"],
+    "item_dense": ["price"],
+}
+
+
+@pytest.fixture
+def folder(raw):
+    raw("log.csv", LOG)
+    raw("users.csv", USERS)
+    return raw("items.csv", ITEMS)
+
+
+@pytest.fixture
+def simple(raw, ingest):
+    """Ingest one CSV log given as text, with the columns named as ours."""
+
+    def run(text, name="log.csv", **data):
+        section = {"source": "table", "files": {"interactions": name}, "label": {"column": "label", "op": "is"}, **data}
+        return ingest(path=raw(name, text), **section)
+
+    return run
+
+
+def rows(*lines: str) -> str:
+    return "\n".join(["user_id,item_id,scenario,event_timestamp,label", *lines]) + "\n"
+
+
+def test_columns_are_mapped(folder, ingest):
+    got = ingest(path=folder, **SECTION)
+    log = got.interactions.drop_columns(["created_timestamp"]).to_pylist()
+    assert [tuple(row.values()) for row in log] == [
+        (1, "a", "home", dt.datetime.fromtimestamp(1_700_000_000, dt.UTC), 1, 2.0),
+        (2, "b", "search", dt.datetime.fromtimestamp(1_700_000_001, dt.UTC), 0, 1.0),
+        (1, "a", None, dt.datetime.fromtimestamp(1_700_000_002, dt.UTC), 1, 1.0),
+    ]
+    assert got.items.drop_columns(["event_timestamp", "created_timestamp"]).to_pylist() == [
+        {"item_id": "a", "title": "Lamp", "scenarios": ["home", "search"], "kind": "light", "price": 9.5},
+        {"item_id": "b", "title": None, "scenarios": ["search"], "kind": "chair", "price": None},
+    ]
+    assert got.column("users", "segment") == ["new", "old"]
+    assert got.column("users", "event_timestamp")[0] == dt.datetime.fromtimestamp(1_600_000_000, dt.UTC)
+    assert got.column("scenarios", "scenario") == ["home", "search"]
+
+
+def test_parquet_and_csv_give_the_same_tables(raw, folder, ingest):
+    for name in ("log", "items", "users"):
+        pq.write_table(csv.read_csv(folder / f"{name}.csv"), folder / f"{name}.parquet")
+    files = {table: name.replace(".csv", ".parquet") for table, name in SECTION["files"].items()}
+    one, two = ingest(path=folder, **SECTION), ingest(path=folder, **{**SECTION, "files": files})
+    for table in ("interactions", "users", "items", "scenarios"):
+        assert getattr(one, table) == getattr(two, table)
+
+
+def test_a_folder_of_parquet_is_read_in_order_of_names(raw, simple, tmp_path, ingest):
+    table = csv.read_csv(raw("log.csv", LOG) / "log.csv")
+    (tmp_path / "raw" / "parts").mkdir()
+    pq.write_table(table.slice(2), tmp_path / "raw" / "parts" / "b.parquet")
+    pq.write_table(table.slice(0, 2), tmp_path / "raw" / "parts" / "a.parquet")
+    section = {**SECTION, "user_categorical": [], "item_categorical": [], "item_dense": []}
+    got = ingest(path=tmp_path / "raw", **{**section, "files": {"interactions": "parts"}})
+    assert got.column("interactions", "user_id") == [1, 2, 1]
+    assert got.column("items", "item_id") == ["a", "b"]
+
+
+def test_user_rows_dated_after_the_window_are_left_out(folder, ingest):
+    from core import Window
+
+    got = ingest(Window.parse("2023-01-01", "2024-01-01"), path=folder, **SECTION)
+    assert got.column("users", "user_id") == [1]
+
+
+@pytest.mark.parametrize(
+    ("ids", "kind"), [(["1", "2"], "int64"), (["1", "u2"], "string"), (["007", "7"], "string"), (["-3", "0"], "int64")]
+)
+def test_ids_are_integers_only_where_nothing_is_lost(simple, ids, kind):
+    got = simple(rows(*(f"{value},1,a,1700000000,1" for value in ids)))
+    assert got.meta["user_id"] == kind
+    assert [str(value) for value in got.column("interactions", "user_id")] == ids
+
+
+def test_an_id_that_is_text_in_one_file_is_text_in_all(raw, simple):
+    raw("items.csv", "item_id,title\nx1,Lamp\n")
+    files = {"interactions": "log.csv", "items": "items.csv"}
+    got = simple(rows("1,1,a,1700000000,1"), files=files)
+    assert (got.meta["item_id"], got.column("interactions", "item_id")) == ("string", ["1"])
+
+
+def test_cells_that_validation_can_judge_are_passed_on(simple):
+    got = simple(rows(",1,a,1700000000,1", "1,1,,1700000000,1", "1,1,a,,1", "1,1,a,1700000000,2", "1,1,a,9700000000,"))
+    assert got.rows["interactions"] == 5
+    assert got.column("interactions", "label") == [1, 1, 1, 2, None]
+    assert [got.interactions[c].null_count for c in ("user_id", "scenario", "event_timestamp")] == [1, 1, 1]
+
+
+def test_labels_can_be_words(simple):
+    assert simple(rows("1,1,a,1700000000,true", "1,1,a,1700000000,False")).column("interactions", "label") == [1, 0]
+
+
+@pytest.mark.parametrize(
+    ("unit", "text"),
+    [
+        ("s", "1700000000"),
+        ("s", "1700000000.0"),
+        ("ms", "1700000000000"),
+        ("us", "1700000000000000"),
+        ("iso", "2023-11-14T22:13:20"),
+        ("iso", "2023-11-14 22:13:20Z"),
+        ("iso", "2023-11-15T06:13:20+08:00"),
+    ],
+)
+def test_times_of_all_units_are_utc(simple, unit, text):
+    got = simple(rows(f"1,1,a,{text},1"), timestamp_unit=unit)
+    assert got.meta["first"] == 1_700_000_000_000_000
+
+
+def test_an_iso_date_is_its_midnight_in_utc(simple):
+    got = simple(rows("1,1,a,2023-11-14,1"), timestamp_unit="iso")
+    assert got.column("interactions", "event_timestamp") == [dt.datetime(2023, 11, 14, tzinfo=dt.UTC)]
+
+
+def test_values_may_hold_line_breaks_and_files_may_be_compressed(raw, simple, tmp_path):
+    import gzip
+
+    text = rows('1,1,"a\nb",1700000000,1')
+    got = simple(gzip.compress(text.encode()), name="log.csv.gz")
+    assert got.column("interactions", "scenario") == ["a\nb"]
+
+
+def test_tabs_separate_a_tsv(simple):
+    assert simple(rows("1,1,a,1700000000,1").replace(",", "\t"), name="log.tsv").rows["interactions"] == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "data", "message"),
+    [
+        (rows(), {}, r"log\.csv: the log is empty"),
+        ("", {}, r"log\.csv: the file is empty"),
+        (rows("1,1,a,1700000000,1").replace("user_id", "uid"), {}, r"column 'user_id': no such column.*data\.columns"),
+        (rows("1,1,a,1700000000,1").replace("scenario", "tab"), {}, r"column 'scenario': no such column.*has: user_id"),
+        (rows("1,1,a,1700000000,1", "1,1,a,x,1"), {}, r"row 3, column 'event_timestamp': .*'x'"),
+        (rows("1,1,a,1700000000,1", "1,1,a,1700000000,maybe"), {}, r"row 3, column 'label': 'maybe' is no double"),
+        (
+            rows("1,1,a,2023-11-14,1", "1,1,a,soon,1"),
+            {"timestamp_unit": "iso"},
+            r"row 3, .*'soon.*' is no time in unit",
+        ),
+        (rows("1,1,a,1700000000000000000,1"), {}, r"row 2, column 'event_timestamp': .*data\.timestamp_unit"),
+        (rows("1,1,é,1700000000,1").encode("latin-1"), {}, r"row 2: byte 54 is not UTF-8 text; set data\.encoding"),
+        (rows("1,1,a"), {}, r"row 2: Expected 5 columns, got 3"),
+    ],
+)
+def test_bad_input_names_file_row_and_column(simple, text, data, message):
+    with pytest.raises(DataError, match=message):
+        simple(text, **data)
+
+
+def test_a_missing_file_is_named(tmp_path, ingest):
+    with pytest.raises(DataError, match=r"absent\.parquet: this file does not exist"):
+        ingest(path=tmp_path, source="table", files={"interactions": "absent.parquet"})
+
+
+def test_what_is_no_parquet_is_named(raw, ingest):
+    with pytest.raises(DataError, match=r"log\.parquet: not a parquet file"):
+        ingest(path=raw("log.parquet", "user_id"), source="table", files={"interactions": "log.parquet"})
+
+
+def test_a_parquet_column_of_the_wrong_type_is_named(raw, ingest, tmp_path):
+    now = dt.datetime(2024, 1, 1)
+    table = pa.table({"user_id": [1], "item_id": [1], "scenario": ["a"], "event_timestamp": [now], "rating": ["x"]})
+    pq.write_table(table, raw("x", "") / "log.parquet")
+    with pytest.raises(DataError, match=r"log\.parquet, row 1, column 'rating': 'x' is no double"):
+        ingest(path=tmp_path / "raw", source="table", files={"interactions": "log.parquet"})
+
+
+@pytest.mark.parametrize(
+    ("files", "message"),
+    [({}, "must name the file of `interactions`"), ({"interactions": "log.csv", "item": "x"}, "unknown table 'item'")],
+)
+def test_wrong_file_settings_are_refused(tmp_path, ingest, files, message):
+    with pytest.raises(SettingsError, match=message):
+        ingest(path=tmp_path, source="table", files=files)
+
+
+PEAK = """
+    import sys
+    import pyarrow as pa
+    from pathlib import Path
+    from core import Settings, Window
+    from ingest import read_source
+
+    files = {"interactions": sys.argv[2]}
+    data = {"source": "table", "path": sys.argv[1], "files": files, "batch_rows": 20_000}
+    out = Path(sys.argv[1]) / f"out-{sys.argv[2]}"
+    out.mkdir()
+    read_source(Settings(data=data), Window(), out)
+    print(pa.default_memory_pool().max_memory())
+"""
+
+
+@pytest.mark.parametrize("kind", ["csv", "parquet"])
+def test_a_log_many_times_larger_needs_no_more_memory(tmp_path, kind):
+    peaks = {}
+    for count in (200_000, 1_600_000):
+        numbers = pa.array(range(count), pa.int64())
+        values = {"user_id": pa.compute.bit_wise_and(numbers, 1023), "item_id": pa.compute.bit_wise_and(numbers, 511)}
+        scenario, times = pa.repeat("home", count), pa.compute.add(numbers, 1_700_000_000)
+        table = pa.table({**values, "scenario": scenario, "event_timestamp": times, "rating": pa.repeat(4.0, count)})
+        name = f"log{count}.{kind}"
+        if kind == "csv":
+            csv.write_csv(table, tmp_path / name)
+        else:
+            pq.write_table(table, tmp_path / name, row_group_size=50_000)
+        del table
+        command = [sys.executable, "-c", textwrap.dedent(PEAK), str(tmp_path), name]
+        env = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
+        done = subprocess.run(command, capture_output=True, text=True, env=env, check=True)
+        peaks[count] = int(done.stdout)
+    assert peaks[1_600_000] < 1.5 * peaks[200_000]
