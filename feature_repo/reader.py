@@ -69,7 +69,7 @@ class OnlineReader:
 
     def __init__(self, settings: Settings, clock: Clock, versions: Mapping[str, Any]) -> None:
         self.settings, self.clock = settings, clock
-        self._versions = _by_view(versions)
+        self._versions = versions_by_view(versions)
         self._declared = [*settings.data.user_categorical, *settings.data.user_dense]
         self._store = open_store(settings, timeout_ms=settings.online.timeout_ms)
         self._table = OnlineTable(self._store, timeout_ms=settings.online.timeout_ms, retry=False)
@@ -205,12 +205,14 @@ class OnlineReader:
         if kind == "STRING":
             return str(value)
         try:
-            return int(value)
-        except (TypeError, ValueError):
+            key = int(value)
+        except (TypeError, ValueError, OverflowError):
             return None
+        return key if -(2**63) <= key < 2**63 else None
 
 
-def _by_view(versions: Mapping[str, Any]) -> dict[str, str]:
+def versions_by_view(versions: Mapping[str, Any]) -> dict[str, str]:
+    """Unversioned view name to version, from kinds or views to versions or mappings that hold one."""
     found = {}
     for key, value in versions.items():
         view = VECTOR_VIEWS.get(key, key)

@@ -58,7 +58,9 @@ class World:
         return self.settings.model_copy(update=update)
 
 
-def write_world(folder: Path, settings: Settings, users=40, items=30, rows=600, text_ids=False, version="ab12") -> World:
+def write_world(
+    folder: Path, settings: Settings, users=40, items=30, rows=600, text_ids=False, version="ab12"
+) -> World:
     from feature_repo import build_statistics
 
     kind = pa.string() if text_ids else pa.int64()
@@ -86,7 +88,9 @@ def write_world(folder: Path, settings: Settings, users=40, items=30, rows=600, 
     undated = {"event_timestamp": [UNDATED] * users, "created_timestamp": [UNDATED] * users}
     ages = pa.array([None if n % 7 == 0 else n for n in range(users)], pa.int64())
     user_columns = {"age": pa.int64(), "zip": pa.string()}
-    table = pa.table({"user_id": pa.array(user_ids, kind), **undated, "age": ages, "zip": [f"z{n}" for n in range(users)]})
+    table = pa.table(
+        {"user_id": pa.array(user_ids, kind), **undated, "age": ages, "zip": [f"z{n}" for n in range(users)]}
+    )
     pq.write_table(table.cast(users_schema(ids, user_columns)), clean / "users.parquet")
     table = pa.table(
         {
@@ -108,7 +112,7 @@ def write_world(folder: Path, settings: Settings, users=40, items=30, rows=600, 
     _vectors(knowledge / "user_pooled", "pooled", "user_id", kind, known_users, version, rng, snapshots=2)
     _vectors(knowledge / "item_text", "item_text", "item_id", kind, known_items, version, rng)
     _vectors(knowledge / "scenario", "scenario", "scenario", pa.string(), ["red", "blue"], version, rng)
-    (knowledge / "versions.json").write_text(json.dumps({k: version for k in ("pooled", "item_text", "scenario")}))
+    (knowledge / "versions.json").write_text(json.dumps(dict.fromkeys(("pooled", "item_text", "scenario"), version)))
     for name, key, key_type, keys in (
         ("user_text", "user_id", kind, user_ids[:3]),
         ("scenario_text", "scenario", pa.string(), ["red"]),
@@ -132,7 +136,7 @@ def _vectors(folder, kind, key, key_type, keys, version, rng, snapshots=1):
     times = [BEGIN + n % snapshots * dt.timedelta(hours=1) for n in range(len(every))]
     table = {
         key: pa.array(every, key_type),
-        **{c: times for c in ("event_timestamp", "watermark", "created_timestamp")},
+        **dict.fromkeys(("event_timestamp", "watermark", "created_timestamp"), times),
         "kind": [kind] * len(every),
         "version": [version] * len(every),
         "prompt_sha256": ["0"] * len(every),

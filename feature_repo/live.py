@@ -1,0 +1,235 @@
+"""The push path: fresh interactions change their users' counters, history and pooled vector online at once.
+
+This is what makes a lag of zero honest: training assumes that these values are known from the next microsecond on.
+The states are computed from the users' whole log by the functions of the batch path, so that both write equal rows.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import uuid
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from feast import FeatureView
+from feast.errors import FeatureViewNotFoundException
+from sqlalchemy.exc import SQLAlchemyError
+
+from core import Clock, Settings, logger, to_micros
+from core.digest import sha256_file
+from core.errors import DataError, MissingArtifactError, StorageError
+from core.tables import TIMESTAMP, conform, interactions_schema
+from feature_repo.log import id_types
+from feature_repo.online import OnlineTable
+from feature_repo.overlay import WRITE_BATCH, open_store
+from feature_repo.reader import versions_by_view
+from feature_repo.statistics import TICK, EntityState, entity_state
+from feature_repo.views import safe
+
+LOG = logger("feature_repo")
+Pool = Callable[[list[Any], list[Any]], np.ndarray | None]
+_COLUMNS = "user_id, item_id, scenario, event_timestamp, label"
+
+
+def push(
+    settings: Settings,
+    clock: Clock,
+    rows: pa.Table,
+    *,
+    sources: Sequence[Path],
+    versions: Mapping[str, Any] | None = None,
+    pool: Pool | None = None,
+) -> dict[str, int]:
+    """Write the state that the users of fresh interactions now have to the online store.
+
+    The rows are kept in `root/live` first, so that nothing is lost if the store is down; pushing them again is
+    harmless. A row is counted once, however often it comes and whether or not a later ingest brings it too.
+
+    Args:
+        settings: stores, prior, history length, thresholds of the pooled vector.
+        clock: rows later than its now (and `validation.max_future`) are refused.
+        rows: the schema of `core.tables.interactions_schema`.
+        sources: validate artifacts, oldest window first.
+        versions: vector kinds to versions, as for `OnlineReader`; needed for pooled vectors.
+        pool: computes a user's pooled vector, float32 [d], from the item ids of positives and negatives (None:
+            there is none); without it pooled vectors wait for the next materialisation.
+
+    Returns:
+        Feast view name to users written.
+
+    Raises:
+        DataError: the rows lack a column, hold a null or a wrong label, or lie in the future.
+        MissingArtifactError: nothing was materialised yet.
+        StorageError: the live folder or the online store cannot be written.
+    """
+    ids = id_types(sources)
+    rows = _checked(conform(rows, interactions_schema(ids), "interactions"), settings, clock)
+    if not rows.num_rows:
+        return {}
+    with _turn(settings.root / "live"):
+        _keep(rows, settings.root / "live")
+        logs = list(_logs(rows["user_id"].unique(), sources, settings.root / "live"))
+        states = {user: entity_state(log, settings) for user, log in logs}
+        writer = _Writer(settings, ids.user)
+        written = {
+            "user_stats": writer.write("user_stats", states, _stats),
+            "user_history": writer.write(
+                "user_history", states, lambda s: {"history": (s.history, pa.list_(ids.item))}
+            ),
+        }
+        version = versions_by_view(versions or {}).get("user_pooled")
+        if pool is not None and version is not None:
+            name = f"user_pooled_{safe(version)}"
+            written[name] = writer.write_pooled(name, _snapshots(logs, settings), pool)
+    LOG.info("pushed %s rows of %s users", f"{rows.num_rows:,}", f"{len(states):,}")
+    return written
+
+
+class _Writer:
+    """Writes users' rows into value views; each view's row says when it was published."""
+
+    def __init__(self, settings: Settings, user: pa.DataType) -> None:
+        self.user = user
+        self.store = open_store(settings)
+        self.table = OnlineTable(self.store)
+
+    def write(self, name: str, states: Mapping[Any, EntityState], columns: Callable[[EntityState], dict]) -> int:
+        rows = [(user, state.watermark, columns(state)) for user, state in states.items()]
+        return self._write(self._view(name), rows)
+
+    def write_pooled(self, name: str, snapshots: Iterable[tuple[Any, int, list, list]], pool: Pool) -> int:
+        """Only users whose row count passed a threshold since their vector was made."""
+        view, rows = self._view(name), []
+        for user, watermark, positives, negatives in snapshots:
+            old = self.table.read(view, [user])[0]
+            if old is not None and old["watermark"] >= watermark:
+                continue
+            vector = pool(positives, negatives)
+            if vector is not None:
+                values = np.asarray(vector, dtype=np.float32).tolist()
+                rows.append((user, watermark, {"vector": (values, pa.list_(pa.float32()))}))
+        return self._write(view, rows)
+
+    def _write(self, view: FeatureView, rows: list[tuple[Any, int, dict]]) -> int:
+        count = 0
+        for begin in range(0, len(rows), WRITE_BATCH):
+            count += self.table.write(view, self._batch(rows[begin : begin + WRITE_BATCH]))
+        if count != len(rows):
+            raise StorageError(f"view {view.name}: {len(rows):,} rows were pushed, {count:,} arrived; push them again")
+        return count
+
+    def _batch(self, rows: list[tuple[Any, int, dict]]) -> pa.RecordBatch:
+        marks = pa.array([mark for _, mark, _ in rows], pa.int64())
+        columns = {
+            "user_id": pa.array([user for user, _, _ in rows], self.user),
+            "event_timestamp": marks.cast(TIMESTAMP),
+            "created_timestamp": marks.cast(TIMESTAMP),
+            "watermark": marks,
+            "published": marks,
+        }
+        for name, (_, kind) in rows[0][2].items():
+            columns[name] = pa.array([values[name][0] for _, _, values in rows], kind)
+        return pa.RecordBatch.from_pydict(columns)
+
+    def _view(self, name: str) -> FeatureView:
+        try:
+            return self.store.registry.get_feature_view(name, self.store.project)
+        except FeatureViewNotFoundException as error:
+            raise MissingArtifactError(f"Feast knows no view {name}; run `llm4msr materialize` first") from error
+        except (SQLAlchemyError, OSError) as error:
+            raise StorageError(f"Feast registry of project {self.store.project}: {error}") from error
+
+
+def _stats(state: EntityState) -> dict[str, tuple[Any, pa.DataType]]:
+    return {
+        "user_rows": (state.rows, pa.int64()),
+        "user_positives": (state.positives, pa.int64()),
+        "user_rate": (state.rate, pa.float32()),
+    }
+
+
+def _checked(rows: pa.Table, settings: Settings, clock: Clock) -> pa.Table:
+    labels = rows["label"]
+    bad = pc.invert(pc.is_in(labels, pa.array([0, 1], pa.int8()))).to_pylist()
+    if any(bad):
+        raise DataError("a label is 0 or 1", row=bad.index(True), column="label")
+    limit = clock.now() + settings.validation.max_future
+    late = pc.greater(rows["event_timestamp"], pa.scalar(limit, TIMESTAMP)).to_pylist()
+    if any(late):
+        raise DataError(f"later than {limit.isoformat()}", row=late.index(True), column="event_timestamp")
+    return rows
+
+
+@contextmanager
+def _turn(folder: Path) -> Iterator[None]:
+    """One push at a time on this machine: each must see the rows of those before it."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with (folder / ".lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield
+    except OSError as error:
+        raise StorageError(f"{folder} cannot be used ({error}); push the rows again") from error
+
+
+def _keep(rows: pa.Table, folder: Path) -> None:
+    """One file per push, named by its content: the same push again is the same file."""
+    scratch = folder / f".{uuid.uuid4().hex}"
+    try:
+        pq.write_table(rows, scratch, compression="zstd")
+        scratch.replace(folder / f"{sha256_file(scratch)[:24]}.parquet")
+    finally:
+        scratch.unlink(missing_ok=True)
+
+
+def _logs(users: pa.Array, sources: Sequence[Path], live: Path) -> Iterator[tuple[Any, pa.Table]]:
+    """Every interaction of some users, earlier windows first, pushed rows last."""
+    files = [source / "interactions.parquet" for source in sources]
+    # A file that was pushed later must win a repeat: order by when it came.
+    files += sorted(live.glob("*.parquet"), key=lambda f: (f.stat().st_mtime_ns, f.name))
+    parts = [
+        f"SELECT {_COLUMNS}, {n} AS part, file_row_number AS place FROM read_parquet('{_quoted(f)}', "
+        "file_row_number = true)"
+        for n, f in enumerate(files)
+    ]
+    asked = pa.table({"user_id": users})
+    with duckdb.connect() as connection:
+        connection.register("asked", asked)
+        query = f"SELECT * FROM ({' UNION ALL '.join(parts)}) SEMI JOIN asked USING (user_id)"
+        found = connection.sql(f"{query} ORDER BY user_id, part, place").to_arrow_table().combine_chunks()
+    keys = found["user_id"].to_pylist()
+    begin = 0
+    for end in range(1, len(keys) + 1):
+        if end == len(keys) or keys[end] != keys[begin]:
+            yield keys[begin], found.slice(begin, end - begin)
+            begin = end
+
+
+def _snapshots(
+    logs: Iterable[tuple[Any, pa.Table]], settings: Settings
+) -> Iterator[tuple[Any, int, list[Any], list[Any]]]:
+    """The newest pooled snapshot that is due: user, watermark, item ids of positives and of negatives before it.
+
+    As in the batch path: at the time of the k-th row, k the largest threshold reached; all rows of that time count.
+    """
+    for user, log in logs:
+        rows = {(r["item_id"], r["scenario"], r["event_timestamp"]): r["label"] for r in log.to_pylist()}
+        ordered = sorted((time, item, label) for (item, _, time), label in rows.items())
+        reached = [k for k in settings.knowledge.thresholds if k <= len(ordered)]
+        if not reached:
+            continue
+        last = ordered[max(reached) - 1][0]
+        before = [(item, label) for time, item, label in ordered if time <= last]
+        mark = to_micros(last) + TICK
+        yield user, mark, [i for i, label in before if label == 1], [i for i, label in before if label == 0]
+
+
+def _quoted(file: Path) -> str:
+    return str(file).replace("'", "''")
