@@ -50,8 +50,8 @@ airflow: setup ## Run Airflow on this machine (SQLite, port $PORT or 8080) with 
 	set -a; . config/airflow.env; \
 	export AIRFLOW_HOME='$(AIRFLOW_HOME)' AIRFLOW__CORE__DAGS_FOLDER='$(CURDIR)/dags' \
 	  AIRFLOW__API__HOST=127.0.0.1 AIRFLOW__API__PORT=$(PORT) \
-	  AIRFLOW__API__BASE_URL=http://localhost:$(PORT) \
-	  AIRFLOW__CORE__EXECUTION_API_SERVER_URL=http://localhost:$(PORT)/execution/ \
+	  AIRFLOW__API__BASE_URL=http://127.0.0.1:$(PORT) \
+	  AIRFLOW__CORE__EXECUTION_API_SERVER_URL=http://127.0.0.1:$(PORT)/execution/ \
 	  LLM4MSR_SETTINGS="$${LLM4MSR_SETTINGS:-$(abspath $(SETTINGS))}" PATH='$(CURDIR)/$(BIN)':"$$PATH"; \
 	exec $(BIN)/airflow standalone
 
