@@ -13,7 +13,7 @@ from pyarrow import csv
 
 from core.errors import DataError
 
-BLOCK_BYTES = 1 << 22
+BLOCK_BYTES = 1 << 20
 NULLS = ["", "NULL", "\\N"]
 _PLACE = re.compile(r"(?:In CSV column #(?P<column>\d+): )?(?:Row #(?P<row>\d+): )?(?P<message>.*)", re.DOTALL)
 
@@ -28,7 +28,7 @@ def read_csv(
     newlines: bool = False,
     encoding: str | None = None,
 ) -> Iterator[pa.RecordBatch]:
-    """Stream some columns of a CSV file (compressed or not), in blocks of 4 MiB.
+    """Stream some columns of a CSV file (compressed or not), in blocks of 1 MiB (read ahead: at most 32 of them).
 
     Args:
         path: the file.
@@ -112,6 +112,8 @@ def translated(path: Path, header: Sequence[str], encoding: str | None) -> Itera
             raise DataError("the file is empty", file=path) from error
         if "UTF8" in message or not _decodable(path, encoding):
             raise wrong_encoding(path, encoding) from error
+        if "straddl" in message:
+            raise DataError(f"a row is longer than {BLOCK_BYTES:,} bytes; is a quote left open?", file=path) from error
         raise _placed(message, path, header) from error
     except OSError as error:
         if error.errno is not None:

@@ -48,7 +48,7 @@ class ScenarioMap:
 
     def name(self, value: str | None) -> str | None:
         """The scenario of one value; null for a value that has none."""
-        if value is None:
+        if not value:
             return self.settings.other
         key = self._key(value)
         return self._groups.get(key, self.settings.other) if self._groups else key

@@ -206,7 +206,9 @@ def _parquet(path: Path) -> pq.ParquetFile:
 def _read_parquet(path: Path, columns: list[str], rows: int) -> Iterator[pa.RecordBatch]:
     with _parquet(path) as file:
         try:
-            yield from file.iter_batches(batch_size=rows, columns=columns, use_threads=False)
+            # Group by group: one iterator over all of them holds memory for the whole file.
+            for group in range(file.num_row_groups):
+                yield from file.iter_batches(batch_size=rows, columns=columns, row_groups=[group], use_threads=False)
         except OSError as error:
             raise DataError(f"damaged parquet file ({error})", file=path) from error
 
@@ -220,6 +222,7 @@ def _numbers(column: pa.Array) -> pa.Array:
     if pa.types.is_boolean(column.type):
         return column.cast(pa.int8())
     if pa.types.is_string(column.type) or pa.types.is_large_string(column.type):
+        column = column.cast(pa.string())
         word = pc.utf8_lower(column)
         return pc.if_else(pc.equal(word, "true"), "1", pc.if_else(pc.equal(word, "false"), "0", column))
     return column

@@ -53,7 +53,9 @@ def _numbers(column: pa.Array, unit: str) -> pa.Array:
     kind, factor = column.type, _FACTOR[unit]
     if pa.types.is_string(kind) or pa.types.is_large_string(kind):
         column = _converted(column, pa.float64() if _has_fraction(column) else pa.int64())
-    limit = _YEAR_10000 // factor
+    if pa.types.is_integer(column.type):
+        column = _converted(column, pa.int64())
+    limit = _YEAR_10000 // factor if pa.types.is_integer(column.type) else _YEAR_10000 / factor
     wrong = pc.or_(pc.greater_equal(column, limit), pc.less(column, -limit))
     if pc.any(wrong).as_py():
         row = pc.index(wrong, True).as_py()

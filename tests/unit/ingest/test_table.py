@@ -26,6 +26,7 @@ COLUMNS = {
     "scenarios": "where",
     "users.event_timestamp": "changed",
 }
+NULLS = csv.ConvertOptions(strings_can_be_null=True)
 SECTION = {
     "source": "table",
     "files": {"interactions": "log.csv", "items": "items.csv", "users": "users.csv"},
@@ -78,7 +79,7 @@ def test_columns_are_mapped(folder, ingest):
 
 def test_parquet_and_csv_give_the_same_tables(raw, folder, ingest):
     for name in ("log", "items", "users"):
-        pq.write_table(csv.read_csv(folder / f"{name}.csv"), folder / f"{name}.parquet")
+        pq.write_table(csv.read_csv(folder / f"{name}.csv", convert_options=NULLS), folder / f"{name}.parquet")
     files = {table: name.replace(".csv", ".parquet") for table, name in SECTION["files"].items()}
     one, two = ingest(path=folder, **SECTION), ingest(path=folder, **{**SECTION, "files": files})
     for table in ("interactions", "users", "items", "scenarios"):
@@ -179,7 +180,7 @@ def test_tabs_separate_a_tsv(simple):
             r"row 3, .*'soon.*' is no time in unit",
         ),
         (rows("1,1,a,1700000000000000000,1"), {}, r"row 2, column 'event_timestamp': .*data\.timestamp_unit"),
-        (rows("1,1,é,1700000000,1").encode("latin-1"), {}, r"row 2: byte 54 is not UTF-8 text; set data\.encoding"),
+        (rows("1,1,é,1700000000,1").encode("latin-1"), {}, r"row 2: byte 51 is not UTF-8 text; set data\.encoding"),
         (rows("1,1,a"), {}, r"row 2: Expected 5 columns, got 3"),
     ],
 )
@@ -220,8 +221,10 @@ PEAK = """
     import pyarrow as pa
     from pathlib import Path
     from core import Settings, Window
-    from ingest import read_source
+    from ingest import delimited, read_source
 
+    # pyarrow reads up to 32 blocks ahead: with small ones the bound is reached by a small file.
+    delimited.BLOCK_BYTES = 1 << 16
     files = {"interactions": sys.argv[2]}
     data = {"source": "table", "path": sys.argv[1], "files": files, "batch_rows": 20_000}
     out = Path(sys.argv[1]) / f"out-{sys.argv[2]}"
@@ -234,7 +237,7 @@ PEAK = """
 @pytest.mark.parametrize("kind", ["csv", "parquet"])
 def test_a_log_many_times_larger_needs_no_more_memory(tmp_path, kind):
     peaks = {}
-    for count in (200_000, 1_600_000):
+    for count in (100_000, 600_000):
         numbers = pa.array(range(count), pa.int64())
         values = {"user_id": pa.compute.bit_wise_and(numbers, 1023), "item_id": pa.compute.bit_wise_and(numbers, 511)}
         scenario, times = pa.repeat("home", count), pa.compute.add(numbers, 1_700_000_000)
@@ -249,4 +252,4 @@ def test_a_log_many_times_larger_needs_no_more_memory(tmp_path, kind):
         env = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
         done = subprocess.run(command, capture_output=True, text=True, env=env, check=True)
         peaks[count] = int(done.stdout)
-    assert peaks[1_600_000] < 1.5 * peaks[200_000]
+    assert peaks[600_000] < 1.5 * peaks[100_000]
