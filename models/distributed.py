@@ -54,7 +54,8 @@ class TableSharder(EmbeddingBagCollectionSharder):
 
     def sharding_types(self, compute_device_type: str) -> list[str]:
         """The kinds of sharding offered; the planner would hide row shards on CPU, where they work too."""
-        return [ShardingType.TABLE_WISE.value, ShardingType.ROW_WISE.value]
+        one = [ShardingType.TABLE_WISE.value]
+        return one if dist.get_world_size() == 1 else [*one, ShardingType.ROW_WISE.value]
 
 
 @contextmanager

@@ -63,7 +63,9 @@ class EncodedRows:
         total = np.cumsum(lengths)
         place = np.repeat(begin - total + lengths, lengths) + np.arange(total[-1] if len(total) else 0)
         scenario = self.scenario[index].astype(np.int64)
-        return Bags(self.user[:, index], self.item[:, index], scenario, self.log[place], lengths)
+        return Bags(
+            np.take(self.user, index, axis=1), np.take(self.item, index, axis=1), scenario, self.log[place], lengths
+        )
 
     def side(self, index: np.ndarray) -> Side:
         """Everything else of some rows; each distinct user vector and scenario vector once."""
@@ -73,7 +75,7 @@ class EncodedRows:
         scenarios = gather(self.vectors.get("scenario"), scenario_rows)
         items = gather(self.vectors.get("item_text"), self.item_row[index])
         return Side(
-            torch.from_numpy(self.dense[index]),
+            torch.from_numpy(np.take(self.dense, index, axis=0)),
             torch.from_numpy(self.scenario[index].astype(np.int64)),
             torch.from_numpy(user_index),
             tuple(vectors for vectors, _ in users),
@@ -178,7 +180,7 @@ class Encoder:
         """
         layout = self.layout
         try:
-            scenario = np.fromiter((self._scenario[name] for name in batch.scenario), np.int64, len(batch.scenario))
+            scenario = np.fromiter(map(self._scenario.__getitem__, batch.scenario), np.int64, len(batch.scenario))
         except KeyError as error:
             raise DataError(f"scenario {error} is unknown; the model has {', '.join(layout.scenarios)}") from error
         user = np.stack([self.vocabularies[name].rows(batch.user[name]) for name in layout.user])
@@ -249,7 +251,7 @@ class Encoder:
     def _request_scenarios(self, batch: RequestBatch) -> tuple[np.ndarray, tuple[torch.Tensor, torch.Tensor]]:
         names = batch.scenario_key if batch.scenario_key is not None else batch.scenario
         place = {name: number for number, name in enumerate(dict.fromkeys(names))}
-        index = np.fromiter((place[name] for name in names), np.int64, len(names))
+        index = np.fromiter(map(place.__getitem__, names), np.int64, len(names))
         dim = self.layout.scenario_dim
         vectors = np.full((len(place), dim), np.nan, np.float32)
         for name, number in place.items() if dim else ():
@@ -276,22 +278,22 @@ def distinct(keys: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def gather(matrix: np.ndarray | None, rows: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
-    """Rows of a (memory-mapped) matrix, float32 [n, d], and which are known, bool [n, 1]; row -1 is unknown."""
-    known = rows >= 0
+    """Rows of a (memory-mapped) matrix, float32 [n, d], and which are known, 1 or 0 [n, 1]; row -1 is unknown."""
+    known = torch.from_numpy((rows >= 0).astype(np.float32)[:, None])
     if matrix is None or not len(matrix):
-        return torch.zeros(len(rows), 0 if matrix is None else matrix.shape[1]), torch.from_numpy(known[:, None])
-    return torch.from_numpy(np.take(matrix, np.maximum(rows, 0), axis=0)), torch.from_numpy(known[:, None])
+        return torch.zeros(len(rows), 0 if matrix is None else matrix.shape[1]), known
+    return torch.from_numpy(np.take(matrix, np.maximum(rows, 0), axis=0)), known
 
 
 def _known(vectors: np.ndarray | None, count: int, dim: int) -> tuple[torch.Tensor, torch.Tensor]:
     """Vectors with NaN rows -> vectors without NaN, and which are known."""
     if vectors is None or dim == 0:
-        return torch.zeros(count, dim), torch.zeros(count, 1, dtype=torch.bool)
+        return torch.zeros(count, dim), torch.zeros(count, 1)
     found = torch.from_numpy(np.ascontiguousarray(vectors, np.float32))
     known = ~found.isnan().any(dim=1, keepdim=True)
     if not bool(known.any()):
-        return torch.zeros(count, dim), known
-    return torch.where(known, found, 0.0), known
+        return torch.zeros(count, dim), torch.zeros(count, 1)
+    return torch.where(known, found, 0.0), known.float()
 
 
 def _combinations(rows: Mapping[str, np.ndarray], count: int) -> tuple[np.ndarray, dict[str, np.ndarray]]:

@@ -61,12 +61,12 @@ class Side(NamedTuple):
     scenario: Tensor  # [B]
     user_index: Tensor  # [B] into the U rows below
     user_vectors: tuple[Tensor, ...]  # per kind [U, d]
-    user_known: tuple[Tensor, ...]  # per kind [U, 1] bool
+    user_known: tuple[Tensor, ...]  # per kind [U, 1], 1 or 0
     scenario_index: Tensor  # [B] into the Q rows below
     scenario_vectors: Tensor  # [Q, d]
-    scenario_known: Tensor  # [Q, 1] bool
+    scenario_known: Tensor  # [Q, 1]
     item_vectors: Tensor  # [B, d]
-    item_known: Tensor  # [B, 1] bool
+    item_known: Tensor  # [B, 1]
 
     def to(self, device: torch.device) -> Side:
         """The same on another device."""

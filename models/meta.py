@@ -31,7 +31,7 @@ class Neutral(nn.Module):
 
     def forward(self, vectors: Tensor, known: Tensor) -> Tensor:
         """Vectors [U, d] and known [U, 1] -> [U, d]."""
-        return torch.where(known, vectors, self.vector)
+        return vectors * known + (1 - known) * self.vector
 
 
 class Bottleneck(nn.Module):

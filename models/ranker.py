@@ -9,11 +9,11 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from core.errors import SettingsError
 from core.settings import ModelSettings
 from models.backbones import build_backbone
+from models.dropout import dropout
 from models.inputs import Layout, Side
 from models.meta import Bottleneck, MetaTower, Neutral, build_meta_layer
 
@@ -89,7 +89,7 @@ class Head(nn.Module):
         return Parts(backbone, self.scenario_tower(x, self.scenario_code([scenarios]), side.scenario_index))
 
     def _assemble(self, embedded: Tensor, side: Side, users: list[Tensor]) -> Tensor:
-        parts = [functional.dropout(embedded, self.settings.embedding_dropout, self.training), side.dense]
+        parts = [dropout(embedded, self.settings.embedding_dropout, self.training), side.dense]
         if self.item_text is not None and self.item_neutral is not None:
             parts.append(self.item_text(self.item_neutral(side.item_vectors, side.item_known)))
         if self.user_features is not None:
@@ -102,8 +102,8 @@ class Head(nn.Module):
         """The distinct users' vectors, unknown ones (and in training a share of all) replaced by the neutral one."""
         known = list(side.user_known)
         if self.training and known and self.settings.knowledge_dropout:
-            kept = torch.rand_like(known[0], dtype=torch.float32) >= self.settings.knowledge_dropout
-            known = [mask & kept for mask in known]
+            kept = (torch.rand_like(known[0]) >= self.settings.knowledge_dropout).float()
+            known = [mask * kept for mask in known]
         return [neutral(v, k) for neutral, v, k in zip(self.user_neutral, side.user_vectors, known, strict=True)]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cached_property
+from itertools import repeat
 from typing import Any
 
 import numpy as np
@@ -54,7 +55,10 @@ class Vocabulary:
             if self.is_integer and values.dtype.kind in "iu":
                 return self._search(values)
             values = values.tolist()
-        return np.fromiter((self.row(value) for value in values), np.int64, len(values))
+        found = np.fromiter(map(self._index.get, values, repeat(UNKNOWN)), np.int64, len(values))
+        for place in np.flatnonzero(found == UNKNOWN):
+            found[place] = self.row(values[place])
+        return found
 
     def row(self, value: Any) -> int:
         """The embedding row of one value."""

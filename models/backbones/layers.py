@@ -8,6 +8,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from models.dropout import Dropout
+
 
 class Groups:
     """Rows brought into order of scenario, so that each scenario's weights meet one contiguous block.
@@ -74,7 +76,7 @@ def mlp(inputs: int, widths: Sequence[int], dropout: float) -> nn.Sequential:
     """Linear, ReLU, dropout for each width."""
     layers: list[nn.Module] = []
     for width in widths:
-        layers += [nn.Linear(inputs, width), nn.ReLU(inplace=True)]
-        layers += [nn.Dropout(dropout)] if dropout else []
+        layers += [nn.Linear(inputs, width), nn.ReLU()]
+        layers += [Dropout(dropout)] if dropout else []
         inputs = width
     return nn.Sequential(*layers)

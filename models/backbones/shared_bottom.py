@@ -5,10 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from itertools import pairwise
 
+import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from models.backbones.layers import Groups, ScenarioLinear, mlp
+from models.dropout import dropout
 
 
 @dataclass(frozen=True)
@@ -55,5 +56,5 @@ class SharedBottom(nn.Module):
         groups = Groups(scenario, self.config.scenarios)
         hidden = groups.gather(self.bottom(x))
         for layer in self.tower[:-1]:
-            hidden = functional.dropout(functional.relu(layer(hidden, groups)), self.config.dropout, self.training)
+            hidden = dropout(torch.relu(layer(hidden, groups)), self.config.dropout, self.training)
         return groups.restore(self.tower[-1](hidden, groups).squeeze(1))

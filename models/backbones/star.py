@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from models.backbones.layers import Groups, mlp
+from models.dropout import dropout
 
 
 @dataclass(frozen=True)
@@ -125,7 +126,7 @@ class Star(nn.Module):
         x, scenario = groups.gather(x), groups.gather(scenario)
         hidden = x if self.norm is None else self.norm(x, groups)
         for layer in self.layers[:-1]:
-            hidden = functional.dropout(functional.relu(layer(hidden, groups)), self.config.dropout, self.training)
+            hidden = dropout(torch.relu(layer(hidden, groups)), self.config.dropout, self.training)
         main = self.layers[-1](hidden, groups)
         auxiliary = self.auxiliary_out(self.auxiliary(torch.cat((x, self.scenario[scenario]), dim=1)))
         return groups.restore((main + auxiliary).squeeze(1))

@@ -1,0 +1,169 @@
+import itertools
+
+import numpy as np
+import pytest
+import torch
+
+import models
+from core.digest import sha256_file
+from core.errors import DataError, SettingsError
+from models.data import TrainingData
+from models.distributed import World, process_group, unwrap
+from models.dropout import dropout
+from models.embeddings import initial_rows, keyed_jagged
+from models.encoder import Encoder
+from models.training import batches, build, quality
+
+LEVELS = ["none", "gate", "low_rank", "full"]
+
+
+@pytest.mark.parametrize("backbone", ["shared_bottom", "star"])
+def test_training_learns_a_planted_signal(data, tmp_path, model, settings, backbone):
+    settings = settings.model_copy(update={"epochs": 12, "learning_rate": 0.01})
+    system = model.model_copy(update={"backbone": backbone})
+    report = models.train(data, system, settings, tmp_path / "b", name="k")
+    assert report.validation["auc"] > 0.75
+    predictions = models.predict(models.load_bundle(tmp_path / "b"), data, "test")
+    assert models.evaluate(predictions)["overall"]["auc"] > 0.72
+
+
+def test_the_same_seed_makes_the_same_bytes_and_another_seed_others(data, tmp_path, model, settings):
+    settings = settings.model_copy(update={"epochs": 2})
+    for name, seed in (("a", 1), ("b", 1), ("c", 2)):
+        models.train(data, model, settings.model_copy(update={"seed": seed}), tmp_path / name, name="k")
+    files = [p.relative_to(tmp_path / "a") for p in sorted((tmp_path / "a").rglob("*")) if p.is_file()]
+    for file in files:
+        assert sha256_file(tmp_path / "a" / file) == sha256_file(tmp_path / "b" / file), file
+    weights = [sha256_file(tmp_path / name / "weights.safetensors") for name in "ac"]
+    assert weights[0] != weights[1]
+
+
+@pytest.mark.parametrize("level", LEVELS)
+def test_the_first_step_is_the_backbone_bit_for_bit(data, model, settings, level):
+    """Meta levels of any form start as the identity and as zero: same backbone weights, same logits."""
+    update = {"user_level": level, "scenario_level": level, "knowledge_features": False}
+    systems = [models.plain(model), model.model_copy(update=update)]
+    index, logits = data.indices("train")[:200], []
+    with process_group("cpu") as world:
+        built = []
+        for system in systems:
+            encoder = Encoder.fit(data, user_vectors=level != "none", scenario_vectors=level != "none")
+            built.append((build(encoder, system, settings, world).eval(), encoder))
+        plain_head, head = (unwrap(module).head for module, _ in built)
+        head.backbone.load_state_dict(plain_head.backbone.state_dict())
+        for mine, plain in ((head.item_text, plain_head.item_text), (head.item_neutral, plain_head.item_neutral)):
+            mine.load_state_dict(plain.state_dict())
+        for module, encoder in built:
+            encoded = encoder.encode(data)
+            with torch.no_grad():
+                bags = keyed_jagged(encoder.layout, encoded.bags(index), world.device)
+                logits.append(module(bags, encoded.side(index)))
+    assert torch.equal(logits[0], logits[1])
+
+
+@pytest.mark.parametrize(("backbone", "level"), list(itertools.product(["shared_bottom", "star"], LEVELS[1:])))
+def test_every_parameter_of_the_whole_model_gets_a_gradient(data, model, settings, backbone, level):
+    system = model.model_copy(
+        update={"backbone": backbone, "user_level": level, "scenario_level": level, "dropout": 0.0}
+    )
+    encoder = Encoder.fit(data, user_vectors=True, scenario_vectors=True)
+    encoded, index = encoder.encode(data), data.indices("train")[:400]
+    with process_group("cpu") as world:
+        module = build(encoder, system, settings, world)
+        head = unwrap(module).head
+        with torch.no_grad():
+            for parameter in head.parameters():
+                parameter.add_(0.1 * torch.randn_like(parameter))
+        before = {key: value.clone() for key, value in _tables(module).items()}
+        bags = keyed_jagged(encoder.layout, encoded.bags(index), world.device)
+        module(bags, encoded.side(index)).square().sum().backward()
+        assert [n for n, p in head.named_parameters() if p.grad is None or not p.grad.any()] == []
+        assert [n for n, value in _tables(module).items() if torch.equal(value, before[n])] == []
+
+
+def _tables(module):
+    from models.distributed import whole_tables
+
+    return whole_tables(module, World(0, 1, torch.device("cpu")))
+
+
+def test_training_twice_in_a_process_leaves_no_group_behind(data, tmp_path, model, settings):
+    settings = settings.model_copy(update={"epochs": 1})
+    for name in "ab":
+        models.train(data, model, settings, tmp_path / name, name=name)
+        assert not torch.distributed.is_initialized()
+
+
+def test_the_best_epoch_is_kept_even_when_training_ends_by_itself(data, tmp_path, model, settings):
+    settings = settings.model_copy(update={"epochs": 6, "patience": 6, "learning_rate": 0.05})
+    report = models.train(data, model, settings, tmp_path / "b", name="k")
+    aucs = [point["auc"] for point in report.curves]
+    assert report.best_epoch == int(np.argmax(aucs)) + 1
+    predictions = models.predict(models.load_bundle(tmp_path / "b"), data, "validation")
+    kept = models.evaluate(predictions)["overall"]["auc"]
+    assert kept == pytest.approx(max(aucs), abs=1e-6)
+
+
+def test_training_stops_after_patience_epochs_without_gain(data, tmp_path, model, settings):
+    settings = settings.model_copy(update={"epochs": 40, "patience": 1, "learning_rate": 0.05})
+    report = models.train(data, model, settings, tmp_path / "b", name="k")
+    assert report.epochs == report.best_epoch + 1 < 40
+
+
+def test_a_level_without_its_vectors_is_a_settings_error(data, tmp_path, model, settings):
+    bare = TrainingData(data.rows, data.user_log, {}, {**data.spec, "vectors": {}})
+    with pytest.raises(SettingsError, match="user_level"):
+        models.train(bare, model, settings, tmp_path / "b", name="k")
+    with pytest.raises(SettingsError, match="scenario_level"):
+        models.train(bare, model.model_copy(update={"user_level": "none"}), settings, tmp_path / "b", name="k")
+    settings = settings.model_copy(update={"epochs": 1})
+    assert models.train(bare, models.plain(model), settings, tmp_path / "b", name="k").epochs == 1
+
+
+def test_no_history_is_a_model_without_a_bag(data, tmp_path, model, settings):
+    bare = TrainingData(data.rows, data.user_log, data.vectors, {**data.spec, "history_length": 0})
+    models.train(bare, model, settings.model_copy(update={"epochs": 1}), tmp_path / "b", name="k")
+    models.load_bundle(tmp_path / "b").check_golden()
+
+
+def test_a_gpu_that_is_not_there_is_a_settings_error(data, tmp_path, model, settings, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(SettingsError, match="no GPU"):
+        models.train(data, model, settings.model_copy(update={"device": "cuda"}), tmp_path / "b", name="k")
+
+
+def test_no_validation_rows_is_a_data_error(data, tmp_path, model, settings):
+    column = data.rows.schema.get_field_index("split")
+    rows = data.rows.set_column(column, "split", [["train"] * data.rows.num_rows])
+    with pytest.raises(DataError, match="validation"):
+        models.train(TrainingData(rows, data.user_log, data.vectors, data.spec), model, settings, tmp_path, name="k")
+
+
+def test_batches_hold_every_row_once_and_in_order_of_scenario():
+    scenario = np.random.default_rng(0).integers(0, 3, 100).astype(np.int16)
+    rows = np.arange(5, 95)
+    parts = list(batches(rows, scenario, 32, World(0, 1, torch.device("cpu")), (1, 1)))
+    assert sorted(np.concatenate(parts).tolist()) == rows.tolist()
+    assert all((np.diff(scenario[part]) >= 0).all() for part in parts)
+    shares = [list(batches(rows, scenario, 32, World(rank, 4, torch.device("cpu")), (1, 1))) for rank in range(4)]
+    assert {tuple(len(part) for part in share) for share in shares} == {tuple(len(part) for part in shares[0])}
+    assert set(np.concatenate([part for share in shares for part in share]).tolist()) == set(rows.tolist())
+
+
+def test_starting_weights_do_not_depend_on_the_cut():
+    whole = initial_rows("item_id", 0, 70_000, 4, seed=3)
+    assert torch.equal(initial_rows("item_id", 65_000, 66_000, 4, seed=3), whole[65_000:66_000])
+    assert not torch.equal(initial_rows("user_id", 0, 100, 4, seed=3), whole[:100])
+
+
+def test_dropout_keeps_the_mean_and_the_share():
+    torch.manual_seed(0)
+    out = dropout(torch.ones(1001, 77), 0.25, True)
+    assert (out == 0).float().mean().item() == pytest.approx(0.25, abs=0.01)
+    assert out.mean().item() == pytest.approx(1.0, abs=0.01)
+    assert torch.equal(dropout(torch.ones(3), 0.25, False), torch.ones(3))
+
+
+def test_quality_of_one_class_has_no_auc():
+    assert quality(np.zeros(4, np.float32), np.ones(4))["auc"] is None
+    assert quality(np.zeros(4, np.float32), np.array([0, 1, 0, 1]))["logloss"] == pytest.approx(np.log(2))
