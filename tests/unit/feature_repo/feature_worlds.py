@@ -74,6 +74,7 @@ class World:
     ids: IdTypes = INTS
     overrides: dict[str, Any] = field(default_factory=dict)
     pooled: list[Snapshot] | None = None
+    extra: list[Path] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         data = {"user_categorical": ["gender"], "item_categorical": ["genre"], "item_dense": ["year"]}
@@ -111,7 +112,7 @@ class World:
         build_training_table(
             self.settings,
             self.clock,
-            sources=[self.source],
+            sources=[self.source, *self.extra],
             features=self.features,
             knowledge=self.knowledge,
             out=out,
