@@ -74,14 +74,30 @@ def in_turn(measures: Mapping[str, Callable[[], float]], repeats: int = REPEATS)
         measures: name -> function that measures once.
         repeats: rounds, at least three.
     """
+    found = in_turn_many({name: _single(measure) for name, measure in measures.items()}, repeats)
+    return {name: values["value"] for name, values in found.items()}
+
+
+def in_turn_many(
+    measures: Mapping[str, Callable[[], Mapping[str, float]]], repeats: int = REPEATS
+) -> dict[str, dict[str, float]]:
+    """As `in_turn`, for measures that give several named values at once."""
     if repeats < REPEATS:
         raise ValueError(f"a median needs at least {REPEATS} rounds, not {repeats}")
-    found: dict[str, list[float]] = {name: [] for name in measures}
+    found: dict[str, list[Mapping[str, float]]] = {name: [] for name in measures}
     for turn in range(repeats):
         for name, measure in measures.items():
             found[name].append(measure())
-            print(f"  {name}, round {turn + 1} of {repeats}: {found[name][-1]:.6g}", file=sys.stderr, flush=True)
-    return {name: statistics.median(values) for name, values in found.items()}
+            shown = ", ".join(f"{key} {value:.6g}" for key, value in found[name][-1].items())
+            print(f"  {name}, round {turn + 1} of {repeats}: {shown}", file=sys.stderr, flush=True)
+    return {
+        name: {key: statistics.median(one[key] for one in values) for key in values[0]}
+        for name, values in found.items()
+    }
+
+
+def _single(measure: Callable[[], float]) -> Callable[[], Mapping[str, float]]:
+    return lambda: {"value": measure()}
 
 
 def machine() -> dict[str, Any]:

@@ -2,19 +2,28 @@
 
 A `Dataset` returns one row, a `DataLoader` collates rows, each field has its own `nn.Embedding`, and Adam updates all
 weights densely. Fields, layer widths and batch size are those of our own model.
+
+It runs in a process of its own: a `DataLoader` forks its workers, and a process in which our training has started
+threads must not be forked.
 """
 
 from __future__ import annotations
 
 import itertools
+import json
+import subprocess
+import sys
 import time
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.data import DataLoader, Dataset
+
+_COMMAND = "from benchmarks.research_loop import measure_here; measure_here()"
 
 
 class RowDataset(Dataset):
@@ -60,6 +69,50 @@ class ResearchSharedBottom(nn.Module):
             mask = (rows["scenario"] == scenario).unsqueeze(1)
             result = torch.where(mask, torch.sigmoid(tower(shared)), result)
         return result.squeeze(1)
+
+
+def measure(rows: Path, workers: int, threads: int, batches: int, batch_size: int) -> float:
+    """Samples per second of the loop, measured in a fresh process.
+
+    Args:
+        rows: what `save_rows` wrote.
+        workers: of the DataLoader.
+        threads: of torch.
+        batches: measured steps, after two to warm up.
+        batch_size: rows per step.
+    """
+    order = json.dumps([str(rows), workers, threads, batches, batch_size])
+    command = [sys.executable, "-W", "ignore", "-c", _COMMAND, order]
+    root = Path(__file__).resolve().parent.parent
+    done = subprocess.run(command, cwd=root, stdout=subprocess.PIPE, text=True, check=True, timeout=900)
+    return float(done.stdout.splitlines()[-1])
+
+
+def save_rows(
+    folder: Path, fields: dict[str, np.ndarray], sizes: dict[str, int], dense: np.ndarray, label: np.ndarray
+) -> Path:
+    """Write the rows of a run; `fields` has ids [N] of every one-hot field, `scenario` among them."""
+    np.savez(folder / "rows.npz", dense=dense, label=label, **{f"ids_{name}": ids for name, ids in fields.items()})
+    (folder / "sizes.json").write_text(json.dumps(sizes))
+    return folder
+
+
+def measure_here() -> None:
+    """What the fresh process runs: print the samples per second of the order in its first argument."""
+    folder, *rest = json.loads(sys.argv[1])
+    print(_measure_here(Path(folder), *rest))
+
+
+def _measure_here(folder: Path, workers: int, threads: int, batches: int, batch_size: int) -> float:
+    torch.set_num_threads(threads)
+    torch.manual_seed(1)
+    sizes = json.loads((folder / "sizes.json").read_text())
+    stored = np.load(folder / "rows.npz")
+    fields = {f"field_{name}": stored[f"ids_{name}"] for name in sizes}
+    data = RowDataset(fields, stored["dense"], stored["ids_scenario"], stored["label"])
+    tables = {f"field_{name}": size for name, size in sizes.items()}
+    model = ResearchSharedBottom(tables, stored["dense"].shape[1], sizes["scenario"], dim=16, hidden=128, tower=32)
+    return samples_per_second(data, model, batch_size=batch_size, workers=workers, batches=batches)
 
 
 def samples_per_second(

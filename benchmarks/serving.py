@@ -1,0 +1,228 @@
+"""Ranking 100 candidates over HTTP: latency with 1 and 8 clients, against a no-op service and the obvious path.
+
+    python -m benchmarks.serving [--quick] [--settings FILE]
+
+All stages run once for the settings (default: the demo) below .llm4msr/benchmark; later runs reuse them. The online store is a
+Redis started here (SQLite, and no targets, where `redis-server` is not installed). Three services run at the same
+time, one process each, and are asked in turn by the same client: ours, a BentoML service that does nothing, and the
+naive path of `reference_services.py`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+import socket
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import httpx
+import numpy as np
+import pyarrow.parquet as pq
+
+from benchmarks.harness import Figure, arguments, figure, finish, in_turn_many
+from core import Settings, Window, configure, load_settings
+from core.digest import REPOSITORY
+from core.errors import UserError
+
+CANDIDATES = 100
+SERVICES = {
+    "ours": "bento.service:Ranker",
+    "noop": "benchmarks.reference_services:Noop",
+    "naive": "benchmarks.reference_services:Naive",
+}
+
+
+def main() -> None:
+    parser = arguments(__doc__)
+    parser.add_argument("--settings", type=Path, default=REPOSITORY / "config" / "demo.yaml")
+    options = parser.parse_args()
+    configure(level="WARNING")
+    with ExitStack() as stack:
+        store = stack.enter_context(_online_store())
+        os.environ["LLM4MSR_ROOT"] = str(REPOSITORY / ".llm4msr" / "benchmark")
+        os.environ["LLM4MSR_SETTINGS"] = str(options.settings.resolve())
+        settings = load_settings(options.settings)
+        prepare(settings)
+        requests = make_requests(settings, 200)
+        urls = {name: stack.enter_context(_service(target)) for name, target in SERVICES.items()}
+        figures = measure(urls, requests, store, 300 if options.quick else 2000)
+    finish("serving", figures, options.quick)
+
+
+def prepare(settings: Settings) -> None:
+    """Train and promote a model once, and fill the online store, which may be new."""
+    from feature_repo import materialize
+    from pipeline.run import run_all
+    from pipeline.stages import artifact_store, clean_tables, stage_clock
+
+    print("preparing: all stages, a few minutes the first time", flush=True)
+    run_all(settings, Window())
+    store = artifact_store(settings)
+    materialize(
+        settings,
+        stage_clock(settings, Window()),
+        sources=[m.path for m in clean_tables(settings, Window())],
+        features=store.get("features").path,
+        knowledge=store.get("knowledge").path,
+        start=None,
+        end=None,
+    )
+
+
+def make_requests(settings: Settings, count: int, seed: int = 0) -> list[dict[str, Any]]:
+    """Requests for users of the log and random items: the same for all services."""
+    from pipeline.stages import artifact_store
+
+    rows = pq.read_table(artifact_store(settings).get("dataset").file("rows.parquet"))
+    users, items, scenarios = (rows[name].unique().to_pylist() for name in ("user_id", "item_id", "scenario"))
+    rng = np.random.default_rng(seed)
+    return [
+        {
+            "user_id": users[rng.integers(len(users))],
+            "scenario": scenarios[rng.integers(len(scenarios))],
+            "candidates": [items[i] for i in rng.choice(len(items), CANDIDATES, replace=False)],
+            "k": 10,
+        }
+        for _ in range(count)
+    ]
+
+
+def measure(urls: dict[str, str], requests: list[dict[str, Any]], store: str, count: int) -> list[Figure]:
+    """Latencies and rates of all services, and the figures made of them."""
+    for url in urls.values():
+        asyncio.run(load(url, requests, clients=8, count=max(100, count // 4)))
+    found = in_turn_many(
+        {
+            f"{name}, {clients} clients": lambda url=url, clients=clients: asyncio.run(
+                load(url, requests, clients, count)
+            )
+            for clients in (1, 8)
+            for name, url in urls.items()
+        }
+    )
+    one, many = ({name: found[f"{name}, {clients} clients"] for name in urls} for clients in (1, 8))
+    bounds = {"p50_ms": 3.0, "p99_ms": 10.0} if store == "redis" else {}
+    share = 3.0 if store == "redis" else None
+    figures = [
+        figure(
+            f"rank_{CANDIDATES}_{key}_1_client_{store}",
+            "ms",
+            one["ours"][key],
+            one["noop"][key],
+            target=bounds.get(key),
+            bound="at_most",
+            of="ours",
+        )
+        for key in ("p50_ms", "p99_ms")
+    ]
+    figures += [
+        figure(
+            f"rank_{CANDIDATES}_{key}_8_clients_{store}",
+            "ms",
+            many["ours"][key],
+            many["noop"][key],
+            target=share,
+            bound="at_most",
+        )
+        for key in ("p50_ms", "p99_ms")
+    ]
+    name = f"rank_{CANDIDATES}_requests_per_s_8_clients_{store}"
+    return [*figures, figure(name, "requests/s", many["ours"]["per_s"], many["naive"]["per_s"], target=5)]
+
+
+async def load(url: str, requests: list[dict[str, Any]], clients: int, count: int) -> dict[str, float]:
+    """Ask `count` times, each client one request at a time.
+
+    Returns:
+        `p50_ms` and `p99_ms` of the answers' latency, and `per_s`, answers a second.
+
+    Raises:
+        UserError: an answer is not 200.
+    """
+    latencies: list[float] = []
+    waiting = iter(range(count))
+
+    async def client(session: aiohttp.ClientSession) -> None:
+        for number in waiting:
+            begin = time.perf_counter()
+            async with session.post(f"{url}/rank", json=requests[number % len(requests)]) as answer:
+                body = await answer.read()
+            latencies.append(time.perf_counter() - begin)
+            if answer.status != 200:
+                raise UserError(f"{url} answered {answer.status}: {body[:300]!r}")
+
+    async with aiohttp.ClientSession() as session:
+        begin = time.perf_counter()
+        await asyncio.gather(*(client(session) for _ in range(clients)))
+        seconds = time.perf_counter() - begin
+    p50, p99 = np.quantile(latencies, (0.5, 0.99)) * 1000
+    return {"p50_ms": float(p50), "p99_ms": float(p99), "per_s": count / seconds}
+
+
+@contextmanager
+def _service(target: str, wait_seconds: float = 180) -> Iterator[str]:
+    from pipeline.serve import service_command
+
+    port = _free_port()
+    url = f"http://127.0.0.1:{port}"
+    command = [target if part == SERVICES["ours"] else part for part in service_command("127.0.0.1", port)]
+    environment = {"BENTOML_DO_NOT_TRACK": "True", "OMP_NUM_THREADS": "1", "PYTHONPATH": str(REPOSITORY), **os.environ}
+    with tempfile.TemporaryFile() as log:
+        process = subprocess.Popen(command, cwd=REPOSITORY, env=environment, stdout=log, stderr=log)
+        try:
+            deadline = time.monotonic() + wait_seconds
+            while not _ready(url):
+                if process.poll() is not None or time.monotonic() > deadline:
+                    log.seek(0)
+                    raise UserError(f"{target} did not start:\n{log.read().decode(errors='replace')[-2000:]}")
+                time.sleep(0.2)
+            yield url
+        finally:
+            process.terminate()
+            process.wait(timeout=30)
+
+
+@contextmanager
+def _online_store() -> Iterator[str]:
+    """A Redis of our own, named to the settings by environment variables; SQLite where there is none."""
+    binary = shutil.which("redis-server")
+    if binary is None:
+        print("redis-server is not installed: SQLite is measured, and the targets, which are for Redis, are left out")
+        yield "sqlite"
+        return
+    port = _free_port()
+    with tempfile.TemporaryDirectory() as folder:
+        quiet = ["--save", "", "--appendonly", "no", "--bind", "127.0.0.1", "--dir", folder, "--loglevel", "warning"]
+        process = subprocess.Popen([binary, "--port", str(port), *quiet], stdout=subprocess.DEVNULL)
+        try:
+            os.environ["LLM4MSR_ONLINE__STORE"] = "redis"
+            os.environ["LLM4MSR_ONLINE__URL"] = f"127.0.0.1:{port},db=0"
+            yield "redis"
+        finally:
+            process.terminate()
+            process.wait(timeout=30)
+
+
+def _ready(url: str) -> bool:
+    try:
+        return httpx.get(f"{url}/readyz", timeout=2).status_code == 200
+    except httpx.TransportError:
+        return False
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+if __name__ == "__main__":
+    main()

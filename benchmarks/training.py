@@ -1,0 +1,116 @@
+"""Training speed: our loop against a research-style loop, and what the meta levels add to a step.
+
+    python -m benchmarks.training [--quick] [--data FOLDER]
+
+FOLDER holds MovieLens-1M (ratings.dat, users.dat, movies.dat); without it, synthetic rows of the same shape are used.
+Both loops train Shared Bottom on the same rows, fields, widths, batch size (4,096) and epochs of shuffled rows on the
+CPU. The reference runs with 0, 2 and 8 DataLoader workers, each with one thread and with all cores; a short probe
+picks its best setting, which is then measured in turn with ours. Reading and encoding the log is not counted.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from benchmarks import research_loop
+from benchmarks.harness import Figure, arguments, figure, finish, in_turn
+from benchmarks.movielens import ITEM_COLUMNS, ROWS, USER_COLUMNS, Log, read_log, training_data
+from core import configure
+from core.settings import ModelSettings, TrainSettings
+from models import TrainingData, train
+
+BATCH = 4096
+VECTOR_DIM = 128
+TARGETS = {"gate": 1.9, "low_rank": 2.3, "full": 3.5}
+PLAIN = ModelSettings(backbone="shared_bottom", user_level="none", scenario_level="none", knowledge_features=False)
+
+
+def main() -> None:
+    parser = arguments(__doc__)
+    parser.add_argument("--data", type=Path, help="folder of MovieLens-1M; synthetic rows of its shape without it")
+    options = parser.parse_args()
+    configure(level="WARNING")
+    log = read_log(options.data, 150_000 if options.quick else ROWS)
+    batches = 8 if options.quick else 25
+    print(f"{len(log):,} rows, {log.name}; batch {BATCH}", flush=True)
+    figures = [*speed(log, batches), *levels(log, epochs=1 if options.quick else 2)]
+    finish("training", figures, options.quick)
+
+
+def speed(log: Log, batches: int) -> list[Figure]:
+    """Samples per second of both loops on the same rows."""
+    data, settings = training_data(log), TrainSettings(batch_size=BATCH, epochs=2)
+    with tempfile.TemporaryDirectory() as folder:
+        rows = save_reference(Path(folder), log, data)
+        workers, threads = best_setting(rows, max(4, batches // 4))
+        print(f"reference: best with {workers} workers and {threads} threads", flush=True)
+        found = in_turn(
+            {
+                "ours": lambda: ours(data, PLAIN, settings),
+                "reference": lambda: research_loop.measure(rows, workers, threads, batches, BATCH),
+            }
+        )
+    name, unit = "shared_bottom_samples_per_s", "samples/s"
+    return [
+        figure(name, unit, found["ours"], found["reference"], target=10),
+        figure(f"{name}_absolute", unit, found["ours"], target=300_000, of="ours"),
+    ]
+
+
+def levels(log: Log, epochs: int) -> list[Figure]:
+    """Milliseconds per step with both meta levels, against the plain backbone."""
+    data, settings = training_data(log, VECTOR_DIM), TrainSettings(batch_size=BATCH, epochs=epochs)
+    models = {"plain": PLAIN}
+    for form in TARGETS:
+        models[form] = PLAIN.model_copy(update={"user_level": form, "scenario_level": form})
+
+    def step(model: ModelSettings) -> Callable[[], float]:
+        return lambda: 1000 * BATCH / ours(data, model, settings)
+
+    found = in_turn({name: step(model) for name, model in models.items()})
+    return [
+        figure(f"step_ms_both_levels_{form}", "ms", found[form], found["plain"], target=target, bound="at_most")
+        for form, target in TARGETS.items()
+    ]
+
+
+def ours(data: TrainingData, model: ModelSettings, settings: TrainSettings) -> float:
+    """Samples per second of the product's own training."""
+    with tempfile.TemporaryDirectory() as folder:
+        return train(data, model, settings, Path(folder) / "bundle", name="benchmark").samples_per_second
+
+
+def best_setting(rows: Path, batches: int) -> tuple[int, int]:
+    """Workers and threads with which the reference is fastest here."""
+    threads = sorted({1, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1})
+    settings = list(itertools.product((0, 2, 8), threads))
+    return max(settings, key=lambda setting: research_loop.measure(rows, *setting, batches, BATCH))
+
+
+def save_reference(folder: Path, log: Log, data: TrainingData) -> Path:
+    """The training rows as the research loop reads them: the same fields and numbers."""
+    names = ["user_id", *USER_COLUMNS, "item_id", *ITEM_COLUMNS, "scenario"]
+    fields, sizes = research_loop.encode(log.columns, names)
+    dense = np.stack([np.log1p(data.rows[name].to_numpy().astype(np.float32)) for name in _dense(data)], axis=1)
+    train_rows = data.indices("train")
+    fields = {name: ids[train_rows] for name, ids in fields.items()}
+    return research_loop.save_rows(folder, fields, sizes, dense[train_rows], log.label[train_rows])
+
+
+def _dense(data: TrainingData) -> list[str]:
+    sides = (("user_dense", "user"), ("item_dense", "item"))
+    return [
+        name
+        for declared, side in sides
+        for name in (*data.spec[declared], f"{side}_rows", f"{side}_positives", f"{side}_rate")
+    ]
+
+
+if __name__ == "__main__":
+    main()
