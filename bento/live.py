@@ -45,7 +45,7 @@ class Generation:
             "version": int(self.pointer.get("version", 0)),
             "bundle_digest": self.bundle.manifest["digest"],
             "catalogue_digest": self.catalogue.digest,
-            "knowledge": dict(self.bundle.info.get("versions", {})),
+            "knowledge": {view: body["version"] for view, body in self.bundle.info["vectors"].items()},
         }
 
 
@@ -108,12 +108,12 @@ class Live:
             else load_catalogue(self.settings.root / catalogue_pointer["catalogue"])
         )
         clock = make_clock(self.settings, from_micros(catalogue.as_of))
-        reader = OnlineReader(self.settings, clock, bundle.info.get("versions", {}))
+        reader = OnlineReader(self.settings, clock, bundle.info["vectors"])
         names = [s["scenario"] for s in catalogue.scenarios]
         vectors: dict[str, np.ndarray] = {}
         try:
             vectors = {n: v for n, v in reader.read_scenarios(names).items() if v is not None}
-            populated = reader.populated(bundle.info.get("views", []))
+            populated = reader.populated(bundle.info["views"])
         except Llm4msrError as error:
             LOG.warning("the online store did not answer: %s", error)
             # Once ready, a process degrades but never becomes unready.

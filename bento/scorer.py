@@ -45,7 +45,7 @@ def request_batch(
     vectors = {name: _vector(None if neutral else user.vectors.get(name), live, name) for name in names}
     return RequestBatch(
         scenario=[scenario] * len(rows),
-        user={"user_id": [user.user_id], **{name: [value] for name, value in user.values.items()}},
+        user={"user_id": [user.user_id], **{name: [user.values.get(name)] for name in _user_columns(live)}},
         user_index=np.zeros(len(rows), dtype=np.int64),
         history=[list(user.history)],
         item=live.catalogue.take(rows),
@@ -82,6 +82,11 @@ def nearest_history(live: Generation, user: UserState, row: int, k: int = 3) -> 
     norms = np.linalg.norm(matrix, axis=1) * np.linalg.norm(target)
     cosine = (matrix @ target) / np.where(norms > 0, norms, 1.0)
     return [(rows[i], float(cosine[i])) for i in np.argsort(-cosine, kind="stable")[:k]]
+
+
+def _user_columns(live: Generation) -> list[str]:
+    info = live.bundle.info
+    return [*info["user_categorical"], *info["user_dense"], "user_rows", "user_positives", "user_rate"]
 
 
 def _vector(value: np.ndarray | None, live: Generation, name: str) -> np.ndarray:

@@ -5,7 +5,6 @@ Run with `llm4msr serve`, or `bentoml serve bento.service:Ranker` with LLM4MSR_S
 
 from __future__ import annotations
 
-import asyncio
 import gc
 import os
 from typing import Annotated, Any
@@ -13,6 +12,7 @@ from typing import Annotated, Any
 import bentoml
 import numpy as np
 from bentoml.exceptions import BentoMLException, InvalidArgument, ServiceUnavailable
+from fastapi import FastAPI
 from pydantic import Field
 
 from bento.live import Generation, Live
@@ -24,6 +24,8 @@ from feature_repo import UserState
 
 LOG = logger("bento")
 Id = int | str
+# BentoML's own routes are POST only; what is read without a body lives in this app beside them.
+GET = FastAPI(title="llm4msr", docs_url=None, redoc_url=None, openapi_url=None)
 # BentoML's default buckets begin at 5 ms: too coarse for a ranker that answers in 2.
 BUCKETS = [0.001, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.02, 0.05, 0.1, 0.25, 1.0]
 
@@ -34,6 +36,7 @@ BUCKETS = [0.001, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.02, 0.05, 0.1, 0.25, 1.0]
     metrics={"enabled": True, "duration": {"buckets": BUCKETS}},
     logging={"access": {"enabled": False}},
 )
+@bentoml.asgi_app(GET, path="/")
 class Ranker:
     """Ranks candidates for a user in a scenario and explains single scores."""
 
@@ -124,7 +127,7 @@ class Ranker:
             versions=Versions(**live.versions),
         )
 
-    @bentoml.api(route="/scenarios", http_method="GET")
+    @GET.get("/scenarios")
     async def scenarios(self) -> list[ScenarioInfo]:
         """The scenarios this service ranks for."""
         live = self._live(None)
@@ -192,5 +195,9 @@ def _plain(value: Any) -> Id:
 
 def _exercise(live: Generation) -> None:
     scenario = live.catalogue.scenarios[0]["scenario"]
-    user, _ = asyncio.run(_read_user(live, UserState.unknown(None).user_id))
+    user = UserState.unknown(_as_id("0", live, "user_id"))
+    try:
+        user = live.reader.read_user(user.user_id)
+    except Llm4msrError as error:
+        LOG.warning("online store: %s", error)
     rank(live, user, scenario, live.catalogue.members[scenario][:100], 1)

@@ -234,14 +234,16 @@ def _champion_dataset(settings: Settings, bundle: Path, source: Manifest, window
     """
     store = artifact_store(settings)
     today = store.get("dataset", window)
-    reads = json.loads((bundle / "spec.json").read_text()).get("versions", {})
+    vectors = json.loads((bundle / "spec.json").read_text())["vectors"]
+    reads = {view: body["version"] for view, body in vectors.items()}
     if all(today.versions.get(kind) == version for kind, version in reads.items()):
         return today.path
     from feature_repo import build_training_table
     from pipeline.stages import clean_tables, training_start
 
     clean = clean_tables(settings, window)
-    matching = [m for m in _every(store.root / "objects" / "knowledge") if reads.items() <= m["versions"].items()]
+    kinds = {view.removeprefix("user_"): version for view, version in reads.items()}
+    matching = [m for m in _every(store.root / "objects" / "knowledge") if kinds.items() <= m["versions"].items()]
     if not matching:
         raise MissingArtifactError(
             f"no knowledge artifact holds the champion's versions {reads}; it cannot be compared"

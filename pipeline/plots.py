@@ -51,8 +51,8 @@ def curves(systems: dict[str, Any]) -> str:
         for name, rows in systems.items():
             epochs = [row["epoch"] for row in rows]
             colour = KNOWING if name == "knowledge" else PLAIN
-            left.plot(epochs, [row["train_loss"] for row in rows], color=colour, label=name)
-            right.plot(epochs, [row["validation_auc"] for row in rows], color=colour, label=name)
+            left.plot(epochs, [row["loss"] for row in rows], color=colour, label=name)
+            right.plot(epochs, [row["auc"] for row in rows], color=colour, label=name)
         left.set(xlabel="epoch", ylabel="training loss")
         right.set(xlabel="epoch", ylabel="validation AUC")
         right.legend(frameon=False)
@@ -92,7 +92,7 @@ def volume(rows: pa.Table) -> str:
 
 def _bins(values: dict[str, Any]) -> tuple[list[float], list[float]]:
     bins = [b for b in (values.get("calibration") or {}).get("bins", []) if b["rows"]]
-    return [b["predicted"] for b in bins], [b["observed"] for b in bins]
+    return [b["predicted"] for b in bins], [b["actual"] for b in bins]
 
 
 def _svg(figure: Any) -> str:
