@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import datetime as dt
 import os
+import threading
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import cache
@@ -23,6 +24,10 @@ from validation.suite import Rule
 
 EXAMPLES = 3
 _FORMAT = {"result_format": "COMPLETE", "return_unexpected_index_query": False, "partial_unexpected_count": EXAMPLES}
+
+
+# The context's engine knows one batch at a time; two threads would see each other's frame.
+_LOCK = threading.Lock()
 
 
 @dataclass
@@ -75,7 +80,7 @@ class Checker:
     def __init__(self, name: str, rules: Iterable[Rule]) -> None:
         self.name = name
         self.tallies = {rule.name: Tally(rule) for rule in rules}
-        self._definition = _definition(name, [tally.rule for tally in self.tallies.values()]) if self.tallies else None
+        self._suite = _suite(name, [tally.rule for tally in self.tallies.values()]) if self.tallies else None
 
     def check(self, frame: pd.DataFrame, offset: int = 0) -> dict[str, np.ndarray]:
         """Run the rules over one frame and add to the tallies.
@@ -91,10 +96,12 @@ class Checker:
             RuntimeError: an expectation could not be computed; a gate that crashed has not passed.
         """
         found = {name: np.empty(0, dtype=np.int64) for name in self.tallies}
-        if self._definition is None or frame.empty:
+        if self._suite is None or frame.empty:
             return found
         frame = frame.reset_index(drop=True)
-        outcome = self._definition.run(batch_parameters={"dataframe": frame}, result_format=_FORMAT)
+        with _LOCK:
+            batch = _batches().get_batch(batch_parameters={"dataframe": frame})
+            outcome = batch.validate(self._suite, result_format=_FORMAT)
         for result in outcome.results:
             name = result.expectation_config.meta["rule"]
             if "element_count" not in result.result:
@@ -145,16 +152,19 @@ def expectation(rule: Rule) -> Any:
     return kind(**rule.kwargs, notes=rule.reason, meta={"rule": rule.name, "scope": rule.scope})
 
 
-def _definition(name: str, rules: list[Rule]) -> Any:
-    gx = great_expectations()
+def _suite(name: str, rules: list[Rule]) -> Any:
+    return great_expectations().ExpectationSuite(name, expectations=[expectation(rule) for rule in rules])
+
+
+@cache
+def _batches() -> Any:
+    """The batch definition that turns a frame into a batch; one ephemeral context serves the whole process."""
     from great_expectations.data_context.types.base import ProgressBarsConfig
 
-    context = gx.get_context(mode="ephemeral")
+    context = great_expectations().get_context(mode="ephemeral")
     context.variables.progress_bars = ProgressBarsConfig(globally=False, metric_calculations=False)
-    asset = context.data_sources.add_pandas("pandas").add_dataframe_asset(name)
-    batch = asset.add_batch_definition_whole_dataframe("frame")
-    suite = context.suites.add(gx.ExpectationSuite(name, expectations=[expectation(rule) for rule in rules]))
-    return context.validation_definitions.add(gx.ValidationDefinition(name=name, data=batch, suite=suite))
+    asset = context.data_sources.add_pandas("pandas").add_dataframe_asset("frames")
+    return asset.add_batch_definition_whole_dataframe("frame")
 
 
 def _crash(result: Any) -> str:

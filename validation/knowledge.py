@@ -69,12 +69,19 @@ def _vectors(
     suite = suites.vector_suite(name, key, _latest(settings, clock, kind), len(matrix), not of_users, floor)
     outcome = Outcome(suite, folder / "index.parquet")
     expected = knowledge_schema(key, frames.id_type(index.schema_arrow, key) if key != "scenario" else pa.string())
-    outcome.judge({"schema_problems": "; ".join(frames.type_problems(index.schema_arrow, expected))})
-    outcome.judge({"matrix_problems": problem, "dimension_problems": _dimension(name, matrix, settings)})
-    outcome.judge({"rows": index.metadata.num_rows})
+    outcome.judge(
+        {
+            "schema_problems": "; ".join(frames.type_problems(index.schema_arrow, expected)),
+            "matrix_problems": problem,
+            "dimension_problems": _dimension(name, matrix, settings),
+            "rows": index.metadata.num_rows,
+        }
+    )
     if not index.metadata.num_rows:
         outcome.judge({"coverage": 0.0 if of_users and active_users else None})
         return outcome
+    spread = _check_vectors(outcome, index, matrix, key, settings.data.batch_rows)
+    outcome.stop_on_rows()
     found = _index_facts(folder / "index.parquet", key)
     outcome.judge(
         {
@@ -82,12 +89,10 @@ def _vectors(
             "version_problems": _version_problems(name, kind, found["versions"], versions),
             "kind_problems": ", ".join(sorted(set(found["kinds"]) - {name, kind})),
             "repeated_keys": found["repeated_keys"],
+            **spread,
+            "coverage": share(found["entities"], active_users) if of_users else None,
         }
     )
-    spread = _check_vectors(outcome, index, matrix, key, settings.data.batch_rows)
-    outcome.stop_on_rows()
-    covered = share(found["entities"], active_users) if of_users else None
-    outcome.judge({**spread, "coverage": covered})
     return outcome
 
 
@@ -123,18 +128,18 @@ def _check_vectors(outcome: Outcome, index: pq.ParquetFile, matrix: np.ndarray, 
 def _texts(file: Path, name: str, settings: Settings, clock: Clock) -> Outcome:
     key = "user_id" if name == "user" else "scenario"
     table = frames.open_parquet(file)
-    lags = settings.knowledge.lag.values()
-    latest = clock.now() + max(lags, default=dt.timedelta(0))
+    kinds = settings.knowledge.user_vectors if name == "user" else [name]
+    latest = max((_latest(settings, clock, kind) for kind in kinds), default=clock.now())
     outcome = Outcome(suites.text_suite(f"{name}_text", key, latest), file)
     expected = knowledge_text_schema(key, frames.id_type(table.schema_arrow, key) if name == "user" else pa.string())
     outcome.judge({"schema_problems": "; ".join(frames.type_problems(table.schema_arrow, expected))})
-    outcome.judge({"repeated_keys": _repeated_keys(file, key)})
     checker = Checker(outcome.suite.table, outcome.suite.of("row"))
     columns = [column for rule in outcome.suite.of("row") for column in rule.columns]
     for offset, chunk in frames.chunks(table, settings.data.batch_rows, expected.names):
         checker.check(frames.to_frame(frames.blank_to_null(chunk, (key, "text")), columns), offset)
     outcome.add(checker)
     outcome.stop_on_rows()
+    outcome.judge({"repeated_keys": _repeated_keys(file, key)})
     return outcome
 
 

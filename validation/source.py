@@ -105,7 +105,7 @@ class _Job:
         problems += _declared_problems(schema, data.user_categorical, data.user_dense)
         outcome.judge({"schema_problems": "; ".join(problems)})
         self._split("users", outcome, expected, users.KEY)
-        self._judge_rows(outcome)
+        outcome.judge(_quarantined_share(outcome))
         return outcome
 
     def items(self) -> Outcome:
@@ -116,8 +116,7 @@ class _Job:
         outcome = Outcome(items.suite(self.settings, texts, dense), self.paths["items"])
         problems = frames.type_problems(schema, items_schema(self.ids))
         problems += _declared_problems(schema, [*data.item_categorical, *data.item_text], data.item_dense)
-        outcome.judge({"schema_problems": "; ".join(problems)})
-        outcome.judge({"rows": self.files["items"].metadata.num_rows})
+        outcome.judge({"schema_problems": "; ".join(problems), "rows": self.files["items"].metadata.num_rows})
         with_text = 0
 
         def derive(chunk: pa.Table, frame: pd.DataFrame) -> None:
@@ -128,9 +127,9 @@ class _Job:
             with_text += _rows_with_text(chunk, data.item_text)
 
         self._split("items", outcome, expected, items.KEY, derive, count_text)
-        self._judge_rows(outcome)
         clean = outcome.facts["clean_rows"]
-        outcome.judge({"share_with_text": share(with_text, clean), "items_without_text": clean - with_text})
+        text = {"share_with_text": share(with_text, clean), "items_without_text": clean - with_text}
+        outcome.judge({**_quarantined_share(outcome), **text})
         return outcome
 
     def interactions(self) -> Outcome:
@@ -139,10 +138,9 @@ class _Job:
         suite = interactions.suite(self.settings, self.clock, self.names)
         outcome = Outcome(suite, self.paths["interactions"])
         outcome.judge({"schema_problems": "; ".join(frames.type_problems(schema, interactions_schema(self.ids)))})
-        outcome.judge({"catalogue_id_problems": "; ".join(self._id_problems())})
-        outcome.judge({"rows": self.files["interactions"].metadata.num_rows})
-        outcome.judge(self._time_facts())
-        outcome.judge(self._label_conflicts())
+        count = self.files["interactions"].metadata.num_rows
+        ids = {"catalogue_id_problems": "; ".join(self._id_problems())}
+        outcome.judge({**ids, "rows": count, **self._time_facts(), **self._label_conflicts()})
         positives = 0
 
         def count_positives(chunk: pa.Table) -> None:
@@ -150,13 +148,12 @@ class _Job:
             positives += pc.sum(chunk.column("label")).as_py() or 0
 
         self._split("interactions", outcome, expected, interactions.KEY, after=count_positives)
-        self._judge_rows(outcome)
         clean = outcome.facts["clean_rows"]
         classes = float((positives > 0) + (positives < clean))
         many = clean >= interactions.ONE_CLASS_ROWS
         outcome.facts |= {"positives": positives}
-        outcome.judge({"clean_rows": clean})
-        outcome.judge({"label_classes": classes if many else None, "label_classes_of_few": None if many else classes})
+        labels = {"label_classes": classes if many else None, "label_classes_of_few": None if many else classes}
+        outcome.judge({**_quarantined_share(outcome), "clean_rows": clean, **labels})
         return outcome
 
     def _split(
@@ -189,11 +186,6 @@ class _Job:
         outcome.add(rows)
         outcome.add(keys)
         outcome.facts |= {"clean_rows": splitter.clean, "quarantined": splitter.quarantined}
-
-    def _judge_rows(self, outcome: Outcome) -> None:
-        facts = outcome.facts
-        total = facts["clean_rows"] + facts["quarantined"]
-        outcome.judge({"quarantined_share": share(facts["quarantined"], total)})
 
     def _id_problems(self) -> list[str]:
         log = self.files["interactions"].schema_arrow
@@ -245,6 +237,11 @@ class _FirstOfKey:
                 result[position] = int(group) in self._kept
                 self._kept.add(int(group))
         return result
+
+
+def _quarantined_share(outcome: Outcome) -> dict[str, float | None]:
+    clean, rejected = outcome.facts["clean_rows"], outcome.facts["quarantined"]
+    return {"quarantined_share": share(rejected, clean + rejected)}
 
 
 def _own(owner: np.ndarray, checker: Checker, found: dict[str, np.ndarray], names: list[str]) -> None:

@@ -20,7 +20,8 @@ FUTURE = dt.datetime(2024, 6, 4, tzinfo=dt.UTC)
 
 @pytest.fixture
 def gate(source, settings, clock, tmp_path):
-    def run(settings=settings, clock=clock, name="out"):
+    def run(settings=settings, clock=clock, name="out", batch_rows=1000):
+        settings = settings.model_copy(update={"data": settings.data.model_copy(update={"batch_rows": batch_rows})})
         out = tmp_path / name
         out.mkdir()
         return validate_source(source.write(tmp_path / "source"), out, settings, clock, "run-1"), out
@@ -76,7 +77,7 @@ def test_every_row_fault_of_the_log_goes_to_quarantine_under_its_own_rule(gate, 
     }
     for row, (column, value) in zip(range(3, 240, 20), planted.values(), strict=False):
         log[column][row] = value
-    _, out = gate()
+    _, out = gate(batch_rows=100)
     assert rules(out, "interactions") == list(planted)
     clean = pq.read_table(out / "interactions.parquet")
     rejected = pq.read_table(out / "quarantine_interactions.parquet")
@@ -108,7 +109,7 @@ def test_of_a_repeated_row_the_first_is_kept_even_across_chunks(gate, source):
         column.append(column[10])  # row 240, in another chunk of 100 rows
         column.insert(11, column[10])  # and next to it
     source.interactions["weight"][10] = 2.0
-    _, out = gate()
+    _, out = gate(batch_rows=100)
     assert rules(out, "interactions") == ["repeated", "repeated"]
     assert pq.read_table(out / "interactions.parquet").column("weight").to_pylist().count(2.0) == 1
 

@@ -1,0 +1,205 @@
+"""The gate behind knowledge: a planted fault stops the run and is named."""
+
+from __future__ import annotations
+
+import datetime as dt
+import json
+import re
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from validation_tables import NOW, knowledge_rows, write
+
+from core import Settings
+from core.errors import GateError, MissingArtifactError
+from core.tables import knowledge_schema, knowledge_text_schema
+from validation import validate_knowledge
+
+USERS, ITEMS, SCENARIOS = 6, 9, ["home", "search"]
+
+
+class Knowledge:
+    def __init__(self) -> None:
+        rng = np.random.default_rng(3)
+        self.index = {
+            "item_text": knowledge_rows("item_id", list(range(ITEMS)), "item_text"),
+            "user_pooled": knowledge_rows("user_id", list(range(USERS)), "pooled"),
+            "scenario": knowledge_rows("scenario", SCENARIOS, "scenario"),
+        }
+        self.vectors = {
+            "item_text": rng.standard_normal((ITEMS, 8)).astype(np.float32),
+            "user_pooled": rng.standard_normal((USERS, 4)).astype(np.float32),
+            "scenario": rng.standard_normal((2, 16)).astype(np.float32),
+        }
+        self.texts = {"user": self.text("user_id", list(range(USERS))), "scenario": self.text("scenario", SCENARIOS)}
+        self.versions = {"item_text": "v1", "pooled": "v1", "scenario": "v1"}
+
+    @staticmethod
+    def text(key, ids):
+        rows = knowledge_rows(key, ids, "x")
+        for name in ("kind", "prompt_sha256", "row"):
+            del rows[name]
+        return {**rows, "text": ["likes films"] * len(ids), "text_source": ["summary"] * len(ids)}
+
+    def write(self, folder):
+        keys = {"item_text": ("item_id", pa.int64()), "user_pooled": ("user_id", pa.int64())}
+        for name, rows in self.index.items():
+            write(folder / name, "index", rows, knowledge_schema(*keys.get(name, ("scenario", pa.string()))))
+            np.save(folder / name / "vectors.npy", self.vectors[name])
+        for name, rows in self.texts.items():
+            key = ("user_id", pa.int64()) if name == "user" else ("scenario", pa.string())
+            write(folder, f"{name}_text", rows, knowledge_text_schema(*key))
+        (folder / "versions.json").write_text(json.dumps(self.versions))
+        return folder
+
+
+@pytest.fixture
+def knowledge():
+    return Knowledge()
+
+
+@pytest.fixture
+def gate(knowledge, clock, tmp_path):
+    def run(active=USERS, lag=dt.timedelta(0), **limits):
+        settings = Settings(
+            knowledge={"user_dim": 4, "item_dim": 8, "lag": {"pooled": lag}},
+            validation=limits,
+            data={"batch_rows": 100},
+        )
+        return validate_knowledge(knowledge.write(tmp_path), settings, clock, active)
+
+    return run
+
+
+def test_sound_knowledge_passes_and_reports_its_coverage(gate):
+    found = gate(active=8)
+    assert found["verdict"] == "passed"
+    assert found["tables"]["user_pooled"]["facts"]["coverage"] == 0.75
+    assert set(found["tables"]) == {"item_text", "scenario", "user_pooled", "user_text", "scenario_text"}
+    assert json.loads(json.dumps(found)) == found
+
+
+def test_coverage_below_the_floor_stops(gate):
+    with pytest.raises(GateError, match="coverage"):
+        gate(active=8, min_knowledge_coverage=0.9)
+
+
+def test_coverage_without_known_users_is_not_judged(gate):
+    assert gate(active=None, min_knowledge_coverage=0.9)["tables"]["user_pooled"]["facts"]["coverage"] is None
+
+
+def test_a_log_without_any_user_snapshot_passes_with_zero_coverage(gate, knowledge):
+    knowledge.index["user_pooled"] = {name: [] for name in knowledge.index["user_pooled"]}
+    knowledge.vectors["user_pooled"] = np.empty((0, 4), np.float32)
+    knowledge.texts["user"] = {name: [] for name in knowledge.texts["user"]}
+    assert gate()["tables"]["user_pooled"]["facts"]["coverage"] == 0.0
+
+
+LATE = NOW + dt.timedelta(seconds=1)
+
+
+def stopped(gate):
+    with pytest.raises(GateError) as error:
+        gate()
+    return str(error.value)
+
+
+def assert_named(message, planted):
+    for rule, row in planted.items():
+        assert re.search(rf"1 rows break {rule} .*e\.g\. row {row}: ", message), message
+
+
+def test_each_faulty_vector_is_named_under_its_rule(gate, knowledge):
+    knowledge.vectors["item_text"][3, 2] = np.inf
+    knowledge.vectors["item_text"][5] = 1e9
+    knowledge.index["item_text"]["row"][8] = 9
+    knowledge.index["item_text"]["item_id"][6] = None
+    message = stopped(gate)
+    planted = {"vector_not_finite": 3, "norm_out_of_band": 5, "row_outside_matrix": 8, "item_id_null": 6}
+    assert_named(message, planted)
+    assert "item_text" in message
+
+
+def test_one_nan_is_enough(gate, knowledge):
+    knowledge.vectors["user_pooled"][5, 0] = np.nan
+    assert_named(stopped(gate), {"vector_not_finite": 5})
+
+
+def test_knowledge_from_the_future_is_named(gate, knowledge):
+    index = knowledge.index["user_pooled"]
+    index["event_timestamp"][1] = LATE
+    index["created_timestamp"][2] = LATE
+    index["watermark"][3] = NOW  # after its own event time
+    index["watermark"][4] = None
+    planted = {
+        "event_timestamp_in_future": 1,
+        "created_timestamp_in_future": 2,
+        "read_before_built": 3,
+        "watermark_null": 4,
+    }
+    assert_named(stopped(gate), planted)
+
+
+def test_faults_of_a_kind_as_a_whole_are_all_told(gate, knowledge):
+    index = knowledge.index["user_pooled"]
+    index["version"][4] = "v2"
+    index["kind"][4] = "prompt"
+    for column in ("user_id", "event_timestamp", "watermark", "created_timestamp"):
+        index[column][1] = index[column][0]
+    knowledge.vectors["user_pooled"][:4] = 0.0
+    message = stopped(gate)
+    for words in (
+        "versions is 2",
+        "the index has v1, v2, versions.json lists v1",
+        "kind_problems is prompt",
+        "repeated_keys is 1",
+        "share_of_zero_vectors is 0.666667",
+    ):
+        assert words in message, message
+
+
+def matrix(name, change):
+    def fault(knowledge):
+        knowledge.vectors[name] = change(knowledge.vectors[name])
+
+    return fault
+
+
+@pytest.mark.parametrize(
+    ("fault", "words"),
+    [
+        (matrix("item_text", lambda m: np.ones_like(m)), "vectors_differ is 0"),
+        (matrix("user_pooled", lambda m: np.ascontiguousarray(m[:, :3])), "3 numbers, 4 wanted"),
+        (matrix("item_text", lambda m: np.hstack([m, m])), "16 numbers, 8 wanted"),
+        (matrix("item_text", lambda m: m.astype(np.float64)), "float64 [9, 8], not float32"),
+        (matrix("item_text", lambda m: m[:-1]), "row 8: 8"),
+        (lambda k: k.versions.update(item_text="v9"), "the index has v1, versions.json lists v9"),
+        (lambda k: k.versions.pop("item_text"), "versions.json does not list item_text"),
+    ],
+)
+def test_a_faulty_matrix_or_version_stops_the_run(gate, knowledge, fault, words):
+    fault(knowledge)
+    assert words in stopped(gate)
+
+
+def test_faulty_texts_are_named(gate, knowledge):
+    user = knowledge.texts["user"]
+    user["text"][2] = "   "
+    user["text_source"][0] = "guessed"
+    user["event_timestamp"][1] = LATE
+    assert_named(stopped(gate), {"text_empty": 2, "text_source_unknown": 0, "event_timestamp_in_future": 1})
+
+
+def test_knowledge_that_a_lag_publishes_after_now_is_allowed(gate, knowledge):
+    for name in ("event_timestamp", "created_timestamp"):
+        knowledge.index["user_pooled"][name][0] = NOW + dt.timedelta(hours=1)
+    assert gate(lag=dt.timedelta(hours=1))["verdict"] == "passed"
+    with pytest.raises(GateError, match="in_future"):
+        gate(lag=dt.timedelta(minutes=59))
+
+
+def test_a_kind_that_the_settings_ask_for_must_be_there(gate, knowledge):
+    del knowledge.index["user_pooled"]
+    with pytest.raises(MissingArtifactError, match="user_pooled"):
+        gate()

@@ -1,0 +1,240 @@
+"""The gate behind the dataset: leaks, lost rows and references into nowhere stop the run."""
+
+from __future__ import annotations
+
+import datetime as dt
+import json
+import re
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from validation_tables import NOW, write
+
+from core import Settings
+from core.errors import GateError
+from core.tables import TIMESTAMP, IdTypes, user_log_schema
+from validation import validate_training_table
+
+START = NOW - dt.timedelta(days=3)
+USERS, PER_USER = 4, 10
+N = USERS * PER_USER
+SECOND = dt.timedelta(seconds=1)
+INT = {"row_id", "user_id", "item_id", "history_end", "user_rows", "user_positives", "item_rows", "item_positives"}
+TEXT = {"scenario", "split", "age"}
+
+
+class Table:
+    """40 rows, one a second, users in turn; every row sees the state just before it."""
+
+    def __init__(self) -> None:
+        user, nth = [i % USERS for i in range(N)], [i // USERS for i in range(N)]
+        t = [START + i * SECOND for i in range(N)]
+        before = [t[i - USERS] + dt.timedelta(microseconds=1) if nth[i] else None for i in range(N)]
+        seen = [k or None for k in nth]
+        self.rows = {
+            "row_id": list(range(N)),
+            "user_id": user,
+            "item_id": nth,
+            "scenario": [("home", "search")[k % 2] for k in nth],
+            "event_timestamp": t,
+            "label": [1] * N,
+            "weight": [1.0] * N,
+            "split": ["warmup" if k < 1 else "train" if k < 7 else "validation" if k < 8 else "test" for k in nth],
+            "age": ["25"] * N,
+            "year": [1990.0 + k for k in nth],
+            "user_rows": list(seen),
+            "user_positives": list(seen),
+            "user_rate": [None if k is None else 0.5 + k / 100 for k in seen],
+            "item_rows": [user[i] or None for i in range(N)],
+            "item_positives": [user[i] or None for i in range(N)],
+            "item_rate": [user[i] / 10 or None for i in range(N)],
+            "history_end": list(seen),
+            "user_pooled_row": [None if k is None else k - 1 for k in seen],
+            "scenario_row": [k % 2 for k in nth],
+            "item_text_row": list(nth),
+        }
+        for kind in ("user_stats", "user_history", "user_pooled"):
+            self.rows[f"{kind}_watermark"] = list(before)
+        self.rows["item_stats_watermark"] = [t[i - 1] if user[i] else None for i in range(N)]
+        self.rows["user_pooled_published"] = list(before)
+        self.rows["scenario_watermark"] = [START] * N
+        self.rows["scenario_published"] = [START] * N
+        self.log = {
+            "user_id": user,
+            "position": nth,
+            "item_id": nth,
+            "event_timestamp": t,
+        }
+        rng = np.random.default_rng(5)
+        shapes = {"user_pooled": (9, 4), "scenario": (2, 6), "item_text": (10, 8)}
+        self.vectors = {kind: rng.standard_normal(shape).astype(np.float32) for kind, shape in shapes.items()}
+        self.spec = {
+            "user_categorical": ["age"],
+            "user_dense": [],
+            "item_categorical": [],
+            "item_dense": ["year"],
+            "scenarios": ["home", "search"],
+            "vectors": {kind: {"dim": shape[1], "version": "v1"} for kind, shape in shapes.items()},
+        }
+
+    def kind(self, name):
+        if name.endswith(("_watermark", "_published", "_timestamp")):
+            return TIMESTAMP
+        if name == "label":
+            return pa.int8()
+        if name in INT or name.endswith("_row"):
+            return pa.int64()
+        return pa.string() if name in TEXT else pa.float32()
+
+    def write(self, folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        schema = pa.schema([(name, self.kind(name)) for name in self.rows])
+        pq.write_table(pa.table(self.rows, schema=schema), folder / "rows.parquet")
+        write(folder, "user_log", self.log, user_log_schema(IdTypes(pa.int64(), pa.int64())))
+        (folder / "vectors").mkdir(exist_ok=True)
+        for kind, values in self.vectors.items():
+            np.save(folder / "vectors" / f"{kind}.npy", values)
+        (folder / "spec.json").write_text(json.dumps(self.spec))
+        return folder
+
+
+@pytest.fixture
+def table():
+    return Table()
+
+
+@pytest.fixture
+def gate(table, clock, tmp_path):
+    def run(batch_rows=100, **lag):
+        settings = Settings(data={"batch_rows": batch_rows}, features={"lag": {"item_stats": 0, **lag}})
+        return validate_training_table(table.write(tmp_path), settings, clock)
+
+    return run
+
+
+def test_a_sound_table_passes(gate):
+    found = gate()
+    assert found["verdict"] == "passed"
+    assert found["tables"]["training_table"]["notes"] == []
+    assert json.loads(json.dumps(found)) == found
+
+
+def test_rows_are_counted_from_the_start_of_the_table_not_of_the_chunk(gate, table):
+    table.rows["label"][39] = 2
+    with pytest.raises(GateError, match="row 39: 2"):
+        gate(batch_rows=16)
+
+
+def test_a_watermark_equal_to_the_row_is_no_leak(gate, table):
+    table.rows["user_stats_watermark"][30] = table.rows["event_timestamp"][30]
+    assert gate()["verdict"] == "passed"
+
+
+def test_a_constant_dense_feature_is_only_noted(gate, table):
+    table.rows["year"] = [2000.0] * N
+    notes = gate()["tables"]["training_table"]["notes"]
+    assert len(notes) == 1 and "constant_dense_features is year" in notes[0]
+
+
+def test_statistics_may_be_missing_within_the_lag(gate, table):
+    table.rows["user_rows"][4] = None
+    with pytest.raises(GateError, match="lost_user_stats"):
+        gate()
+    assert gate(user_stats=4 * SECOND)["verdict"] == "passed"
+
+
+def stopped(gate):
+    with pytest.raises(GateError) as error:
+        gate()
+    return str(error.value)
+
+
+TIMES = [
+    "user_stats_watermark",
+    "item_stats_watermark",
+    "user_history_watermark",
+    "user_pooled_watermark",
+    "user_pooled_published",
+    "scenario_watermark",
+    "scenario_published",
+]
+
+
+def test_a_leak_through_any_time_stops_the_run_and_names_the_row(gate, table):
+    for row, column in enumerate(TIMES, start=17):
+        table.rows[column][row] = table.rows["event_timestamp"][row] + dt.timedelta(microseconds=1)
+    message = stopped(gate)
+    for row, column in enumerate(TIMES, start=17):
+        assert re.search(rf"1 rows break leak_{column} .*e\.g\. row {row}: ", message), message
+
+
+@pytest.mark.parametrize("column", ["user_pooled_watermark", "user_pooled_published"])
+def test_one_leak_is_enough(gate, table, column):
+    table.rows[column][17] += 4 * SECOND
+    assert f"leak_{column}" in stopped(gate)
+
+
+def test_each_faulty_row_is_named_under_its_rule(gate, table):
+    planted = {
+        "history_end_negative": (20, "history_end", -1),
+        "user_pooled_undated": (21, "user_pooled_watermark", None),
+        "user_pooled_row_outside_matrix": (22, "user_pooled_row", 9),
+        "item_text_row_outside_matrix": (23, "item_text_row", -1),
+        "label_not_binary": (24, "label", 2),
+        "label_null": (25, "label", None),
+        "split_unknown": (26, "split", "holdout"),
+        "scenario_unknown": (27, "scenario", "checkout"),
+        "weight_not_valid": (28, "weight", -1.0),
+        "user_id_null": (29, "user_id", None),
+    }
+    for row, column, value in planted.values():
+        table.rows[column][row] = value
+    message = stopped(gate)
+    for rule, (row, _, _) in planted.items():
+        assert re.search(rf"1 rows break {rule} .*e\.g\. row {row}: ", message), message
+
+
+def test_faults_of_the_table_as_a_whole_are_all_told(gate, table):
+    table.rows["history_end"][20] = 6  # the user's own positive of that very row
+    table.rows["user_rows"][30] = None
+    table.rows["item_rows"][31] = None
+    table.rows["row_id"][5] = 6
+    table.rows["split"][4] = "test"
+    table.rows["age"] = [None] * N
+    message = stopped(gate)
+    assert "history_leaks is 1 rows, e.g. row_id 20 of 0" in message
+    assert "lost_user_stats is 1 rows, e.g. row_id 30 of 2" in message
+    assert "lost_item_stats is 1 rows, e.g. row_id 31 of 7" in message
+    assert "row_id_problems is 40 rows have 39 row_ids from 0 to 39" in message
+    assert "splits_out_of_order is 1 rows, e.g. row_id 4 of 0" in message
+    assert "empty_columns is age" in message
+
+
+def test_a_history_longer_than_the_log_is_a_leak(gate, table):
+    table.rows["history_end"][20] = 99
+    assert "history_leaks is 1 rows, e.g. row_id 20 of 0" in stopped(gate)
+
+
+def test_row_ids_count_from_zero(gate, table):
+    table.rows["row_id"] = list(range(1, N + 1))
+    assert "from 1 to 40" in stopped(gate)
+
+
+def test_missing_columns_are_named_because_they_prove_nothing(gate, table):
+    gone = ["user_stats_watermark", "user_pooled_published", "year", "scenario_row"]
+    for column in gone:
+        del table.rows[column]
+    message = stopped(gate)
+    assert all(f"column '{column}' is missing" in message for column in gone), message
+
+
+def test_a_matrix_of_another_width_than_the_spec_says_stops(gate, table):
+    table.spec["vectors"]["scenario"]["dim"] = 7
+    assert "scenario vectors have 6 numbers, spec.json says 7" in stopped(gate)
+
+
+def test_an_empty_table_stops(gate, table):
+    table.rows = {name: [] for name in table.rows}
+    assert "rows is 0" in stopped(gate)
