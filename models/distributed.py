@@ -6,6 +6,7 @@ leaves the machine; under `torchrun` the same code runs over gloo (CPU) or nccl 
 
 from __future__ import annotations
 
+import itertools
 import logging
 import os
 import socket
@@ -20,6 +21,7 @@ import torch
 import torch.distributed as dist
 import torchrec
 from torch import Tensor, nn
+from torch.distributed.rendezvous import rendezvous
 from torchrec.distributed import DistributedModelParallel
 from torchrec.distributed.embeddingbag import EmbeddingBagCollectionSharder
 from torchrec.distributed.model_parallel import DefaultDataParallelWrapper
@@ -34,6 +36,7 @@ from models.embeddings import initial_rows, local_shards
 
 LOG = logger("models")
 HBM_BYTES = 130 * 1024**3
+_GROUPS = itertools.count()
 
 
 @dataclass(frozen=True)
@@ -74,7 +77,7 @@ def process_group(device: str) -> Iterator[World]:
         return
     backend = "nccl" if device.startswith("cuda") else "gloo"
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        dist.init_process_group(backend, init_method="env://")
+        _join(backend)
     else:
         _single(backend)
     try:
@@ -207,6 +210,13 @@ def _world(device: str) -> World:
     else:
         found = torch.device("cpu")
     return World(rank, dist.get_world_size(), found)
+
+
+def _join(backend: str) -> None:
+    """The group of `torchrun`, under keys of its own: those of an earlier group still lie in the launcher's store."""
+    store, rank, size = next(rendezvous("env://"))
+    own = dist.PrefixStore(f"llm4msr/{next(_GROUPS)}", store)  # type: ignore[attr-defined]
+    dist.init_process_group(backend, store=own, rank=rank, world_size=size)
 
 
 def _single(backend: str) -> None:

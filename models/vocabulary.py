@@ -56,7 +56,7 @@ class Vocabulary:
                 return self._search(values)
             values = values.tolist()
         found = np.fromiter(map(self._index.get, values, repeat(UNKNOWN)), np.int64, len(values))
-        for place in np.flatnonzero(found == UNKNOWN):
+        for place in np.flatnonzero(found == UNKNOWN).tolist():
             found[place] = self.row(values[place])
         return found
 

@@ -108,8 +108,13 @@ def write_dataset(folder, *, rows=3000, users=60, items=40, seed=0, string_ids=F
 
 
 @pytest.fixture(scope="session")
-def data(tmp_path_factory):
-    return load_dataset(write_dataset(tmp_path_factory.mktemp("dataset") / "d"))
+def data_folder(tmp_path_factory):
+    return write_dataset(tmp_path_factory.mktemp("dataset") / "d")
+
+
+@pytest.fixture(scope="session")
+def data(data_folder):
+    return load_dataset(data_folder)
 
 
 @pytest.fixture(scope="session")
