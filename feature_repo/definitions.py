@@ -17,6 +17,7 @@ sys.path[:] = [str(REPOSITORY), *(p for p in sys.path if Path(p or ".").resolve(
 
 from core import load_settings  # noqa: E402
 from feature_repo.materialization import declared_generations  # noqa: E402
+from feature_repo.overlay import feast_folder  # noqa: E402
 from feature_repo.views import Generation, entity_objects, objects  # noqa: E402
 
 SETTINGS = Path(os.environ.get("LLM4MSR_SETTINGS", REPOSITORY / "config" / "demo.yaml"))
@@ -24,7 +25,10 @@ SETTINGS = Path(os.environ.get("LLM4MSR_SETTINGS", REPOSITORY / "config" / "demo
 
 def _objects() -> dict[str, object]:
     """Feast finds objects as names of this module; of two with one name the newer generation's counts."""
-    generations = declared_generations(load_settings(SETTINGS))
+    settings = load_settings(SETTINGS)
+    # Feast makes the registry's folder, but not the folders above it.
+    feast_folder(settings).mkdir(parents=True, exist_ok=True)
+    generations = declared_generations(settings)
     if not generations:
         print(f"no generation was applied for {SETTINGS} yet: run `llm4msr run --settings {SETTINGS}` first")
         empty = Generation("none", "int64", "int64", {}, {}, ())

@@ -6,12 +6,14 @@ The states are computed from the users' whole log by the functions of the batch 
 
 from __future__ import annotations
 
+import datetime as dt
 import fcntl
 import uuid
+from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import duckdb
 import numpy as np
@@ -29,12 +31,10 @@ from core.tables import TIMESTAMP, conform, interactions_schema
 from feature_repo.log import id_types
 from feature_repo.online import OnlineTable
 from feature_repo.overlay import WRITE_BATCH, open_store
-from feature_repo.reader import versions_by_view
 from feature_repo.statistics import TICK, EntityState, entity_state
 from feature_repo.views import safe
 
 LOG = logger("feature_repo")
-Pool = Callable[[list[Any], list[Any]], np.ndarray | None]
 _COLUMNS = "user_id, item_id, scenario, event_timestamp, label"
 
 
@@ -44,8 +44,7 @@ def push(
     rows: pa.Table,
     *,
     sources: Sequence[Path],
-    versions: Mapping[str, Any] | None = None,
-    pool: Pool | None = None,
+    pooler: Pooler | None = None,
 ) -> dict[str, int]:
     """Write the state that the users of fresh interactions now have to the online store.
 
@@ -53,13 +52,12 @@ def push(
     harmless. A row is counted once, however often it comes and whether or not a later ingest brings it too.
 
     Args:
-        settings: stores, prior, history length, thresholds of the pooled vector.
+        settings: stores, prior, history length, thresholds and `max_age` of the pooled vector.
         clock: rows later than its now (and `validation.max_future`) are refused.
         rows: the schema of `core.tables.interactions_schema`.
         sources: validate artifacts, oldest window first.
-        versions: vector kinds to versions, as for `OnlineReader`; needed for pooled vectors.
-        pool: computes a user's pooled vector, float32 [d], from the item ids of positives and negatives (None:
-            there is none); without it pooled vectors wait for the next materialisation.
+        pooler: makes pooled vectors, e.g. `knowledge.load_pooler(artifact)`; keep it between calls. Without it
+            pooled vectors wait for the next materialisation.
 
     Returns:
         Feast view name to users written.
@@ -84,12 +82,19 @@ def push(
                 "user_history", states, lambda s: {"history": (s.history, pa.list_(ids.item))}
             ),
         }
-        version = versions_by_view(versions or {}).get("user_pooled")
-        if pool is not None and version is not None:
-            name = f"user_pooled_{safe(version)}"
-            written[name] = writer.write_pooled(name, _snapshots(logs, settings), pool)
+        if pooler is not None:
+            name = f"user_pooled_{safe(pooler.version)}"
+            written[name] = writer.write_pooled(name, _snapshots(logs, settings), pooler)
     LOG.info("pushed %s rows of %s users", f"{rows.num_rows:,}", f"{len(states):,}")
     return written
+
+
+class Pooler(Protocol):
+    """What `knowledge.Pooler` does: a user's pooled vector from the item ids of positives and negatives."""
+
+    version: str
+
+    def pool(self, positives: Sequence[Any], negatives: Sequence[Any]) -> np.ndarray | None: ...  # noqa: D102
 
 
 class _Writer:
@@ -104,14 +109,14 @@ class _Writer:
         rows = [(user, state.watermark, columns(state)) for user, state in states.items()]
         return self._write(self._view(name), rows)
 
-    def write_pooled(self, name: str, snapshots: Iterable[tuple[Any, int, list, list]], pool: Pool) -> int:
+    def write_pooled(self, name: str, snapshots: Iterable[tuple[Any, int, list, list]], pooler: Pooler) -> int:
         """Only users whose row count passed a threshold since their vector was made."""
         view, rows = self._view(name), []
         for user, watermark, positives, negatives in snapshots:
             old = self.table.read(view, [user])[0]
             if old is not None and old["watermark"] >= watermark:
                 continue
-            vector = pool(positives, negatives)
+            vector = pooler.pool(positives, negatives)
             if vector is not None:
                 values = np.asarray(vector, dtype=np.float32).tolist()
                 rows.append((user, watermark, {"vector": (values, pa.list_(pa.float32()))}))
@@ -215,20 +220,36 @@ def _logs(users: pa.Array, sources: Sequence[Path], live: Path) -> Iterator[tupl
 def _snapshots(
     logs: Iterable[tuple[Any, pa.Table]], settings: Settings
 ) -> Iterator[tuple[Any, int, list[Any], list[Any]]]:
-    """The newest pooled snapshot that is due: user, watermark, item ids of positives and of negatives before it.
-
-    As in the batch path: at the time of the k-th row, k the largest threshold reached; all rows of that time count.
-    """
+    """The newest pooled snapshot that is due: user, watermark, item ids of positives and of negatives before it."""
+    age = settings.knowledge.max_age
     for user, log in logs:
         rows = {(r["item_id"], r["scenario"], r["event_timestamp"]): r["label"] for r in log.to_pylist()}
-        ordered = sorted((time, item, label) for (item, _, time), label in rows.items())
-        reached = [k for k in settings.knowledge.thresholds if k <= len(ordered)]
-        if not reached:
-            continue
-        last = ordered[max(reached) - 1][0]
-        before = [(item, label) for time, item, label in ordered if time <= last]
-        mark = to_micros(last) + TICK
-        yield user, mark, [i for i, label in before if label == 1], [i for i, label in before if label == 0]
+        ordered = sorted((to_micros(time), item, label) for (item, _, time), label in rows.items())
+        mark = newest_snapshot(
+            [time for time, _, _ in ordered], settings.knowledge.thresholds, age and age // dt.timedelta(microseconds=1)
+        )
+        if mark is not None:
+            before = [(item, label) for time, item, label in ordered if time < mark]
+            yield user, mark, [i for i, label in before if label == 1], [i for i, label in before if label == 0]
+
+
+def newest_snapshot(times: Sequence[int], thresholds: Iterable[int], max_age: int | None) -> int | None:
+    """The watermark of a user's newest snapshot, by the batch path's rule; None before the first threshold.
+
+    Args:
+        times: the user's event times, ascending, in microseconds.
+        thresholds: row counts that make a snapshot.
+        max_age: microseconds after which the next row makes another one; None for never.
+    """
+    pending = [k - 1 for k in sorted(set(thresholds)) if k <= len(times)]
+    newest = None
+    while pending:
+        newest = pending.pop(0)
+        if max_age is not None:
+            aged = bisect_left(times, times[newest] + TICK + max_age)
+            if aged < len(times) and (not pending or aged < pending[0]):
+                pending.insert(0, aged)
+    return None if newest is None else times[newest] + TICK
 
 
 def _quoted(file: Path) -> str:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ import numpy as np
 import pyarrow as pa
 import redis
 from feast import FeatureStore, FeatureView
+from feast.infra.key_encoding_utils import serialize_entity_key
 from feast.infra.online_stores.helpers import _mmh3, _redis_key
 from feast.infra.online_stores.redis import RedisOnlineStore
 from feast.infra.online_stores.sqlite import SqliteOnlineStore, _table_id
@@ -42,6 +44,7 @@ class OnlineTable:
         self.config = store.config
         self.provider = store._get_provider()
         self.backend = self.provider.online_store
+        self._plans: dict[tuple[str, ...], _Plan] = {}
         with storage_errors(self.config):
             if isinstance(self.backend, SqliteOnlineStore):
                 connection = self.backend._get_conn(self.config)
@@ -97,33 +100,68 @@ class OnlineTable:
             return found.fetchone() is not None
 
     def _published(self, view: FeatureView, ids: Sequence[Any]) -> list[int | None]:
+        if isinstance(self.backend, SqliteOnlineStore):
+            return self._published_sqlite(view, ids)
         rows = self._read(view, ids, ["published"])
         return [None if row is None else row["published"] for row in rows]
+
+    def _published_sqlite(self, view: FeatureView, ids: Sequence[Any]) -> list[int | None]:
+        """Feast's own read would fetch all columns of the rows, vectors too."""
+        version = self.config.entity_key_serialization_version
+        keys = [serialize_entity_key(key, version) for key in entity_keys(view.join_keys[0], ids)]
+        table = _table_id(self.config.project, view)
+        query = f'SELECT entity_key, value FROM "{table}" WHERE feature_name = ? AND entity_key IN ({_marks(keys)})'
+        with storage_errors(self.config):
+            rows = self.backend._get_conn(self.config).execute(query, ["published", *keys]).fetchall()
+        found = {key: Value.FromString(value).int64_val for key, value in rows}
+        return [found.get(key) for key in keys]
 
     def _read(self, view: FeatureView, ids: Sequence[Any], columns: list[str] | None) -> list[dict[str, Any] | None]:
         if not ids:
             return []
-        keys = [entity_key(view, value) for value in ids]
+        keys = entity_keys(view.join_keys[0], ids)
         with storage_errors(self.config):
             found = self.provider.online_read(self.config, view, keys, columns)
         return [_decode(row) for _, row in found]
 
     def _read_hash(self, views: Sequence[FeatureView], key: Any) -> list[dict[str, Any] | None]:
         """All views of an entity are fields of one Redis hash: one command reads them."""
-        names = [(view.name, field.name) for view in views for field in view.features]
-        address = _redis_key(
-            self.config.project, entity_key(views[0], key), self.config.entity_key_serialization_version
-        )
+        plan = self._plan(views)
+        wanted = entity_keys(plan.key, [key])[0]
+        address = _redis_key(self.config.project, wanted, self.config.entity_key_serialization_version)
         with storage_errors(self.config):
             client = self.backend._get_client(self.config.online_store)
-            values = iter(client.hmget(address, [_mmh3(f"{view}:{name}") for view, name in names]))
-        return [_decode({field.name: _value(next(values)) for field in view.features}) for view in views]
+            values = iter(client.hmget(address, plan.fields))
+        return [_decode({name: _value(next(values)) for name in names}) for names in plan.names]
+
+    def _plan(self, views: Sequence[FeatureView]) -> _Plan:
+        """What to ask for; made once, since Feast checks types at every look at a view."""
+        known = tuple(view.name for view in views)
+        if known not in self._plans:
+            names = [[field.name for field in view.features] for view in views]
+            fields = [_mmh3(f"{view}:{name}") for view, own in zip(known, names, strict=True) for name in own]
+            self._plans[known] = _Plan(views[0].join_keys[0], fields, names)
+        return self._plans[known]
 
 
-def entity_key(view: FeatureView, value: Any) -> EntityKey:
-    """Feast's key of an id; ids are integers or text."""
-    wrapped = Value(int64_val=value) if isinstance(value, int) else Value(string_val=value)
-    return EntityKey(join_keys=list(view.join_keys), entity_values=[wrapped])
+@dataclass(frozen=True)
+class _Plan:
+    """The join key, the hash fields of all columns, and the column names view by view."""
+
+    key: str
+    fields: list[bytes]
+    names: list[list[str]]
+
+
+def entity_keys(key: str, values: Sequence[Any]) -> list[EntityKey]:
+    """Feast's keys of ids, which are integers or text."""
+    return [
+        EntityKey(
+            join_keys=[key],
+            entity_values=[Value(int64_val=value) if isinstance(value, int) else Value(string_val=value)],
+        )
+        for value in values
+    ]
 
 
 @contextmanager
@@ -157,6 +195,10 @@ def storage_errors_at(path: Path) -> Iterator[None]:
         yield
     except (sqlite3.Error, OSError) as error:
         raise StorageError(f"online store {path}: {error}") from error
+
+
+def _marks(values: Sequence[Any]) -> str:
+    return ",".join("?" * len(values))
 
 
 def _value(raw: bytes | None) -> Value:

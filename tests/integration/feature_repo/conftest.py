@@ -59,7 +59,7 @@ class World:
 
 
 def write_world(
-    folder: Path, settings: Settings, users=40, items=30, rows=600, text_ids=False, version="ab12"
+    folder: Path, settings: Settings, users=40, items=30, rows=600, text_ids=False, version="ab12", dim=8
 ) -> World:
     from feature_repo import build_statistics
 
@@ -109,9 +109,9 @@ def write_world(
     # One user in ten, and one item in ten, has no vector.
     known_users = [u for n, u in enumerate(user_ids) if n % 10]
     known_items = [i for n, i in enumerate(item_ids) if n % 10]
-    _vectors(knowledge / "user_pooled", "pooled", "user_id", kind, known_users, version, rng, snapshots=2)
-    _vectors(knowledge / "item_text", "item_text", "item_id", kind, known_items, version, rng)
-    _vectors(knowledge / "scenario", "scenario", "scenario", pa.string(), ["red", "blue"], version, rng)
+    _vectors(knowledge / "user_pooled", "pooled", "user_id", kind, known_users, version, rng, dim, snapshots=2)
+    _vectors(knowledge / "item_text", "item_text", "item_id", kind, known_items, version, rng, dim)
+    _vectors(knowledge / "scenario", "scenario", "scenario", pa.string(), ["red", "blue"], version, rng, dim)
     (knowledge / "versions.json").write_text(json.dumps(dict.fromkeys(("pooled", "item_text", "scenario"), version)))
     for name, key, key_type, keys in (
         ("user_text", "user_id", kind, user_ids[:3]),
@@ -128,9 +128,9 @@ def write_world(
     return World(settings, folder, users, items, times[-1] + dt.timedelta(microseconds=1), ids)
 
 
-def _vectors(folder, kind, key, key_type, keys, version, rng, snapshots=1):
+def _vectors(folder, kind, key, key_type, keys, version, rng, dim, snapshots=1):
     folder.mkdir(parents=True, exist_ok=True)
-    matrix = rng.standard_normal((len(keys) * snapshots, 8)).astype(np.float32)
+    matrix = rng.standard_normal((len(keys) * snapshots, dim)).astype(np.float32)
     np.save(folder / "vectors.npy", matrix)
     every = [k for k in keys for _ in range(snapshots)]
     times = [BEGIN + n % snapshots * dt.timedelta(hours=1) for n in range(len(every))]

@@ -16,6 +16,19 @@ pytestmark = pytest.mark.integration
 VERSIONS = {"pooled": "ab12"}
 
 
+class CountingPooler:
+    """A vector that says how many positives and negatives it was made from."""
+
+    version = "ab12"
+
+    def __init__(self):
+        self.asked = 0
+
+    def pool(self, positives, negatives):
+        self.asked += 1
+        return np.full(8, len(positives) + 1000 * len(negatives), np.float32)
+
+
 @pytest.fixture
 def behind(world):
     """A world whose batch path has seen all but the last 60 rows, which are returned to be pushed."""
@@ -97,21 +110,16 @@ def test_the_pooled_vector_is_renewed_when_a_threshold_is_passed(make_world):
     world.settings = world.with_settings(knowledge=knowledge)
     file = world.paths["sources"][0] / "interactions.parquet"
     log = pa.concat_tables([pq.read_table(file), late])
-    asked = []
-
-    def pool(positives, negatives):
-        asked.append((positives, negatives))
-        return np.full(8, len(positives) + 1000 * len(negatives), np.float32)
-
-    counts = push(world, late, versions=VERSIONS, pool=pool)
-    assert counts["user_pooled_ab12"] == len(asked) > 0
+    pooler = CountingPooler()
+    counts = push(world, late, pooler=pooler)
+    assert counts["user_pooled_ab12"] == pooler.asked > 0
     for user in late["user_id"].unique().to_pylist():
         rows = sorted(r["event_timestamp"] for r in log.filter(pc.equal(log["user_id"], user)).to_pylist())
         reached = [k for k in (3, 8, 14) if k <= len(rows)]
         found = online(world, "user_pooled_ab12", [user])[0]
         if reached:
             assert found["watermark"] >= to_micros(rows[max(reached) - 1]) + 1
-    assert push(world, late, versions=VERSIONS, pool=pool)["user_pooled_ab12"] == 0
+    assert push(world, late, pooler=pooler)["user_pooled_ab12"] == 0
 
 
 @pytest.mark.parametrize(
