@@ -33,7 +33,7 @@ class ClockSettings(Section):
 
 
 class LabelRule(Section):
-    """label = 1 where `column` compares to `value` by `op`, else 0."""
+    """label = 1 where `column` compares to `value` by `op`, else 0; `is` takes the column itself, which must be 0 or 1."""
 
     column: str = "rating"
     op: Literal[">", ">=", "==", "is"] = ">"
