@@ -124,6 +124,7 @@ class SplitSettings(Section):
     warmup: float = Field(0.1, ge=0, lt=1, description="first share of the log: feeds statistics and compressors only")
     validation: float = Field(0.1, gt=0, lt=1)
     test: float = Field(0.2, gt=0, lt=1)
+    horizon: dt.timedelta | None = Field(None, description="train on this much before the window's end; none: on all")
     protocol: Literal["causal"] = "causal"
 
 

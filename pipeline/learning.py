@@ -239,7 +239,7 @@ def _champion_dataset(settings: Settings, bundle: Path, source: Manifest, window
     if all(today.versions.get(kind) == version for kind, version in reads.items()):
         return today.path
     from feature_repo import build_training_table
-    from pipeline.stages import clean_tables, training_start
+    from pipeline.stages import clean_tables, training_start, training_window
 
     clean = clean_tables(settings, window)
     kinds = {view.removeprefix("user_"): version for view, version in reads.items()}
@@ -262,7 +262,7 @@ def _champion_dataset(settings: Settings, bundle: Path, source: Manifest, window
             features=store.get("features", window).path,
             knowledge=knowledge,
             out=out,
-            window=window,
+            window=training_window(settings, window),
             train_start=training_start(settings, clean),
         ),
     )

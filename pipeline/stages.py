@@ -173,7 +173,7 @@ def dataset(settings: Settings, window: Window = Window()) -> Manifest:  # noqa:
             features=made["features"].path,
             knowledge=made["knowledge"].path,
             out=out,
-            window=window,
+            window=training_window(settings, window),
             train_start=train_start,
         )
         _write(out / "gate.json", validate_training_table(out, settings, clock))
@@ -186,8 +186,9 @@ def dataset(settings: Settings, window: Window = Window()) -> Manifest:  # noqa:
             **_digests("validate", clean),
             **{name: manifest.digest for name, manifest in made.items()},
             "train_start": str(train_start),
+            **_clock_input(clock),
         },
-        settings=settings.section("split", "features") | {"user_vectors": settings.knowledge.user_vectors},
+        settings=settings.section("split", "features", "data") | {"user_vectors": settings.knowledge.user_vectors},
         rooms=("core", "feature_repo", "validation"),
         builder=build,
     )
@@ -225,6 +226,17 @@ def training_start(settings: Settings, clean: list[Manifest]) -> int:
             f"train_start_{key}", lambda: compute_train_start([m.path for m in clean], settings)
         )
     )
+
+
+def training_window(settings: Settings, window: Window) -> Window:
+    """The rows of a window's training table: all up to its end, or the last `split.horizon` of them.
+
+    A daily window refreshes the model on the whole log so far, not on one day of it.
+    """
+    start = None
+    if settings.split.horizon is not None and window.end is not None:
+        start = window.end - settings.split.horizon
+    return Window(start, window.end)
 
 
 def _online_is_populated(settings: Settings, clock: Clock, manifest: Manifest) -> bool:
