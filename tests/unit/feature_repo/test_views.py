@@ -4,7 +4,6 @@ import json
 import numpy as np
 import pyarrow as pa
 import pytest
-
 from feast.infra.offline_stores.duckdb import DuckDBOfflineStore
 from feast.infra.offline_stores.offline_utils import get_offline_store_from_config
 
