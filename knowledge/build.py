@@ -166,8 +166,7 @@ class _Work:
         rows, order, place = self._user_rows(due, "prompt")
         hashes = [""] * len(due)
         raw = np.zeros((len(due), self.reasoner.dim), dtype=np.float16)
-        blocks = _parts(len(due), _BLOCK_SHARDS * knowledge.shard_rows)
-        for part in progress(blocks, "user prompts", unit="blocks"):
+        for part in _parts(len(due), _BLOCK_SHARDS * knowledge.shard_rows):
             texts = builder.build(due.take(np.arange(part.start, part.stop)))
             raw[place[part]] = self._encode(texts, "encoding user prompts")
             for row, text in zip(place[part], texts, strict=True):
@@ -232,7 +231,9 @@ class _Work:
 
     def scenario_texts(self, moment: int, raw: np.ndarray, neighbours: summary.Neighbours, version: str) -> int:
         """A summary of each scenario at its newest watermark."""
-        near = neighbours.find(raw.astype(np.float64))
+        wide = raw.astype(np.float64)
+        # Prompts of scenarios are much alike; only what sets one apart can be near to an item.
+        near = neighbours.find(wide, wide.mean(axis=0)) if len(wide) > 1 else np.zeros((len(wide), 0), np.int64)
         template = self._template("summary_v1")
         texts = summary.scenario_summaries(self.log, self.catalogue, template, moment, near)
         names = [name for name, _, _ in self.catalogue.scenarios]

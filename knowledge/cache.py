@@ -10,12 +10,14 @@ thrown away and made again.
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import shutil
 import uuid
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import IO, Any
 
 import numpy as np
 
@@ -46,13 +48,18 @@ def encode_cached(
     known = _read(folder, set(wanted))
     shards = [wanted[i : i + shard_rows] for i in range(0, len(wanted), shard_rows)]
     todo = [left for shard in shards if (left := [h for h in shard if h not in known])]
-    for shard in progress(todo, description, unit="shards"):
-        vectors = reasoner.encode([by_hash[h] for h in shard])
+    for number, shard in enumerate(todo, start=1):
+        said = f"{description} (shard {number} of {len(todo)})"
+        vectors = reasoner.encode([by_hash[h] for h in shard], functools.partial(_shown, said))
         _write(folder, shard, vectors)
         known.update(zip(shard, vectors, strict=True))
     if not hashes:
         return np.zeros((0, reasoner.dim), dtype=np.float16)
     return np.stack([known[h] for h in hashes])
+
+
+def _shown(description: str, batches: Iterable[Any]) -> Iterator[Any]:
+    return progress(batches, description, unit="batches")
 
 
 def _read(folder: Path, wanted: set[str]) -> dict[str, np.ndarray]:
@@ -83,10 +90,10 @@ def _write(folder: Path, hashes: list[str], vectors: np.ndarray) -> None:
     try:
         with (scratch / "vectors.npy").open("wb") as stream:
             np.save(stream, vectors, allow_pickle=False)
-            _sync(stream.fileno(), stream)
+            _sync(stream)
         with (scratch / "index.json").open("w") as stream:
             json.dump({"hashes": hashes, "sha256": sha256_file(scratch / "vectors.npy")}, stream)
-            _sync(stream.fileno(), stream)
+            _sync(stream)
         try:
             scratch.rename(target)
         except OSError:
@@ -96,9 +103,9 @@ def _write(folder: Path, hashes: list[str], vectors: np.ndarray) -> None:
         shutil.rmtree(scratch, ignore_errors=True)
 
 
-def _sync(descriptor: int, stream: object) -> None:
-    stream.flush()  # type: ignore[attr-defined]
-    os.fsync(descriptor)
+def _sync(stream: IO[Any]) -> None:
+    stream.flush()
+    os.fsync(stream.fileno())
 
 
 def _discard(shard: Path) -> None:

@@ -7,6 +7,7 @@ Shapes: N rows, D raw width, K kept components, d output width.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import scipy.linalg
 from safetensors.numpy import load_file, save_file
+from threadpoolctl import threadpool_limits
 
 from core.digest import sha256_file, sha256_json
 from core.errors import CorruptArtifactError, MissingArtifactError
@@ -77,7 +79,7 @@ class Compressor:
 
 
 def fit(raw: np.ndarray, dim: int | None) -> Compressor:
-    """Fit on rows; deterministic.
+    """Fit on rows, on one thread, so that the number of threads does not show in the last bits.
 
     Args:
         raw: [N, D]; at most MAX_FIT_ROWS evenly spaced ones are used.
@@ -95,7 +97,8 @@ def fit(raw: np.ndarray, dim: int | None) -> Compressor:
     scale = np.where(varies, 1.0 / np.where(varies, deviation, 1.0), 0.0)
     if dim is None:
         return Compressor(mean, scale, None, 1.0, width)
-    components, variances = _principal((rows - mean) * scale, dim)
+    with threadpool_limits(1):
+        components, variances = _principal((rows - mean) * scale, dim)
     total = float(variances.sum())
     gain = float(np.sqrt(len(variances) / total)) if total > 0 else 1.0
     return Compressor(mean, scale, np.rint(components * 2.0**_COMPONENT_BITS), gain, dim)
@@ -170,6 +173,4 @@ def _principal(rows: np.ndarray, dim: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _digest(raw: np.ndarray) -> str:
-    import hashlib
-
     return hashlib.sha256(np.ascontiguousarray(raw).tobytes()).hexdigest()

@@ -35,12 +35,19 @@ class Neighbours:
         self._centre = np.rint(chosen.mean(axis=0) * 2.0**16) / 2.0**16 if len(chosen) else np.zeros(vectors.shape[1])
         self._units = _units(chosen - self._centre)
 
-    def find(self, vectors: np.ndarray, block: int = 512) -> np.ndarray:
-        """Items nearest by cosine after centring, int64 [n, NEAREST], nearest first; ties: the smaller id."""
+    def find(self, vectors: np.ndarray, centre: np.ndarray | None = None, block: int = 512) -> np.ndarray:
+        """Items nearest by cosine after centring, int64 [n, NEAREST], nearest first; ties: the smaller id.
+
+        Args:
+            vectors: raw vectors, float64 [n, d].
+            centre: what counts as the middle of `vectors`, [d]; none: the middle of the items.
+            block: vectors compared at a time.
+        """
         count = min(NEAREST, len(self._items))
+        middle = self._centre if centre is None else centre
         found = np.zeros((len(vectors), count), dtype=np.int64)
         for start in range(0, len(vectors) if count else 0, block):
-            scores = _units(vectors[start : start + block] - self._centre) @ self._units.T
+            scores = _units(vectors[start : start + block] - middle) @ self._units.T
             # Nearest in (score descending, position ascending), without sorting all candidates.
             least = np.partition(scores, scores.shape[1] - count, axis=1)[:, -count]
             for i, row in enumerate(scores):

@@ -173,8 +173,7 @@ def _load(name: str, revision: str | None, dtype: torch.dtype) -> tuple[Any, Any
     if getattr(model.config, "is_encoder_decoder", False):
         raise SettingsError(f"knowledge.model {name!r} is an encoder-decoder; use a causal model or an encoder")
     # A title that spells "<|im_end|>" or "[SEP]" must not become that token.
-    if getattr(tokenizer, "backend_tokenizer", None) is not None:
-        tokenizer.backend_tokenizer.encode_special_tokens = True
+    tokenizer.split_special_tokens = True
     return tokenizer, model.eval().requires_grad_(False)
 
 

@@ -1,0 +1,92 @@
+from __future__ import annotations
+
+import datetime as dt
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tokenizers import Tokenizer, models, pre_tokenizers, processors, trainers
+from transformers import BertConfig, BertModel, LlamaConfig, LlamaModel, PreTrainedTokenizerFast
+
+from core import ArtifactStore, Built, Settings, replay
+from knowledge import build_knowledge
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from knowledge_worlds import CORPUS, START, TITLES, Build, Row, micros, write_source  # noqa: E402
+
+
+def tokenizer(folder: Path) -> None:
+    """A small byte-pair tokenizer, trained here, with BERT's special tokens."""
+    body = Tokenizer(models.BPE(unk_token="[UNK]"))
+    body.pre_tokenizer = pre_tokenizers.Whitespace()
+    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]"]
+    body.train_from_iterator(CORPUS, trainers.BpeTrainer(vocab_size=200, special_tokens=special))
+    body.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
+    )
+    names = {"unk_token": "[UNK]", "pad_token": "[PAD]", "cls_token": "[CLS]", "sep_token": "[SEP]"}
+    PreTrainedTokenizerFast(tokenizer_object=body, **names).save_pretrained(folder)
+
+
+@pytest.fixture(scope="session")
+def bert(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("bert")
+    torch.manual_seed(1)
+    shape = {"hidden_size": 16, "num_hidden_layers": 3, "num_attention_heads": 2, "intermediate_size": 32}
+    BertModel(BertConfig(vocab_size=200, max_position_embeddings=4096, **shape)).save_pretrained(folder)
+    tokenizer(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("llama")
+    torch.manual_seed(2)
+    shape = {"hidden_size": 16, "num_hidden_layers": 3, "num_attention_heads": 4, "intermediate_size": 32}
+    LlamaModel(
+        LlamaConfig(vocab_size=200, num_key_value_heads=2, max_position_embeddings=4096, **shape)
+    ).save_pretrained(folder)
+    tokenizer(folder)
+    return folder
+
+
+@pytest.fixture
+def settings(bert: Path) -> Settings:
+    knowledge: dict[str, Any] = {"reasoner": "transformers", "model": str(bert), "thresholds": [3, 6, 9]}
+    knowledge |= {"user_dim": 8, "item_dim": 4, "user_vectors": ["pooled", "prompt"], "max_tokens": 2000}
+    knowledge["lag"] = dict.fromkeys(("pooled", "prompt", "scenario", "item_text"), dt.timedelta(0))
+    return Settings(knowledge=knowledge)
+
+
+@pytest.fixture
+def build(tmp_path: Path, settings: Settings) -> Build:
+    """Builds knowledge from rows (or several windows' sources) into a new folder; one store and cache per test."""
+    count = iter(range(1000))
+
+    def run(
+        *windows: Sequence[Row],
+        start: float = 45.0,
+        now: float = 10_000.0,
+        titles: Sequence[str] = TITLES,
+        **other: Any,
+    ) -> tuple[Path, Built]:
+        place = tmp_path / f"run{next(count)}"
+        sources = [write_source(place / f"source{i}", rows, titles) for i, rows in enumerate(windows)]
+        out = place / "out"
+        out.mkdir()
+        built = build_knowledge(
+            sources,
+            out,
+            other.get("settings", settings),
+            replay(START + dt.timedelta(seconds=now)),
+            train_start=micros(start),
+            cache=tmp_path / "cache",
+            compressors=ArtifactStore(other.get("store", tmp_path / "store")),
+        )
+        return out, built
+
+    return run

@@ -1,0 +1,103 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from knowledge_worlds import Row, log_rows, micros, write_source
+
+from core.settings import DataSettings
+from knowledge import due, pooled
+from knowledge.snapshots import Snapshots, due_snapshots, most_active
+from knowledge.sources import Log, read_catalogue, read_log
+
+
+def read(place: Path, rows: list[Row]) -> Log:
+    source = write_source(place, rows)
+    return read_log([source], read_catalogue([source], DataSettings()), micros(1e6))
+
+
+def vectors(items: int = 8, width: int = 12) -> np.ndarray:
+    return np.random.default_rng(3).normal(size=(items, width)).astype(np.float16)
+
+
+def gather(log: Log, snapshots: Snapshots, matrix: np.ndarray, known: np.ndarray) -> np.ndarray:
+    parts = list(pooled.pool(log, snapshots, matrix, known))
+    assert [p.start for p, _ in parts] == [0, *(p.stop for p, _ in parts[:-1])]
+    return np.concatenate([v for _, v in parts])
+
+
+def times_of(log: Log, snapshots: Snapshots, user: int) -> list[int]:
+    return snapshots.watermarks[snapshots.users == user].tolist()
+
+
+def test_a_snapshot_is_due_just_after_the_row_that_reaches_a_threshold(tmp_path: Path) -> None:
+    log = read(tmp_path, [(1, k % 8, "home", 10 * k, 1) for k in range(7)])
+    found = due_snapshots(log, [3, 5, 100])
+    assert found.watermarks.tolist() == [micros(20) + 1, micros(40) + 1]
+    assert found.ends.tolist() == [3, 5]
+
+
+def test_rows_of_one_moment_are_in_one_snapshot_together(tmp_path: Path) -> None:
+    seconds = [0, 5, 5, 5, 9]
+    log = read(tmp_path, [(1, k, "home", s, 1) for k, s in enumerate(seconds)])
+    found = due_snapshots(log, [2, 3, 4, 5])
+    assert found.watermarks.tolist() == [micros(5) + 1, micros(9) + 1]
+    assert found.ends.tolist() == [4, 5]
+
+
+def test_an_old_snapshot_is_due_again_at_the_users_next_row(tmp_path: Path) -> None:
+    seconds = [0, 1, 2, 50, 103, 104, 300]
+    log = read(tmp_path, [(1, k, "home", s, 1) for k, s in enumerate(seconds)] + [(2, 0, "home", 1000, 1)])
+    found = due_snapshots(log, [3, 6], max_age=int(100e6))
+    assert found.watermarks.tolist() == [micros(s) + 1 for s in (2, 103, 104, 300)]
+
+
+@pytest.mark.parametrize(("before", "after", "expected"), [(2, 3, True), (3, 4, False), (0, 9, True), (3, 3, False)])
+def test_due_is_passing_a_threshold(before: int, after: int, expected: bool) -> None:
+    assert due([3, 6], before, after) is expected
+
+
+def test_the_cap_keeps_the_most_active_users(tmp_path: Path) -> None:
+    log = read(tmp_path, [(u, k, "home", k, 1) for u, n in ((1, 2), (2, 5), (3, 5), (4, 1)) for k in range(n)])
+    assert most_active(log, 1).tolist() == [False, True, False, False]
+    assert most_active(log, None).all()
+
+
+def test_pooled_vectors_are_means_over_the_rows_before_the_watermark(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log, matrix = read(tmp_path, log_rows(users=40, rows=30)), vectors()
+    known = np.ones(8, dtype=bool)
+    found = due_snapshots(log, [1, 3, 6, 10, 25])
+    whole = gather(log, found, matrix, known)
+    for i in range(len(found)):
+        rows = (log.users == found.users[i]) & (log.times < found.watermarks[i])
+        halves = [matrix[log.items[rows & (log.labels == wanted)]].astype(float) for wanted in (True, False)]
+        expected = np.concatenate([h.mean(0) if len(h) else np.zeros(12) for h in halves])
+        np.testing.assert_allclose(whole[i], expected, atol=2e-6)
+    monkeypatch.setattr(pooled, "CHUNK_ROWS", 100)
+    assert np.array_equal(gather(log, found, matrix, known), whole)
+
+
+def test_one_user_alone_has_the_same_bytes_as_in_the_batch(tmp_path: Path) -> None:
+    log, matrix = read(tmp_path, log_rows(users=20, rows=30)), vectors()
+    found = due_snapshots(log, [3, 6, 25])
+    whole = gather(log, found, matrix, np.ones(8, dtype=bool))
+    random = np.random.default_rng(5)
+    for i in range(len(found)):
+        rows = slice(log.starts[found.users[i]], found.ends[i])
+        items, labels = log.items[rows], log.labels[rows]
+        alone = pooled.pool_one(matrix[random.permutation(items[labels])], matrix[random.permutation(items[~labels])])
+        assert alone is not None
+        assert alone.tobytes() == whole[i].tobytes()
+
+
+def test_items_without_a_vector_do_not_count(tmp_path: Path) -> None:
+    log = read(tmp_path, [(1, 0, "home", 0, 1), (1, 1, "home", 1, 1), (1, 99, "home", 2, 1), (2, 1, "home", 0, 1)])
+    matrix, known = vectors(), np.arange(8) != 1
+    first, second = gather(log, due_snapshots(log, [1, 3]).newest(), matrix, known)
+    np.testing.assert_allclose(first[:12], matrix[0].astype(float), atol=2e-6)
+    assert (first[12:] == 0).all()
+    assert np.isnan(second).all()
+    assert pooled.pool_one(matrix[:0], matrix[:0]) is None
