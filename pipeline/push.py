@@ -22,6 +22,7 @@ def push_file(settings: Settings, file: Path) -> str:
         DataError: the file cannot be read, or a column, label, scenario or time is wrong.
     """
     from feature_repo import push
+    from knowledge import load_pooler
 
     if not file.is_file():
         raise DataError("no such file", file=file)
@@ -35,14 +36,12 @@ def push_file(settings: Settings, file: Path) -> str:
     rows = canonical(table, _id_types(clean[-1].path), file)
     known = set(pq.read_table(clean[-1].path / "scenarios.parquet")["scenario"].to_pylist())
     _check(rows, known, clock.now_micros() + int(settings.validation.max_future.total_seconds() * 1e6), file)
-    changed = push(
-        settings,
-        clock,
-        rows,
-        sources=[m.path for m in clean],
-        knowledge=store.get("knowledge", window).path,
-    )
-    return f"pushed {rows.num_rows} interactions of {changed} users"
+    pooler = None
+    if "pooled" in settings.knowledge.user_vectors:
+        pooler = load_pooler(store.get("knowledge", window).path)
+    written = push(settings, clock, rows, sources=[m.path for m in clean], pooler=pooler)
+    changed = ", ".join(f"{view} {count}" for view, count in written.items())
+    return f"pushed {rows.num_rows} interactions; users written: {changed or 'none'}"
 
 
 def canonical(table: pa.Table, ids: IdTypes, file: Path | None) -> pa.Table:

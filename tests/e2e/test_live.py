@@ -13,7 +13,7 @@ import httpx
 import pytest
 from conftest import Project
 
-from core import load_settings
+from core import load_settings, replay
 from core.store import replace_json
 from pipeline.serve import running_service
 
@@ -124,6 +124,27 @@ def test_a_new_item_is_ranked_without_retraining(project):
         answer = ask(url, candidates=[900_001, 1], k=2)
         assert {item["item_id"] for item in answer["items"]} == {900_001, 1}
         assert answer["versions"]["bundle_digest"] == trained
+
+
+def test_a_pushed_interaction_changes_the_users_state_at_once(project):
+    from feature_repo import OnlineReader
+
+    project.change(clock={"mode": "replay", "at": "2019-01-01T00:00:00+00:00"})
+    run(project, "run", "--until", "materialize")
+    settings = load_settings(project.file)
+    versions = json.loads((project.root / "refs" / "knowledge" / "latest.json").read_text())["object"]
+    kinds = json.loads((project.root / "objects" / "knowledge" / versions / "versions.json").read_text())
+    reader = OnlineReader(settings, replay("2019-01-01"), kinds)
+    before = reader.read_user(1)
+    rows = project.folder / "fresh.csv"
+    rows.write_text("user_id,item_id,scenario,event_timestamp,label\n1,1,comedy,2018-12-31T00:00:00Z,1\n")
+    run(project, "push", str(rows))
+    after = reader.read_user(1)
+
+    assert after.values["user_rows"] == before.values["user_rows"] + 1
+    assert after.values["user_positives"] == before.values["user_positives"] + 1
+    assert after.history[-1] == 1
+    assert after.history[:-1] == before.history[1:]
 
 
 @pytest.fixture
