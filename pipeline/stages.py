@@ -49,7 +49,7 @@ def validate(settings: Settings, window: Window = Window()) -> Manifest:  # noqa
         "validate",
         window,
         inputs={"ingest": source.digest, **_clock_input(clock)},
-        settings=settings.section("validation"),
+        settings=settings.section("validation", "data"),
         rooms=("core", "validation"),
         builder=build,
     )
@@ -95,7 +95,7 @@ def knowledge(settings: Settings, window: Window = Window()) -> Manifest:  # noq
         "knowledge",
         window,
         inputs={**_digests("validate", clean), "train_start": str(train_start), **_clock_input(clock)},
-        settings=settings.section("knowledge") | {"item_text": settings.data.item_text},
+        settings=settings.section("knowledge", "validation", "data"),
         rooms=("core", "knowledge", "validation"),
         builder=build,
     )
