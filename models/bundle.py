@@ -283,7 +283,7 @@ def _batch_to_json(batch: RequestBatch) -> dict[str, Any]:
 
 
 def _batch_from_json(body: Mapping[str, Any]) -> RequestBatch:
-    vectors: dict[str, np.ndarray | None] = {kind: _rows_from_json(rows) for kind, rows in body["user_vectors"].items()}
+    vectors = {kind: _rows_from_json(rows) for kind, rows in body["user_vectors"].items()}
     scenarios = {key: np.asarray(vector, np.float32) for key, vector in body["scenario_vectors"].items()}
     return RequestBatch(
         **{
@@ -301,6 +301,9 @@ def _rows_to_json(vectors: np.ndarray) -> list[list[float] | None]:
     return [None if any(math.isnan(v) for v in row) else row for row in vectors.tolist()]
 
 
-def _rows_from_json(rows: list[list[float] | None]) -> np.ndarray:
-    dim = next((len(row) for row in rows if row is not None), 1)
+def _rows_from_json(rows: list[list[float] | None]) -> np.ndarray | None:
+    """The inverse; None where all rows are unknown, since nothing then says how wide they are."""
+    dim = next((len(row) for row in rows if row is not None), 0)
+    if not dim:
+        return None
     return np.asarray([row if row is not None else [math.nan] * dim for row in rows], np.float32)

@@ -17,6 +17,10 @@ from core.errors import DataError
 
 USER_STATS = ("user_rows", "user_positives", "user_rate")
 ITEM_STATS = ("item_rows", "item_positives", "item_rate")
+SPEC_KEYS = (
+    *("user_categorical", "user_dense", "item_categorical", "item_dense"),
+    *("scenarios", "history_length", "prior_rate", "vectors"),
+)
 ROW_COLUMNS = ("row_id", "user_id", "item_id", "scenario", "label", "weight", "split", *USER_STATS, *ITEM_STATS)
 
 
@@ -80,6 +84,8 @@ def load_dataset(folder: Path) -> TrainingData:
         spec = json.loads(spec_path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise DataError(f"cannot be read ({error}); run `llm4msr dataset` again", file=spec_path) from error
+    if absent := [key for key in SPEC_KEYS if key not in spec]:
+        raise DataError(f"lacks {', '.join(absent)}; run `llm4msr dataset` again", file=spec_path)
     declared = [
         name for kind in ("categorical", "dense") for side in ("user", "item") for name in spec[f"{side}_{kind}"]
     ]

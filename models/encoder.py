@@ -196,8 +196,8 @@ class Encoder:
         user_dense, item_dense = _columns(batch.user, self.user_dense), _columns(batch.item, self.item_dense)
         dense = np.concatenate((user_dense[batch.user_index], item_dense), axis=1)
         count, users = len(scenario), len(batch.user[USER_ID])
-        vectors = [_known(batch.user_vectors.get(kind), users, d) for kind, d in layout.user_vectors.items()]
-        item_vectors = _known(batch.item_text if layout.item_dim else None, count, layout.item_dim)
+        vectors = [_known(batch.user_vectors.get(kind), users, d, kind) for kind, d in layout.user_vectors.items()]
+        item_vectors = _known(batch.item_text if layout.item_dim else None, count, layout.item_dim, "item_text")
         scenario_index, scenarios = self._request_scenarios(batch)
         return Side(
             torch.from_numpy(dense),
@@ -257,7 +257,7 @@ class Encoder:
         for name, number in place.items() if dim else ():
             if (vector := batch.scenario_vectors.get(name)) is not None:
                 vectors[number] = vector
-        return index, _known(vectors, len(place), dim)
+        return index, _known(vectors, len(place), dim, "scenario")
 
 
 def distinct(keys: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -285,10 +285,12 @@ def gather(matrix: np.ndarray | None, rows: np.ndarray) -> tuple[torch.Tensor, t
     return torch.from_numpy(np.take(matrix, np.maximum(rows, 0), axis=0)), known
 
 
-def _known(vectors: np.ndarray | None, count: int, dim: int) -> tuple[torch.Tensor, torch.Tensor]:
+def _known(vectors: np.ndarray | None, count: int, dim: int, kind: str) -> tuple[torch.Tensor, torch.Tensor]:
     """Vectors with NaN rows -> vectors without NaN, and which are known."""
     if vectors is None or dim == 0:
         return torch.zeros(count, dim), torch.zeros(count, 1)
+    if vectors.shape != (count, dim):
+        raise DataError(f"{kind} vectors are {vectors.shape}, the model reads {(count, dim)}; take its own version")
     found = torch.from_numpy(np.ascontiguousarray(vectors, np.float32))
     known = ~found.isnan().any(dim=1, keepdim=True)
     if not bool(known.any()):

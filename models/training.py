@@ -18,7 +18,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn import functional
 
-from core.errors import DataError
+from core.errors import DataError, SettingsError
 from core.log import logger, progress
 from core.settings import ModelSettings, TrainSettings
 from models.bundle import write_bundle
@@ -99,7 +99,7 @@ def train(data: TrainingData, model: ModelSettings, train: TrainSettings, out: P
 
     Raises:
         DataError: no training or validation rows.
-        SettingsError: a level without its vectors, or a device that is not there.
+        SettingsError: a level without its vectors, a device that is not there, or a loss that is not finite.
     """
     with _threads(train.threads), process_group(train.device) as world:
         fitted = fit(data, model, train, world, name)
@@ -140,6 +140,11 @@ def fit(data: TrainingData, model: ModelSettings, train: TrainSettings, world: W
         begin = time.perf_counter()
         loss = _epoch(wrapped, optimizer, encoder, encoded, rows, train, epoch, world)
         speeds.append(len(rows) / world.size / (time.perf_counter() - begin))
+        if not np.isfinite(loss):
+            raise SettingsError(
+                f"{name}: the loss became {loss} in epoch {epoch}; lower train.learning_rate or "
+                "train.embedding_learning_rate"
+            )
         average_buffers(wrapped, world)
         scores = validate(wrapped, encoder, encoded, held_out, world)
         run.curves.append({"epoch": epoch, "loss": loss, **quality(scores, encoded.label[held_out])})

@@ -1,9 +1,12 @@
+import shutil
+
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from core.errors import DataError
-from models.data import TrainingData, log_order, request_batch_from_rows
+from models.data import TrainingData, load_dataset, log_order, request_batch_from_rows
 from models.encoder import DenseFeature, Encoder, distinct
 from models.vocabulary import Vocabulary
 
@@ -112,6 +115,27 @@ def test_an_unknown_scenario_is_named(data):
     batch.scenario = ["attic"]
     with pytest.raises(DataError, match="attic.*home"):
         encoder.request_bags(batch)
+
+
+def test_vectors_of_another_width_are_refused(data):
+    encoder, batch = fitted(data), request_batch_from_rows(data, [0])
+    batch.user_vectors = {"user_pooled": np.zeros((1, 5), np.float32)}
+    with pytest.raises(DataError, match="user_pooled"):
+        encoder.request_side(batch, np.zeros(1, np.int64))
+
+
+def test_a_dataset_without_a_file_or_a_column_is_named(data, data_folder, tmp_path):
+    folder = shutil.copytree(data_folder, tmp_path / "d")
+    pq.write_table(data.rows.drop_columns(["genre"]), folder / "rows.parquet")
+    with pytest.raises(DataError, match=r"rows\.parquet.*'genre'"):
+        load_dataset(folder)
+    (folder / "user_log.parquet").unlink()
+    pq.write_table(data.rows, folder / "rows.parquet")
+    with pytest.raises(DataError, match=r"user_log\.parquet"):
+        load_dataset(folder)
+    (folder / "spec.json").write_text("{}")
+    with pytest.raises(DataError, match=r"spec\.json.*user_categorical"):
+        load_dataset(folder)
 
 
 def test_a_table_without_training_rows_is_refused(data):

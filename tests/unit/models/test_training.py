@@ -126,6 +126,12 @@ def test_no_history_is_a_model_without_a_bag(data, tmp_path, model, settings):
     models.load_bundle(tmp_path / "b").check_golden()
 
 
+def test_a_loss_that_explodes_names_the_learning_rate(data, tmp_path, model, settings):
+    with pytest.raises(SettingsError, match="learning_rate"):
+        models.train(data, model, settings.model_copy(update={"learning_rate": 1e30}), tmp_path / "b", name="k")
+    assert not torch.distributed.is_initialized()
+
+
 def test_a_gpu_that_is_not_there_is_a_settings_error(data, tmp_path, model, settings, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(SettingsError, match="no GPU"):
