@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import hashlib
+import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -165,7 +166,7 @@ class _Work:
         )
         rows, order, place = self._user_rows(due, "prompt")
         hashes = [""] * len(due)
-        raw = np.zeros((len(due), self.reasoner.dim), dtype=np.float16)
+        raw = self._scratch(len(due))
         for part in _parts(len(due), _BLOCK_SHARDS * knowledge.shard_rows):
             texts = builder.build(due.take(np.arange(part.start, part.stop)))
             raw[place[part]] = self._encode(texts, "encoding user prompts")
@@ -251,6 +252,13 @@ class _Work:
         ]
         return np.concatenate([np.zeros((0, self.reasoner.dim), np.float16), *parts])
 
+    def _scratch(self, rows: int) -> np.ndarray:
+        """Raw vectors on disk, float16 [rows, dim], gone when the last reference is: memory stays flat."""
+        if not rows:
+            return np.zeros((0, self.reasoner.dim), dtype=np.float16)
+        with tempfile.TemporaryFile(dir=self.out) as file:
+            return np.memmap(file, dtype=np.float16, mode="w+", shape=(rows, self.reasoner.dim))
+
     def _compressor(
         self, kind: str, recipe: Mapping[str, object], fitted: np.ndarray, dim: int | None
     ) -> tuple[Compressor, str]:
@@ -287,7 +295,8 @@ class _Work:
         return load_template(name, self.settings.knowledge.language)
 
     def _text_recipe(self) -> dict[str, object]:
-        return {"columns": self.settings.data.item_text, "format": ITEM_TEXT}
+        data = self.settings.data
+        return {"columns": data.item_text, "categories": data.item_categorical[:1], "format": ITEM_TEXT}
 
     def _item_recipe(self) -> dict[str, object]:
         return {"text": self._text_recipe(), "reasoner": self.reasoner.identity}
