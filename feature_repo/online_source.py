@@ -7,6 +7,7 @@ were written online. Vectors and histories become values here; the features stag
 from __future__ import annotations
 
 import os
+import shutil
 import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -106,6 +107,7 @@ def newest(
             yield _shape(batch, schema, vectors)
     finally:
         connection.close()
+        shutil.rmtree(spill, ignore_errors=True)
 
 
 def newest_query(file: Path, key: str, *, until: int, since: int = 0) -> str:

@@ -140,14 +140,15 @@ class OnlineReader:
 
         Args:
             views: Feast names or unversioned ones, of value views or their `_ref` twins. Item text vectors are not
-                online (they are in the catalogue) and count as there.
+                online (they are in the catalogue) and count as there; so does an unversioned vector view of which
+                this reader was given no version, because it does not read it.
 
         Raises:
             StorageError: the online store does not answer in time.
         """
         for name in views:
             base = name.removesuffix("_ref")
-            if base.startswith("item_text"):
+            if base.startswith("item_text") or (base in VECTOR_VIEWS.values() and base not in self._versions):
                 continue
             view = self._find(base)
             if view is None or not is_live(self._table, view, probe_of(self.settings, view.name)):

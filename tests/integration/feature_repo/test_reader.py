@@ -108,6 +108,10 @@ def test_another_version_is_missing_and_not_populated(filled):
     assert not reader.populated(["user_pooled_other"])
 
 
+def test_a_model_without_vectors_does_not_wait_for_them(filled):
+    assert reader_of(filled, versions={}).populated(["user_stats", "user_pooled", "scenario", "item_text"])
+
+
 def test_populated_once_materialized(filled):
     views = ["user_stats", "user_history", "user_pooled_ab12", "scenario_ab12_ref", "item_text_ab12_ref", "user_pooled"]
     assert reader_of(filled).populated(views)
