@@ -13,8 +13,10 @@ from __future__ import annotations
 import asyncio
 import os
 import shutil
+import signal
 import socket
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -45,6 +47,8 @@ def main() -> None:
     parser.add_argument("--settings", type=Path, default=REPOSITORY / "config" / "demo.yaml")
     options = parser.parse_args()
     configure(level="WARNING")
+    # Ended from outside, the services and Redis end too.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     with ExitStack() as stack:
         store = stack.enter_context(_online_store())
         os.environ["LLM4MSR_ROOT"] = str(REPOSITORY / ".llm4msr" / "benchmark")
