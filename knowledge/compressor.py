@@ -58,8 +58,7 @@ class Compressor:
         if self.components is None:
             out[:] = values
         elif self.components.shape[1]:
-            values = np.clip(values, -_VALUE_LIMIT, _VALUE_LIMIT)
-            exact = np.rint(values * 2.0**_VALUE_BITS) @ self.components  # [N, K]
+            exact = exact_product(values, self.components)  # [N, K]
             out[:, : exact.shape[1]] = exact * (self.gain * 2.0 ** -(_VALUE_BITS + _COMPONENT_BITS))
         return out
 
@@ -102,6 +101,11 @@ def fit(raw: np.ndarray, dim: int | None) -> Compressor:
     total = float(variances.sum())
     gain = float(np.sqrt(len(variances) / total)) if total > 0 else 1.0
     return Compressor(mean, scale, np.rint(components * 2.0**_COMPONENT_BITS), gain, dim)
+
+
+def exact_product(values: np.ndarray, components: np.ndarray) -> np.ndarray:
+    """Standardised rows times components as integers in units of 2**-40, float64 [N, K], free of rounding."""
+    return np.rint(np.clip(values, -_VALUE_LIMIT, _VALUE_LIMIT) * 2.0**_VALUE_BITS) @ components
 
 
 def kept_compressor(

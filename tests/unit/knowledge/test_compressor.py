@@ -8,7 +8,7 @@ from threadpoolctl import threadpool_limits
 
 from core import ArtifactStore
 from core.errors import CorruptArtifactError, MissingArtifactError
-from knowledge.compressor import Compressor, fit, kept_compressor
+from knowledge.compressor import Compressor, exact_product, fit, kept_compressor
 
 
 def rows(count: int, width: int = 40, seed: int = 1) -> np.ndarray:
@@ -24,6 +24,15 @@ def test_a_row_has_the_same_bytes_alone_and_in_any_batch_on_any_number_of_thread
         expected = compressor.apply(many)
     assert np.array_equal(compressor.apply(many[::-1])[::-1], expected)
     assert all(np.array_equal(compressor.apply(many[i : i + 1])[0], expected[i]) for i in range(200))
+
+
+def test_products_are_exact_whatever_the_order_of_the_sums() -> None:
+    components = fit(rows(300, 700), 64).components
+    assert components is not None
+    values, shuffled = rows(50, 700, seed=2) * 20, np.random.default_rng(4).permutation(700)
+    expected = exact_product(values, components)
+    assert np.array_equal(exact_product(values[:, shuffled], components[shuffled]), expected)
+    assert all(np.array_equal(exact_product(values[i : i + 1], components)[0], expected[i]) for i in range(50))
 
 
 def test_it_is_principal_components_of_the_standardised_rows() -> None:
