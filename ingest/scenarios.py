@@ -83,10 +83,13 @@ def scenario_table(data: DataSettings, source: Source, mapping: ScenarioMap, see
         seen: scenarios of the rows read.
 
     Returns:
-        A table of `core.tables.SCENARIOS`: groups in the settings' order, then `other`, then the rest sorted.
+        A table of `core.tables.SCENARIOS`: groups in the settings' order, then `other`, then what `data.scenarios`
+        declares or, where it declares nothing, what was seen, sorted.
     """
     values = source.values()
-    names = dict.fromkeys([*mapping.names(values), *data.scenarios, *sorted(seen)])
+    # Whoever declares scenarios means all of them: a value that is not among them is for validation to reject.
+    undeclared = () if data.scenarios else sorted(seen)
+    names = dict.fromkeys([*mapping.names(values), *data.scenarios, *undeclared])
     rows = []
     for name in names:
         if name in data.scenarios:

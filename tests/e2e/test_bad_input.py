@@ -113,7 +113,7 @@ def test_a_wrong_type_is_named(table):
 @pytest.mark.parametrize(
     ("change", "rejected"),
     [
-        (lambda rows: rows.append(list(rows[0])), "duplicate"),
+        (lambda rows: rows.append(list(rows[0])), "repeated"),
         (lambda rows: rows[5].__setitem__(2, "4102444800"), "future"),
         (lambda rows: rows[5].__setitem__(4, "7"), "label"),
         (lambda rows: rows[5].__setitem__(3, "billboard"), "scenario"),
@@ -166,13 +166,12 @@ def test_a_full_disk_is_a_clear_error_and_loses_nothing(tmp_path):
     small = tmp_path / "small"
     small.mkdir()
     mounted = os.geteuid() == 0 and not subprocess.call(
-        ["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", str(small)], stderr=subprocess.DEVNULL
+        ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(small)], stderr=subprocess.DEVNULL
     )
     if not mounted:
         pytest.skip("mounting a small tmpfs needs root")
     try:
-        project = make_project(tmp_path / "project", users=20)
-        project.change()
+        project = make_project(tmp_path / "project", users=60)
         body = yaml.safe_load(project.file.read_text()) | {"root": str(small / "root")}
         project.file.write_text(yaml.safe_dump(body))
         result = project.command("ingest")
