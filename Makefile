@@ -16,6 +16,7 @@ help: ## Show this list
 
 setup: $(READY) ## Make .venv with everything (Python 3.11, CPU); again is a no-op
 
+# editable_mode=compat puts this folder on the path, so that a room which comes later is found too.
 $(READY): requirements/dev.txt pyproject.toml
 	@command -v $(PYTHON) >/dev/null || { \
 	  echo "$(PYTHON) was not found. Install Python 3.11, or name yours: make setup PYTHON=/path/to/python3.11" >&2; exit 2; }
@@ -24,7 +25,7 @@ $(READY): requirements/dev.txt pyproject.toml
 	@echo "setting up $(VENV): some minutes the first time"
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install -qq --no-deps -r requirements/dev.txt
-	$(BIN)/python -m pip install -qq --no-deps --no-build-isolation -e .
+	$(BIN)/python -m pip install -qq --no-deps --no-build-isolation --config-settings editable_mode=compat -e .
 	@touch $@
 
 demo: setup ## Run everything on MovieLens latest-small and show what came out
