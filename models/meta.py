@@ -93,11 +93,11 @@ class GateLayer(MetaLayer):
         self.gate = zero_linear(code, width)
 
     def generate(self, code: Tensor) -> Generated:
-        return (torch.cat((2 * torch.sigmoid(self.gate(code)), self.bias(code)), dim=1),)
+        return 2 * torch.sigmoid(self.gate(code)), self.bias(code)
 
     def apply_to(self, x: Tensor, generated: Generated, index: Tensor) -> Tensor:
-        scale, shift = pick(generated[0], index).chunk(2, dim=1)
-        return torch.addcmul(shift, x, scale)
+        scale, shift = generated
+        return torch.addcmul(pick(shift, index), x, pick(scale, index))
 
 
 class LowRankLayer(MetaLayer):
@@ -128,7 +128,7 @@ class LowRankLayer(MetaLayer):
             small = small @ core.view(self.rank, self.rank)
         else:
             cores = core.index_select(0, index).view(-1, self.rank, self.rank)
-            small = torch.bmm(small.unsqueeze(1), cores).squeeze(1)
+            small = (small.unsqueeze(2) * cores).sum(dim=1)  # On a CPU less than half the time of a batched product.
         return torch.addmm(x, small, self.up) + pick(shift, index)
 
 
