@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 from pydantic_settings.exceptions import SettingsError as UnreadableVariable
 
@@ -244,6 +244,19 @@ class Settings(BaseSettings):
     serving: ServingSettings = ServingSettings()
     tracking: TrackingSettings = TrackingSettings()
 
+    _file: Path | None = PrivateAttr(default=None)
+
+    @property
+    def file(self) -> Path:
+        """The file the settings were read from; a child process reads the same.
+
+        Raises:
+            SettingsError: they were made in code.
+        """
+        if self._file is None:
+            raise SettingsError("these settings come from no file, but a child process needs one; use load_settings")
+        return self._file
+
     @classmethod
     def settings_customise_sources(
         cls,
@@ -285,12 +298,14 @@ def load_settings(path: str | Path) -> Settings:
     except UnreadableVariable as error:
         raise SettingsError(f"LLM4MSR_ variables: {error} ({error.__cause__})") from error
     base = path.resolve().parent
-    return settings.model_copy(
+    absolute = settings.model_copy(
         update={
             "root": (base / settings.root).resolve(),
             "data": settings.data.model_copy(update={"path": (base / settings.data.path).resolve()}),
         }
     )
+    absolute._file = path.resolve()
+    return absolute
 
 
 def make_clock(settings: Settings, log_end: dt.datetime | None = None) -> Clock:

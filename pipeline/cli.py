@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -52,10 +51,7 @@ def settings_of(path: Path | None) -> Settings:
     """
     if path is None and not DEFAULT_FILE.is_file():
         raise SettingsError("no settings: name a file with --settings, or write one with `llm4msr init`")
-    path = path or DEFAULT_FILE
-    settings = load_settings(path)
-    os.environ["LLM4MSR_SETTINGS"] = str(path.resolve())
-    return settings
+    return load_settings(path or DEFAULT_FILE)
 
 
 def _stage(name: str, help_text: str, function: Callable[[Settings, Window], Manifest] | None = None) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import time
 from pathlib import Path
 from typing import Any
@@ -24,7 +23,6 @@ def run_demo(settings_file: Path | None, port: int | None) -> None:
     """Run all stages, serve, ask once, and print what a new user wants to see."""
     begin = time.monotonic()
     settings = load_settings(settings_file or DEMO_FILE)
-    os.environ["LLM4MSR_SETTINGS"] = str((settings_file or DEMO_FILE).resolve())
     done = run_all(settings, Window())
     console = Console(width=None if Console().is_terminal else 120, highlight=False)
     _print_rows(console, done)

@@ -45,7 +45,7 @@ def serve_forever(settings: Settings, host: str | None, port: int | None, worker
     for line in curl_lines(settings, f"http://{host}:{port}"):
         print(line, file=sys.stderr)
     os.chdir(REPOSITORY)
-    os.execve(sys.executable, service_command(host, port, workers), _environment())
+    os.execve(sys.executable, service_command(host, port, workers), _environment(settings))
 
 
 def curl_lines(settings: Settings, url: str) -> list[str]:
@@ -87,7 +87,7 @@ def running_service(settings: Settings, port: int | None = None, wait_seconds: f
         process = subprocess.Popen(
             service_command("127.0.0.1", port),
             cwd=REPOSITORY,
-            env=_environment(),
+            env=_environment(settings),
             stdout=log,
             stderr=log,
             start_new_session=True,
@@ -130,10 +130,10 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def _environment() -> dict[str, str]:
+def _environment(settings: Settings) -> dict[str, str]:
     quiet = {"BENTOML_DO_NOT_TRACK": "True", "PYTHONUNBUFFERED": "1", "OMP_NUM_THREADS": "1"}
     path = os.pathsep.join(filter(None, [str(REPOSITORY), os.environ.get("PYTHONPATH")]))
-    return {**quiet, **os.environ, "PYTHONPATH": path}
+    return {**quiet, **os.environ, "PYTHONPATH": path, "LLM4MSR_SETTINGS": str(settings.file)}
 
 
 def _wait_ready(process: subprocess.Popen[bytes], url: str, seconds: float) -> bool:

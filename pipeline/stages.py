@@ -9,7 +9,19 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from core import ArtifactStore, Built, Clock, Manifest, Settings, Window, from_micros, logger, make_clock
+from core import (
+    ArtifactStore,
+    Built,
+    Clock,
+    Manifest,
+    Settings,
+    Window,
+    as_utc,
+    from_micros,
+    logger,
+    make_clock,
+    to_micros,
+)
 from core.digest import sha256_json
 from core.errors import DataError
 
@@ -85,7 +97,14 @@ def knowledge(settings: Settings, window: Window = Window()) -> Manifest:  # noq
 
         paths = [m.path for m in clean]
         built = build_knowledge(
-            paths, out, settings, clock, train_start=train_start, cache=store.root / "cache", compressors=store
+            paths,
+            out,
+            settings,
+            clock,
+            train_start=train_start,
+            cache=store.root / "cache",
+            compressors=store,
+            window_ends=[to_micros(as_utc(m.window["end"])) for m in clean if m.window["end"]],
         )
         active = sum(m.rows.get("users", 0) for m in clean[-1:])
         _write(out / "gate.json", validate_knowledge(out, settings, clock, active))
