@@ -180,7 +180,7 @@ class TrainSettings(Section):
     epochs: int = Field(20, ge=1)
     patience: int = Field(2, ge=1)
     learning_rate: float = Field(1e-3, gt=0)
-    embedding_learning_rate: float = Field(0.02, gt=0)
+    embedding_learning_rate: float = Field(0.05, gt=0)
     weight_decay: float = Field(1e-6, ge=0)
     seed: int = 1
     threads: int = Field(1, ge=1)
