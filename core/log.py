@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import sys
 import time
+import warnings
 from collections.abc import Iterable, Iterator, Sized
 from typing import TypeVar
 
@@ -43,11 +44,21 @@ def configure(fmt: str = "human", level: str = "INFO") -> None:
     else:
         handler = logging.StreamHandler(sys.stderr)
         handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    _quiet_libraries()
     root = logging.getLogger(ROOT)
     root.handlers[:] = [handler]
     root.setLevel(level)
     root.propagate = False
     _STATE["json"] = fmt == "json"
+
+
+def _quiet_libraries() -> None:
+    """Deprecations inside the libraries are ours to read in tests, not the user's to read in a log."""
+    if not sys.warnoptions:
+        for category in (DeprecationWarning, PendingDeprecationWarning, FutureWarning):
+            warnings.filterwarnings("ignore", category=category)
+    for noisy in ("torch.fx", "torch.distributed", "fbgemm_gpu"):
+        logging.getLogger(noisy).setLevel(logging.ERROR)
 
 
 def progress(items: Iterable[T], description: str, total: int | None = None, unit: str = "") -> Iterator[T]:

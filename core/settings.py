@@ -150,6 +150,9 @@ class KnowledgeSettings(Section):
     user_dim: int = Field(128, ge=4)
     item_dim: int = Field(64, ge=4)
     prompt_users: int | None = Field(None, description="most users that get a `prompt` vector; none: all that are due")
+    prompt_snapshots: Literal["due", "newest"] = Field(
+        "due", description="prompt vectors at every snapshot that was due, or only at each user's newest"
+    )
     prompt_history: int = Field(20, ge=1, description="titles per scenario in a user prompt")
     shard_rows: int = Field(1024, ge=1, description="texts per cached shard; a kill loses one at the most")
 
@@ -172,6 +175,10 @@ class ModelSettings(Section):
     bottleneck: int = Field(32, ge=1)
     rank: int = Field(16, ge=1, description="low_rank: size of the generated core; full: number of shared basis maps")
     knowledge_dropout: float = Field(0.1, ge=0, lt=1, description="share of users trained as if unknown")
+    user_vectors: list[Literal["pooled", "prompt"]] = Field(
+        default_factory=lambda: ["pooled"],  # type: ignore[arg-type]
+        description="which of knowledge.user_vectors the model reads",
+    )
     knowledge_features: bool = Field(True, description="user vectors also enter as plain features")
 
 
@@ -192,6 +199,7 @@ class PromotionSettings(Section):
     min_users: int = 200
     min_positives: int = 500
     confidence: float = 0.95
+    cold_rows: int = Field(10, ge=0, description="a user with at most this many rows before a row is cold there")
     resamples: int = Field(1000, ge=100)
     max_age: dt.timedelta = dt.timedelta(days=30)
 

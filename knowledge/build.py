@@ -161,6 +161,8 @@ class _Work:
         """Hidden states over user prompts at every due snapshot of the users within the cap."""
         knowledge, template = self.settings.knowledge, self._template("user_v1")
         due = due.take(snapshots.most_active(self.log, knowledge.prompt_users)[due.users])
+        if knowledge.prompt_snapshots == "newest":
+            due = due.newest()
         builder = prompts.UserPrompts(
             self.log, self.catalogue, template, self.reasoner, knowledge.prompt_history, knowledge.max_tokens
         )
@@ -182,6 +184,7 @@ class _Work:
             "history": knowledge.prompt_history,
             "scenarios": self.catalogue.scenarios,
             "thresholds": knowledge.thresholds,
+            "snapshots": knowledge.prompt_snapshots,
             "item_text": self._text_recipe(),
         }
         compressor, version = self._compressor("prompt", recipe, fitted, knowledge.user_dim)

@@ -6,7 +6,7 @@ count is 0, a missing rate the prior, a missing declared number the training mea
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -111,12 +111,12 @@ class Encoder:
         self._scenario = {name: number for number, name in enumerate(layout.scenarios)}
 
     @classmethod
-    def fit(cls, data: TrainingData, *, user_vectors: bool, scenario_vectors: bool) -> Encoder:
+    def fit(cls, data: TrainingData, *, user_vectors: Collection[str], scenario_vectors: bool) -> Encoder:
         """Fit on the rows of split `train`.
 
         Args:
             data: the dataset.
-            user_vectors: whether the model reads the user's knowledge vectors.
+            user_vectors: kinds of user vectors the model reads, e.g. `user_pooled`.
             scenario_vectors: whether it reads the scenarios'.
 
         Raises:
@@ -139,7 +139,7 @@ class Encoder:
             history=spec["history_length"] > 0 and data.user_log.num_rows > 0,
             dense=len(user_dense) + len(item_dense),
             scenarios=tuple(spec["scenarios"]),
-            user_vectors={k: d for k, d in dims.items() if k.startswith("user_")} if user_vectors else {},
+            user_vectors={kind: dim for kind, dim in dims.items() if kind in user_vectors},
             scenario_dim=dims.get("scenario", 0) if scenario_vectors else 0,
             item_dim=dims.get("item_text", 0),
         )

@@ -1,7 +1,7 @@
 """Evaluation of predictions: measures per scenario, overall and for cold users, and the comparison of two models.
 
 A predictions table has the columns row_id, user_id, item_id, scenario, label, score, split and user_rows (rows of the
-user before this one; null or at most ten: a cold user). What is undefined is None, never NaN, so that every result
+user before this one; null or at most `cold_rows`: a cold user). What is undefined is None, never NaN, so that every result
 is valid JSON.
 """
 
@@ -44,11 +44,12 @@ class Scored:
         return {name: self.scenario == code for code, name in enumerate(self.names)}
 
 
-def evaluate(predictions: pa.Table) -> dict[str, Any]:
+def evaluate(predictions: pa.Table, cold_rows: int = COLD_ROWS) -> dict[str, Any]:
     """Measures of one model.
 
     Args:
         predictions: as this module's text says; every row counts, whatever its split.
+        cold_rows: a user with at most this many rows before a row is cold there.
 
     Returns:
         `overall`, `scenarios` (by name) and `cold`, each with rows, users, positives, auc, logloss, gauc, ndcg_at_10,
@@ -57,7 +58,7 @@ def evaluate(predictions: pa.Table) -> dict[str, Any]:
     Raises:
         DataError: a column is missing, or a label or score is missing or not finite.
     """
-    data = as_arrays(predictions)
+    data = as_arrays(predictions, cold_rows)
     return {
         "overall": _measure(data, np.ones(len(data.labels), bool)),
         "scenarios": {name: _measure(data, mask) for name, mask in data.masks().items()},
@@ -71,7 +72,7 @@ def compare(champion: pa.Table, challenger: pa.Table, settings: PromotionSetting
     Args:
         champion: predictions of the one model.
         challenger: predictions of the other on the same rows, in any order.
-        settings: number of resamples and two-sided confidence.
+        settings: number of resamples, two-sided confidence, and who is cold.
         seed: of the bootstrap.
 
     Returns:
@@ -82,7 +83,7 @@ def compare(champion: pa.Table, challenger: pa.Table, settings: PromotionSetting
     Raises:
         DataError: the two tables do not hold the same rows.
     """
-    data, other = aligned(champion, challenger)
+    data, other = aligned(champion, challenger, settings.cold_rows)
     everyone = pair(data, other)
     masks = {"overall": np.ones(len(data.labels), bool), "cold": data.cold}
     masks |= {f"scenario:{name}": mask for name, mask in data.masks().items()}
@@ -99,7 +100,7 @@ def compare(champion: pa.Table, challenger: pa.Table, settings: PromotionSetting
     }
 
 
-def as_arrays(predictions: pa.Table) -> Scored:
+def as_arrays(predictions: pa.Table, cold_rows: int = COLD_ROWS) -> Scored:
     """Check a predictions table and turn it into arrays.
 
     Raises:
@@ -117,7 +118,7 @@ def as_arrays(predictions: pa.Table) -> Scored:
     order = np.argsort(np.array(names, dtype=object)) if names else np.zeros(0, np.int64)
     rank = np.empty(len(names), np.int64)
     rank[order] = np.arange(len(names))
-    cold = pc.fill_null(pc.less_equal(predictions["user_rows"], COLD_ROWS), True)
+    cold = pc.fill_null(pc.less_equal(predictions["user_rows"], cold_rows), True)
     return Scored(
         labels=labels.astype(np.int64),
         scores=scores,
@@ -129,7 +130,7 @@ def as_arrays(predictions: pa.Table) -> Scored:
     )
 
 
-def aligned(champion: pa.Table, challenger: pa.Table) -> tuple[Scored, Scored]:
+def aligned(champion: pa.Table, challenger: pa.Table, cold_rows: int = COLD_ROWS) -> tuple[Scored, Scored]:
     """Both tables as arrays, in order of row_id.
 
     Raises:
@@ -146,7 +147,7 @@ def aligned(champion: pa.Table, challenger: pa.Table) -> tuple[Scored, Scored]:
                 "same rows; score both on one dataset",
                 column=name,
             )
-    return as_arrays(first), as_arrays(second)
+    return as_arrays(first, cold_rows), as_arrays(second, cold_rows)
 
 
 def pair(champion: Scored, challenger: Scored) -> Sample:

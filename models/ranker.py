@@ -125,9 +125,10 @@ class Ranker(nn.Module):
         return self.head(self.tables(bags), side).logit
 
 
-def reads_user_vectors(settings: ModelSettings) -> bool:
-    """Whether a model of these settings reads the users' knowledge vectors."""
-    return settings.user_level != "none" or settings.knowledge_features
+def user_vectors_read(settings: ModelSettings) -> list[str]:
+    """The kinds of user vectors that a model of these settings reads, e.g. `user_pooled`."""
+    reads = settings.user_level != "none" or settings.knowledge_features
+    return [f"user_{kind}" for kind in settings.user_vectors] if reads else []
 
 
 def plain(settings: ModelSettings) -> ModelSettings:
@@ -136,9 +137,11 @@ def plain(settings: ModelSettings) -> ModelSettings:
 
 
 def _check(settings: ModelSettings, layout: Layout) -> None:
-    if settings.user_level != "none" and not layout.user_vectors:
+    absent = [kind for kind in user_vectors_read(settings) if kind not in layout.user_vectors]
+    if settings.user_level != "none" and absent:
         raise SettingsError(
-            "model.user_level needs user vectors and the dataset has none; set knowledge.user_vectors, or user_level: none"
+            f"model.user_vectors needs {absent[0]} and the dataset has none; add it to knowledge.user_vectors, or set "
+            "user_level: none"
         )
     if settings.scenario_level != "none" and not layout.scenario_dim:
         raise SettingsError(

@@ -36,7 +36,7 @@ from models.distributed import (
 from models.embeddings import Tables, keyed_jagged
 from models.encoder import EncodedRows, Encoder
 from models.measures import auc
-from models.ranker import Head, Ranker, reads_user_vectors
+from models.ranker import Head, Ranker, user_vectors_read
 
 LOG = logger("models")
 VALIDATION_BATCH = 16_384
@@ -124,7 +124,7 @@ def train(data: TrainingData, model: ModelSettings, train: TrainSettings, out: P
 
 def fit(data: TrainingData, model: ModelSettings, train: TrainSettings, world: World, name: str) -> Fit:
     """The training itself; see `train`."""
-    encoder = Encoder.fit(data, user_vectors=reads_user_vectors(model), scenario_vectors=model.scenario_level != "none")
+    encoder = Encoder.fit(data, user_vectors=user_vectors_read(model), scenario_vectors=model.scenario_level != "none")
     rows, held_out = data.indices("train"), data.indices("validation")
     if not len(held_out):
         raise DataError("the training table has no row of split 'validation'; raise split.validation")

@@ -27,16 +27,13 @@ def train(settings: Settings, window: Window = Window()) -> Manifest:  # noqa: B
     source = store.get("dataset", window)
 
     def build(out: Path) -> Built:
-        from models import load_bundle, load_dataset, predict
+        from models import load_bundle, load_dataset, plain, predict
         from models import train as fit
 
         data = load_dataset(source.path)
         curves, rows = {}, {}
         for name in SYSTEMS:
-            model = settings.model
-            if name == "plain":
-                off = {"user_level": "none", "scenario_level": "none", "knowledge_features": False}
-                model = model.model_copy(update=off)
+            model = plain(settings.model) if name == "plain" else settings.model
             report = fit(data, model, settings.train, out / f"bundle_{name}", name=name)
             curves[name] = report.curves
             scored = pa.concat_tables(
@@ -69,7 +66,7 @@ def evaluate(settings: Settings, window: Window = Window()) -> Manifest:  # noqa
 
         tables = {name: pq.read_table(source.file(f"predictions_{name}.parquet")) for name in SYSTEMS}
         test = {name: table.filter(pc.equal(table["split"], "test")) for name, table in tables.items()}
-        metrics = {name: measure(table) for name, table in test.items()}
+        metrics = {name: measure(table, settings.promotion.cold_rows) for name, table in test.items()}
         lift = compare(test["plain"], test["knowledge"], settings.promotion, settings.train.seed)
         _write(out / "metrics.json", metrics)
         _write(out / "lift.json", lift)

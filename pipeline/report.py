@@ -54,6 +54,7 @@ def _content(settings: Settings, parts: dict[str, Manifest]) -> dict[str, Any]:
     docs = parts["validate"].path / "run" / "data_docs" / "index.html"
     return {
         "project": settings.project,
+        "cold_rows": settings.promotion.cold_rows,
         "window": parts["ingest"].window,
         "rows_in": parts["ingest"].rows,
         "rejected": rejected,

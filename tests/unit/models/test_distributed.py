@@ -38,7 +38,7 @@ def run_steps(folder, world):
     """Some training steps; returns the loss of each, the tables and the scores of the validation rows."""
     data, model = load_dataset(folder), model_settings()
     settings = TrainSettings(batch_size=256, learning_rate=0.01, embedding_learning_rate=0.05)
-    encoder = Encoder.fit(data, user_vectors=True, scenario_vectors=True)
+    encoder = Encoder.fit(data, user_vectors=["user_pooled"], scenario_vectors=True)
     encoded, module = encoder.encode(data), build(encoder, model, settings, world)
     optimizer = torch.optim.SGD(unwrap(module).head.parameters(), lr=0.1)
     start = whole_tables(module, world)
@@ -116,7 +116,7 @@ def test_two_processes_write_one_bundle_and_agree_on_every_epoch(two):
 def test_sharded_tables_equal_the_unsharded_ones(data_folder):
     """One lookup, two backends: TorchRec below a process group, and the matrix that serving uses."""
     data = load_dataset(data_folder)
-    encoder = Encoder.fit(data, user_vectors=True, scenario_vectors=True)
+    encoder = Encoder.fit(data, user_vectors=["user_pooled"], scenario_vectors=True)
     bags = encoder.encode(data).bags(np.arange(50))
     with process_group("cpu") as world:
         module = build(encoder, model_settings(), TrainSettings(), world)

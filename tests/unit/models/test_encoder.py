@@ -12,7 +12,7 @@ from models.vocabulary import Vocabulary
 
 
 def fitted(data):
-    return Encoder.fit(data, user_vectors=True, scenario_vectors=True)
+    return Encoder.fit(data, user_vectors=["user_pooled"], scenario_vectors=True)
 
 
 @pytest.mark.parametrize("keys", [[7, 3, 3, None, 11], ["b", "a", None, "a"]])

@@ -47,7 +47,9 @@ def test_the_first_step_is_the_backbone_bit_for_bit(data, model, settings, level
     with process_group("cpu") as world:
         built = []
         for system in systems:
-            encoder = Encoder.fit(data, user_vectors=level != "none", scenario_vectors=level != "none")
+            encoder = Encoder.fit(
+                data, user_vectors=["user_pooled"] if level != "none" else [], scenario_vectors=level != "none"
+            )
             built.append((build(encoder, system, settings, world).eval(), encoder))
         plain_head, head = (unwrap(module).head for module, _ in built)
         head.backbone.load_state_dict(plain_head.backbone.state_dict())
@@ -66,7 +68,7 @@ def test_every_parameter_of_the_whole_model_gets_a_gradient(data, model, setting
     system = model.model_copy(
         update={"backbone": backbone, "user_level": level, "scenario_level": level, "dropout": 0.0}
     )
-    encoder = Encoder.fit(data, user_vectors=True, scenario_vectors=True)
+    encoder = Encoder.fit(data, user_vectors=["user_pooled"], scenario_vectors=True)
     encoded, index = encoder.encode(data), data.indices("train")[:400]
     with process_group("cpu") as world:
         module = build(encoder, system, settings, world)
