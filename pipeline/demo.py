@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
+from rich import box
 from rich.console import Console
 from rich.table import Table
 
@@ -24,7 +25,7 @@ def run_demo(settings_file: Path | None, port: int | None) -> None:
     begin = time.monotonic()
     settings = load_settings(settings_file or DEMO_FILE)
     done = run_all(settings, Window())
-    console = Console(width=None if Console().is_terminal else 120, highlight=False)
+    console = Console(width=None if Console().is_terminal else 132, highlight=False)
     _print_rows(console, done)
     _print_quality(console, done["evaluate"])
     with running_service(settings, port) as url:
@@ -50,8 +51,9 @@ def _print_rows(console: Console, done: dict[str, Manifest]) -> None:
 def _print_quality(console: Console, scores: Manifest) -> None:
     metrics = json.loads(scores.file("metrics.json").read_text())
     lift = json.loads(scores.file("lift.json").read_text())
-    table = Table(title="Held-out rows (each user's newest 20 %): the backbone, and the same backbone with knowledge")
-    for name in ("scenario", "rows", "AUC plain", "AUC knowledge", "difference (95 % interval)", "logloss", "verdict"):
+    title = "Held-out rows (each user's newest 20 %): the backbone alone, and the same backbone with knowledge"
+    table = Table(title=title, title_justify="left", box=box.SIMPLE)
+    for name in ("scenario", "rows", "AUC plain", "knowing", "difference [95 %]", "logloss", "AUC says"):
         table.add_column(name, justify="left" if name in ("scenario", "verdict") else "right")
     groups = {"all": ("overall", None), "cold users": ("cold", None)}
     groups |= {name: ("scenarios", name) for name in lift["scenarios"]}
@@ -59,7 +61,7 @@ def _print_quality(console: Console, scores: Manifest) -> None:
         change = lift[part][name] if name else lift[part]
         plain, knowing = (metrics[s][part][name] if name else metrics[s][part] for s in ("plain", "knowledge"))
         auc = change["auc"]
-        interval = "" if auc["low"] is None else f"{auc['difference']:+.4f} ({auc['low']:+.4f} to {auc['high']:+.4f})"
+        interval = "" if auc["low"] is None else f"{auc['difference']:+.4f} \\[{auc['low']:+.4f}, {auc['high']:+.4f}]"
         losses = f"{_number(plain['logloss'])} -> {_number(knowing['logloss'])}"
         table.add_row(
             label, f"{plain['rows']:,}", _number(plain["auc"]), _number(knowing["auc"]), interval, losses, auc["says"]
