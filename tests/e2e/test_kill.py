@@ -8,8 +8,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 from conftest import make_project
+
+from core import Window, load_settings
+from feature_repo import OnlineReader
+from pipeline.stages import artifact_store, stage_clock
 
 pytestmark = pytest.mark.e2e
 
@@ -35,3 +40,30 @@ def test_killed_in_every_stage_the_next_run_ends_in_the_same_content(finished, t
         unbroken = json.loads((finished.root / "refs" / name / "latest.json").read_text())["digest"]
         assert stage["digest"] == unbroken, f"{name} differs from the unbroken run"
     assert not list((project.root / "tmp").glob("*")), "work in progress was left behind"
+    assert online_rows(project) == online_rows(finished)
+    pointers = [json.loads((p.root / "serving" / "current.json").read_text()) for p in (project, finished)]
+    assert pointers[0] == pointers[1]
+
+
+def online_rows(project) -> dict:
+    """What the online store holds of every user and scenario, vectors as bytes."""
+    settings = load_settings(project.file)
+    store = artifact_store(settings)
+    reader = OnlineReader(settings, stage_clock(settings, Window()), store.get("knowledge").versions)
+    clean = store.get("validate")
+    users = pq.read_table(clean.file("users.parquet"))["user_id"].to_pylist()
+    scenarios = pq.read_table(clean.file("scenarios.parquet"))["scenario"].to_pylist()
+    states = {user: reader.read_user(user) for user in users}
+    assert all(state.status["user_pooled"] == "found" for state in states.values())
+    return {
+        "users": {
+            user: (s.values, s.history, s.status, s.published, {k: _bytes(v) for k, v in s.vectors.items()})
+            for user, s in states.items()
+        },
+        "texts": {user: reader.read_text("user", user) for user in users},
+        "scenarios": {name: _bytes(vector) for name, vector in reader.read_scenarios(scenarios).items()},
+    }
+
+
+def _bytes(vector) -> bytes | None:
+    return None if vector is None else vector.tobytes()
