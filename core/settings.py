@@ -99,6 +99,22 @@ class ValidationSettings(Section):
     min_knowledge_coverage: float = Field(
         0.0, ge=0, le=1, description="least share of active users that must have a vector; 0: report only"
     )
+    history_windows: int = Field(14, ge=1, description="a window is compared with so many windows before it")
+    min_history_windows: int = Field(3, ge=2, description="fewer earlier windows than this are not compared with")
+    volume_band: tuple[float, float] = Field(
+        (0.7, 1.5), description="rows, users and items: from .. times the least to .. times the most of those windows"
+    )
+    max_gap_ratio: float = Field(3.0, ge=1, description="longest time without a row, against that of those windows")
+    rate_sigmas: float = Field(6.0, gt=0, description="how unusual a scenario's shares of rows and positives may be")
+    max_link_drop: float = Field(0.02, ge=0, le=1, description="fewer rows than before may find their user or item")
+    max_unusual_share: float = Field(
+        0.05, ge=0, lt=0.5, description="share of rows whose column may be newly empty, new or out of range"
+    )
+    max_online_age: dt.timedelta | None = Field(
+        None, description="the newest value of each online view may be this old after materialising; none: any age"
+    )
+    max_psi: float = Field(0.25, gt=0, description="population stability index that is called drift")
+    max_kl: float = Field(0.2, gt=0, description="Kullback-Leibler divergence (nats) that is called drift")
 
 
 class FeatureSettings(Section):
@@ -128,6 +144,11 @@ class SplitSettings(Section):
     protocol: Literal["causal"] = "causal"
 
 
+class GenerateSettings(Section):
+    max_new_tokens: int = Field(200, ge=1, description="longest answer in tokens; greedy, so the same every time")
+    chat: bool = Field(True, description="put the prompt into the model's chat template, where it has one")
+
+
 class KnowledgeSettings(Section):
     reasoner: Literal["minilm", "transformers", "openai"] = "minilm"
     model: str | None = Field(None, description="reasoner `transformers` or `openai`: path or name of the model")
@@ -141,9 +162,20 @@ class KnowledgeSettings(Section):
     language: Literal["en", "zh"] = "en"
     base_url: str | None = None
     api_key: SecretStr | None = None
+    concurrency: int = Field(8, ge=1, description="reasoner `openai`: requests at a time")
+    retries: int = Field(4, ge=0, description="reasoner `openai`: further tries of a request, with growing waits")
+    timeout: dt.timedelta = Field(dt.timedelta(minutes=2), description="reasoner `openai`: longest wait for an answer")
+    requests_per_minute: float | None = Field(None, gt=0, description="reasoner `openai`: rate limit; none: no limit")
+    tokens_per_minute: float | None = Field(None, gt=0, description="reasoner `openai`: rate limit; none: no limit")
+    token_budget: int | None = Field(
+        None, ge=1, description="reasoner `openai`: a run stops cleanly before it would use more tokens; none: no limit"
+    )
     user_vectors: list[Literal["pooled", "prompt"]] = Field(default_factory=lambda: ["pooled"])  # type: ignore[arg-type]
     thresholds: list[int] = Field(default_factory=lambda: [5, 10, 20, 40, 80, 160, 320, 640, 1280])
     max_age: dt.timedelta | None = Field(None, description="a snapshot older than this is due again; none: never")
+    every: dt.timedelta | None = Field(
+        None, description="also due with the first row of each such period of the calendar, e.g. P7D; none: never"
+    )
     lag: dict[str, dt.timedelta] = Field(
         default_factory=dict, description="time from watermark to readable online, per kind of vector"
     )
@@ -154,6 +186,9 @@ class KnowledgeSettings(Section):
         "due", description="prompt vectors at every snapshot that was due, or only at each user's newest"
     )
     prompt_history: int = Field(20, ge=1, description="titles per scenario in a user prompt")
+    generate: GenerateSettings | None = Field(
+        None, description="let the reasoner answer user prompts and pool the answer's states; none: pool the prompt's"
+    )
     shard_rows: int = Field(1024, ge=1, description="texts per cached shard; a kill loses one at the most")
 
     @field_validator("lag")
@@ -164,10 +199,20 @@ class KnowledgeSettings(Section):
 
 class ModelSettings(Section):
     name: str = "ranker"
-    backbone: Literal["shared_bottom", "star"] = "shared_bottom"
+    backbone: Literal[
+        "shared_bottom",
+        "star",
+    ] = "shared_bottom"
+    backbone_options: dict[str, Any] = Field(
+        default_factory=dict, description="further settings of the backbone; `llm4msr models list` prints them"
+    )
     embedding_dim: int = Field(16, ge=4, multiple_of=4)
-    hidden: list[int] = Field(default_factory=lambda: [128])
-    tower: list[int] = Field(default_factory=lambda: [32])
+    hidden: list[int] | None = Field(
+        None, description="widths of the layers below the towers; none: the backbone's own"
+    )
+    tower: list[int] | None = Field(
+        None, description="widths of each scenario's tower, where the backbone has towers; none: the backbone's own"
+    )
     dropout: float = Field(0.1, ge=0, lt=1)
     embedding_dropout: float = Field(0.2, ge=0, lt=1)
     user_level: Literal["none", "gate", "low_rank", "full"] = "gate"
@@ -180,6 +225,9 @@ class ModelSettings(Section):
         description="which of knowledge.user_vectors the model reads",
     )
     knowledge_features: bool = Field(True, description="user vectors also enter as plain features")
+    second_order: Literal["none", "fm"] = Field(
+        "none", description="fm: pairwise products of embeddings, item text and user vectors, beside the backbone"
+    )
 
 
 class TrainSettings(Section):

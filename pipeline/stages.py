@@ -51,16 +51,20 @@ def validate(settings: Settings, window: Window = Window()) -> Manifest:  # noqa
     """Great Expectations over the canonical tables: faulty rows to quarantine, faulty tables stop the run."""
     store = artifact_store(settings)
     source, clock = store.get("ingest", window), stage_clock(settings, window)
+    before = earlier_windows(settings, window)
 
     def build(out: Path) -> Built:
         from validation import validate_source
 
-        return validate_source(source.path, out, settings, clock, run_id=source.digest[:16])
+        results = [json.loads(manifest.file("results.json").read_text()) for manifest in before]
+        return validate_source(
+            source.path, out, settings, clock, run_id=source.digest[:16], window=window, earlier=results
+        )
 
     return store.build(
         "validate",
         window,
-        inputs={"ingest": source.digest, **_clock_input(clock)},
+        inputs={"ingest": source.digest, **_digests("earlier", before), **_clock_input(clock)},
         settings=settings.section("validation", "data"),
         rooms=("core", "validation"),
         builder=build,
@@ -211,6 +215,15 @@ def dataset(settings: Settings, window: Window = Window()) -> Manifest:  # noqa:
         rooms=("core", "feature_repo", "validation"),
         builder=build,
     )
+
+
+def earlier_windows(settings: Settings, window: Window) -> list[Manifest]:
+    """The newest validated artifacts of windows that end before this one starts, in order."""
+    if window.start is None:
+        return []
+    limit, count = window.start.isoformat(), settings.validation.history_windows
+    found = artifact_store(settings).all("validate")
+    return [m for m in found if m.window["end"] is not None and str(m.window["end"]) <= limit][-count:]
 
 
 def clean_tables(settings: Settings, window: Window) -> list[Manifest]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,10 +13,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from core import Built, Clock, Settings, progress, to_micros
+from core import Built, Clock, Settings, Window, progress, to_micros
 from core.store import RUN_FOLDER, write_json
 from core.tables import SCENARIOS, IdTypes, conform, interactions_schema, items_schema, users_schema
-from validation import frames
+from validation import frames, history
 from validation.database import Repeats, database, one_row, repeats, view
 from validation.docs import write_data_docs
 from validation.engine import Checker
@@ -27,7 +27,16 @@ from validation.suites import interactions, items, scenarios, users
 TABLES = ("interactions", "users", "items", "scenarios")
 
 
-def validate_source(source: Path, out: Path, settings: Settings, clock: Clock, run_id: str) -> Built:
+def validate_source(
+    source: Path,
+    out: Path,
+    settings: Settings,
+    clock: Clock,
+    run_id: str,
+    *,
+    window: Window = Window(),  # noqa: B008
+    earlier: Sequence[Mapping[str, Any]] = (),
+) -> Built:
     """Judge the four canonical tables of an ingest artifact.
 
     Args:
@@ -38,6 +47,8 @@ def validate_source(source: Path, out: Path, settings: Settings, clock: Clock, r
         clock: rows later than its now (plus the allowed skew) are from the future.
         run_id: what quarantined rows name. It is part of the output's bytes: hand in a name that is the same when the
             same run is repeated.
+        window: the stretch of event time that was ingested.
+        earlier: results.json of the windows before this one, in order; the window must look like them.
 
     Returns:
         Row counts: interactions, users, items, scenarios (all sound), quarantined and quarantined_TABLE.
@@ -57,6 +68,7 @@ def validate_source(source: Path, out: Path, settings: Settings, clock: Clock, r
         job.connection = connection
         outcomes |= {"items": job.items(), "users": job.users(), "interactions": job.interactions()}
     _check_catalogue_links(outcomes["interactions"], out)
+    _check_history(outcomes["interactions"], out, settings, window, earlier)
     write_json(out / "results.json", {"verdict": "passed", "tables": {n: o.as_json() for n, o in outcomes.items()}})
     write_data_docs(list(outcomes.values()), out / RUN_FOLDER / "data_docs", clock, run_id)
     rows = {name: int(outcomes[name].facts["clean_rows"]) for name in TABLES}
@@ -280,6 +292,20 @@ def _check_catalogue_links(outcome: Outcome, out: Path) -> None:
             "scenarios_without_rows": found["silent"],
         }
     )
+
+
+def _check_history(
+    outcome: Outcome, out: Path, settings: Settings, window: Window, results: Sequence[Mapping[str, Any]]
+) -> None:
+    """Describe the window for later ones, and compare it with earlier ones."""
+    if not outcome.facts["clean_rows"]:
+        return
+    with database() as connection:
+        for name in TABLES:
+            view(connection, name, out / f"{name}.parquet")
+        now = history.describe(connection, settings, window)
+    outcome.facts[history.KEY] = now
+    outcome.judge(history.judge(now, history.earlier(results, settings), settings))
 
 
 def _id_types(files: dict[str, pq.ParquetFile]) -> IdTypes:

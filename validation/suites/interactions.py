@@ -6,7 +6,7 @@ import datetime as dt
 
 from core.clock import Clock
 from core.settings import Settings
-from validation.suite import Suite, fact, first_of_key, not_null, nothing, one_of, within
+from validation.suite import Rule, Suite, fact, first_of_key, not_null, nothing, one_of, within
 
 KEY = ("user_id", "item_id", "scenario", "event_timestamp")
 # No interaction log that this product meets is older; an earlier time is a missing value or a wrong unit. It also lies
@@ -105,6 +105,7 @@ def suite(settings: Settings, clock: Clock, scenarios: list[str]) -> Suite:
                 low=2,
                 scope="note",
             ),
+            *_history_rules(),
             fact(
                 "items_without_catalogue_row",
                 "kept: served and trained as unknown items; many point to a stale catalogue",
@@ -133,5 +134,47 @@ def suite(settings: Settings, clock: Clock, scenarios: list[str]) -> Suite:
                 high=0,
                 scope="note",
             ),
+        ),
+    )
+
+
+def _history_rules() -> tuple[Rule, ...]:
+    """Rules on how the window compares with those before it; see `validation.history`."""
+    source = "the source's export of this window"
+    return (
+        nothing(
+            "watermark_problems",
+            "windows are read in order: a newest row that goes backwards is an old partition under a new name",
+            source,
+        ),
+        nothing(
+            "volume_problems",
+            "part of the log is missing, or is there twice",
+            f"{source}; validation.volume_band sets the limits",
+        ),
+        nothing(
+            "gap_problems",
+            "a stretch without a row is a missing part or a shifted time zone",
+            f"{source} and its time zone; validation.max_gap_ratio sets the limit",
+        ),
+        nothing(
+            "scenario_problems",
+            "a scenario was renamed, lost or mixed up, or its label rule changed",
+            "data.scenario and data.label; validation.rate_sigmas sets the limit",
+        ),
+        nothing(
+            "link_problems",
+            "ids changed their form, columns are swapped, or the catalogue is cut short",
+            "the id columns and the catalogue files; validation.max_link_drop sets the limit",
+        ),
+        nothing("resent_problems", "old rows under new times count twice in every statistic", source),
+        nothing("busiest_user_problems", "a robot or a default id drowns every statistic", f"that user in {source}"),
+        *(
+            nothing(
+                f"{table}_drift_problems",
+                "a column was emptied, recoded or changed its unit",
+                f"that column of {table}; validation.max_unusual_share sets the limit",
+            )
+            for table in ("users", "items", "interactions")
         ),
     )
