@@ -12,10 +12,11 @@ from torch import Tensor, nn
 
 from core.errors import SettingsError
 from core.settings import ModelSettings
-from models.backbones import build_backbone
+from models.backbones import Inputs, Shape, build_backbone
 from models.dropout import dropout
 from models.inputs import Layout, Side
 from models.meta import Bottleneck, MetaTower, Neutral, build_meta_layer
+from models.second_order import SecondOrder
 
 
 class Parts(NamedTuple):
@@ -60,7 +61,13 @@ class Head(nn.Module):
             self.user_code = Bottleneck(sum(kinds.values()), settings.bottleneck)
             self.user_layer = build_meta_layer(settings.user_level, inputs, settings.bottleneck, settings.rank)
 
-        self.backbone = build_backbone(settings, inputs, len(layout.scenarios))
+        self.second_order: SecondOrder | None = None
+        if settings.second_order == "fm":
+            widths = ((layout.item_dim,) if layout.item_dim else ()) + ((sum(kinds.values()),) if kinds else ())
+            self.second_order = SecondOrder(settings.embedding_dim, widths)
+
+        self.shape = Shape.of(layout, inputs, settings.embedding_dim)
+        self.backbone = build_backbone(settings, self.shape)
         self.scenario_code: nn.Module | None = None
         if settings.scenario_level != "none":
             form, code, width = settings.scenario_level, settings.bottleneck, (settings.tower or [32])[0]
@@ -79,17 +86,20 @@ class Head(nn.Module):
             The logit's parts.
         """
         users = self._users(side)
+        embedded = dropout(embedded, self.settings.embedding_dropout, self.training)
         x = self._assemble(embedded, side, users)
+        pairs = None if self.second_order is None else self.second_order(embedded, self._vectors(side, users))
         if self.user_code is not None:
             x = self.user_layer(x, self.user_code(users), side.user_index)
-        backbone = self.backbone(x, side.scenario)
+        backbone = self.backbone(Inputs.of(x, side.scenario, self.shape))
+        backbone = backbone if pairs is None else backbone + pairs
         if self.scenario_code is None:
             return Parts(backbone, torch.zeros_like(backbone))
         scenarios = self.scenario_neutral(side.scenario_vectors, side.scenario_known)
         return Parts(backbone, self.scenario_tower(x, self.scenario_code([scenarios]), side.scenario_index))
 
     def _assemble(self, embedded: Tensor, side: Side, users: list[Tensor]) -> Tensor:
-        parts = [dropout(embedded, self.settings.embedding_dropout, self.training), side.dense]
+        parts = [embedded, side.dense]
         if self.item_text is not None and self.item_neutral is not None:
             parts.append(self.item_text(self.item_neutral(side.item_vectors, side.item_known)))
         if self.user_features is not None:
@@ -97,6 +107,15 @@ class Head(nn.Module):
             one = len(projected) == 1
             parts.append(projected.expand(len(embedded), -1) if one else projected.index_select(0, side.user_index))
         return torch.cat(parts, dim=1)
+
+    def _vectors(self, side: Side, users: list[Tensor]) -> tuple[tuple[Tensor, Tensor | None], ...]:
+        """What the second order reads beside the embeddings: item text per row, user vectors per distinct user."""
+        found: list[tuple[Tensor, Tensor | None]] = []
+        if self.item_neutral is not None:
+            found.append((self.item_neutral(side.item_vectors, side.item_known), None))
+        if users:
+            found.append((torch.cat(users, dim=1), side.user_index))
+        return tuple(found)
 
     def _users(self, side: Side) -> list[Tensor]:
         """The distinct users' vectors, unknown ones (and in training a share of all) replaced by the neutral one."""

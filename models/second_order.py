@@ -1,0 +1,42 @@
+"""Second-order interactions beside the backbone: a factorisation machine over fields (Rendle, ICDM 2010)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+
+class SecondOrder(nn.Module):
+    """z = w . sum over pairs i < j of f_i (elementwise) f_j, in O(F d): half of (sum f)^2 - sum f^2.
+
+    The fields are the embeddings and, projected to the same width, dense vectors such as item text and user knowledge,
+    so that a user's taste meets an item's content.
+
+    Args:
+        width: d of an embedding.
+        vectors: widths of the dense vectors.
+    """
+
+    def __init__(self, width: int, vectors: tuple[int, ...] = ()) -> None:
+        super().__init__()
+        self.width = width
+        self.project = nn.ModuleList([nn.Linear(dim, width) for dim in vectors])
+        self.weight = nn.Parameter(torch.ones(width))
+
+    def forward(self, embedded: Tensor, vectors: tuple[tuple[Tensor, Tensor | None], ...] = ()) -> Tensor:
+        """Score rows.
+
+        Args:
+            embedded: [B, F * d].
+            vectors: per dense vector its rows [n, its width], and which of them each row reads, [B]; None: its own.
+
+        Returns:
+            Logits, [B].
+        """
+        fields = embedded.view(len(embedded), -1, self.width)
+        total, squares = fields.sum(dim=1), fields.square().sum(dim=1)
+        for project, (rows, index) in zip(self.project, vectors, strict=True):
+            field = project(rows)
+            field = field if index is None or len(field) == 1 else field.index_select(0, index)
+            total, squares = total + field, squares + field.square()
+        return 0.5 * (total.square() - squares) @ self.weight
