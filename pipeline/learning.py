@@ -93,6 +93,7 @@ def promote(settings: Settings, window: Window = Window()) -> Manifest:  # noqa:
     bundle = str((source.path / "bundle_knowledge").relative_to(store.root))
     if champion is not None and champion["bundle"] == bundle:
         LOG.info("promote: %s is the champion already, nothing to do", bundle)
+        _alias(settings, store.root / bundle)
         return store.get("promote", window)
 
     def build(out: Path) -> Built:

@@ -33,8 +33,8 @@ def test_killed_in_every_stage_the_next_run_ends_in_the_same_content(finished, t
 
     for name, stage in seen.items():
         assert stage["killed"][0] == 9, f"{name} was not killed before publishing"
-        too_quick = stage["killed"][1] == 0  # a stage of milliseconds may end before the kill half-way through it
-        assert stage["killed"][2] == 9 or too_quick, f"{name} was not killed after publishing"
+        # `promote` is done, and says so, as soon as the pointer has moved: the kill half-way may come after that.
+        assert stage["killed"][2] == 9 or name == "promote", f"{name} was not killed after publishing"
         assert stage["visible"] == 0, f"{name} left something visible"
         assert stage["status"] == 0, f"{name} did not finish: {result.stderr[-3000:]}"
         unbroken = json.loads((finished.root / "refs" / name / "latest.json").read_text())["digest"]
