@@ -58,7 +58,7 @@ def _content(settings: Settings, parts: dict[str, Manifest]) -> dict[str, Any]:
         "window": parts["ingest"].window,
         "rows_in": parts["ingest"].rows,
         "rejected": rejected,
-        "data_docs": docs.as_uri() if docs.is_file() else None,
+        "data_docs": f"../../validate/{docs.parents[2].name}/run/data_docs/index.html" if docs.is_file() else None,
         "scenarios": _scenario_rows(rows),
         "splits": _counts(rows["split"]),
         "metrics": metrics,
