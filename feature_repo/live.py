@@ -221,27 +221,33 @@ def _snapshots(
     logs: Iterable[tuple[Any, pa.Table]], settings: Settings
 ) -> Iterator[tuple[Any, int, list[Any], list[Any]]]:
     """The newest pooled snapshot that is due: user, watermark, item ids of positives and of negatives before it."""
-    age = settings.knowledge.max_age
+    age, every = (
+        span and span // dt.timedelta(microseconds=1) for span in (settings.knowledge.max_age, settings.knowledge.every)
+    )
     for user, log in logs:
         rows = {(r["item_id"], r["scenario"], r["event_timestamp"]): r["label"] for r in log.to_pylist()}
         ordered = sorted((to_micros(time), item, label) for (item, _, time), label in rows.items())
-        mark = newest_snapshot(
-            [time for time, _, _ in ordered], settings.knowledge.thresholds, age and age // dt.timedelta(microseconds=1)
-        )
+        mark = newest_snapshot([time for time, _, _ in ordered], settings.knowledge.thresholds, age, every)
         if mark is not None:
             before = [(item, label) for time, item, label in ordered if time < mark]
             yield user, mark, [i for i, label in before if label == 1], [i for i, label in before if label == 0]
 
 
-def newest_snapshot(times: Sequence[int], thresholds: Iterable[int], max_age: int | None) -> int | None:
+def newest_snapshot(
+    times: Sequence[int], thresholds: Iterable[int], max_age: int | None, every: int | None = None
+) -> int | None:
     """The watermark of a user's newest snapshot, by the batch path's rule; None before the first threshold.
 
     Args:
         times: the user's event times, ascending, in microseconds.
         thresholds: row counts that make a snapshot.
         max_age: microseconds after which the next row makes another one; None for never.
+        every: microseconds; the first row in each such period of the calendar makes one too; None for never.
     """
     pending = [k - 1 for k in sorted(set(thresholds)) if k <= len(times)]
+    if every is not None and pending:
+        first = [i for i in range(pending[0] + 1, len(times)) if times[i] // every != times[i - 1] // every]
+        pending = sorted({*pending, *first})
     newest = None
     while pending:
         newest = pending.pop(0)

@@ -45,18 +45,24 @@ def due(thresholds: Sequence[int], before: int, after: int) -> bool:
     return any(before < threshold <= after for threshold in thresholds)
 
 
-def due_snapshots(log: Log, thresholds: Sequence[int], max_age: int | None = None) -> Snapshots:
+def due_snapshots(
+    log: Log, thresholds: Sequence[int], max_age: int | None = None, every: int | None = None
+) -> Snapshots:
     """All snapshots that were due in the log's time.
 
     Args:
         log: sorted by user and time.
         thresholds: row counts, e.g. 5, 10, 20.
         max_age: microseconds after which the next row makes a new snapshot; None: never.
+        every: microseconds; a user's first row in each period of this length makes one too; None: never. Periods
+            count from 1970-01-01 UTC. It is the row, not the tick, that publishes: nobody can know before it.
     """
     counts = np.diff(log.starts)
     reached = [np.flatnonzero(counts >= k) for k in sorted(set(thresholds))]
     lasts = [log.starts[users] + k - 1 for users, k in zip(reached, sorted(set(thresholds)), strict=True)]
     rows = np.sort(np.concatenate(lasts)) if lasts else np.zeros(0, dtype=np.int64)
+    if every is not None and lasts:
+        rows = np.union1d(rows, _first_in_period(log, min(thresholds), every))
     if max_age is not None:
         rows = _with_aged(log, rows, max_age)
     users, watermarks = log.users[rows], log.times[rows] + 1
@@ -82,6 +88,13 @@ def _ends(log: Log, rows: np.ndarray) -> np.ndarray:
     changes[:-1] = (log.users[1:] != log.users[:-1]) | (log.times[1:] != log.times[:-1])
     lasts = np.flatnonzero(changes)
     return lasts[np.searchsorted(lasts, rows)] + 1
+
+
+def _first_in_period(log: Log, least: int, every: int) -> np.ndarray:
+    """Rows that are their user's first in a period, after the first threshold."""
+    periods = log.times // every
+    place = np.arange(len(log.times)) - log.starts[log.users]
+    return np.flatnonzero((place[1:] >= least) & (periods[1:] != periods[:-1])) + 1
 
 
 def _with_aged(log: Log, rows: np.ndarray, max_age: int) -> np.ndarray:

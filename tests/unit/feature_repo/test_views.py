@@ -158,8 +158,9 @@ def test_versions_are_read_by_kind_or_view():
     assert versions_by_view(given) == {"user_pooled": "a", "user_prompt": "b", "scenario": "c"}
 
 
+@pytest.mark.parametrize("every", [None, 10, 25])
 @pytest.mark.parametrize("max_age", [None, 15, 40])
-def test_a_pushed_snapshot_is_the_batch_paths_newest(max_age):
+def test_a_pushed_snapshot_is_the_batch_paths_newest(max_age, every):
     rng = np.random.default_rng(3)
     thresholds = [2, 5, 9]
     for count in (1, 2, 4, 5, 8, 12):
@@ -167,9 +168,9 @@ def test_a_pushed_snapshot_is_the_batch_paths_newest(max_age):
         same = np.zeros(count, dtype=np.int64)
         starts = np.array([0, count])
         log = sources.Log(pa.array([1]), same, same, same, times, same.astype(bool), starts)
-        found = snapshots.due_snapshots(log, thresholds, max_age)
+        found = snapshots.due_snapshots(log, thresholds, max_age, every)
         expected = int(found.watermarks[-1]) if len(found.watermarks) else None
-        assert newest_snapshot(times.tolist(), thresholds, max_age) == expected
+        assert newest_snapshot(times.tolist(), thresholds, max_age, every) == expected
 
 
 def test_features_settings_have_no_ttl_by_default():

@@ -53,6 +53,16 @@ def test_an_old_snapshot_is_due_again_at_the_users_next_row(tmp_path: Path) -> N
     assert found.watermarks.tolist() == [micros(s) + 1 for s in (2, 103, 104, 300)]
 
 
+def test_the_first_row_of_each_period_is_due_beside_the_thresholds(tmp_path: Path) -> None:
+    seconds = [0, 1, 2, 50, 103, 104, 300, 300, 390]
+    log = read(tmp_path, [(1, k % 8, "home", s, 1) for k, s in enumerate(seconds)] + [(2, 0, "home", 1000, 1)])
+    assert micros(0) % int(100e6) == 0
+    found = due_snapshots(log, [3, 5], every=int(100e6))
+    assert found.watermarks.tolist() == [micros(s) + 1 for s in (2, 103, 300)]
+    assert found.ends.tolist() == [3, 5, 8]
+    assert due_snapshots(log, [3, 5], max_age=int(90e6), every=int(100e6)).watermarks.tolist()[-1] == micros(300) + 1
+
+
 @pytest.mark.parametrize(("before", "after", "expected"), [(2, 3, True), (3, 4, False), (0, 9, True), (3, 3, False)])
 def test_due_is_passing_a_threshold(before: int, after: int, expected: bool) -> None:
     assert due([3, 6], before, after) is expected
