@@ -1,0 +1,186 @@
+"""Runs: one JSON row each, under an id that says what was run; a run that is in the file is not run again."""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import tempfile
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from benchmarks.evidence import systems
+from benchmarks.evidence.protocol import Name, Prepared
+from core.digest import sha256_json
+from core.errors import DataError
+from core.settings import ModelSettings, TrainSettings
+from models import TrainReport, evaluate, load_bundle, predict, train
+
+# Part of every id: raise it when the protocols or systems change what they measure.
+EDITION = 1
+TUNING_SEED = 100  # from here on a run is for choosing settings, and says nothing about test rows
+MODEL: dict[str, Any] = {
+    "embedding_dim": 16,
+    "hidden": [128],
+    "tower": [32],
+    "dropout": 0.1,
+    "bottleneck": 32,
+    "rank": 16,
+    "knowledge_dropout": 0.1,
+}
+TRAIN: dict[str, Any] = {
+    "batch_size": 4096,
+    "epochs": 30,
+    "patience": 2,
+    "learning_rate": 1e-3,
+    "embedding_learning_rate": 0.05,
+    "weight_decay": 1e-6,
+}
+CHOICES: dict[str, Any] = {"embedding_dropout": 0.3, "user_form": "low_rank", "scenario_form": "gate"}
+
+
+@dataclass(frozen=True)
+class Run:
+    """One training, fully named.
+
+    Args:
+        protocol: scenario-wise-rec or time.
+        system: a name in `systems.SYSTEMS`.
+        backbone: the backbone's name.
+        seed: of the split (scenario-wise-rec), the starting weights, shuffles and controls.
+        lag: seconds, protocol time only.
+        changes: settings other than the chosen ones, e.g. {"rank": 8}.
+    """
+
+    protocol: Name
+    system: str
+    backbone: str
+    seed: int
+    lag: int = 0
+    changes: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """Everything that is set, in one flat mapping."""
+        return {**MODEL, **TRAIN, **CHOICES, **self.changes}
+
+    @property
+    def id(self) -> str:
+        """Twelve hexadecimal digits that name the run."""
+        named = {key: value for key, value in asdict(self).items() if key != "changes"}
+        return sha256_json({**named, "settings": self.settings, "edition": EDITION})[:12]
+
+    def model(self) -> ModelSettings:
+        """The model's settings."""
+        every, system = self.settings, systems.find(self.system)
+        choice = systems.model_changes(system, *(every[name] for name in CHOICES))
+        return ModelSettings(backbone=self.backbone, **{name: every[name] for name in MODEL}, **choice)
+
+    def training(self) -> TrainSettings:
+        """How it is trained."""
+        return TrainSettings(seed=self.seed, **{name: self.settings[name] for name in TRAIN})
+
+
+def finished(path: Path) -> dict[str, dict[str, Any]]:
+    """The rows of a results file by run id; empty where there is none.
+
+    Raises:
+        DataError: a line is not JSON.
+    """
+    rows = {}
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines() if path.is_file() else [], start=1):
+        try:
+            row = json.loads(line)
+        except ValueError as error:
+            raise DataError("is not JSON; delete the line, its run is repeated", file=path, row=number) from error
+        rows[row["run"]] = row
+    return rows
+
+
+def append(path: Path, row: Mapping[str, Any]) -> None:
+    """Add a row in one write, so that several processes can share the file."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    line = (json.dumps(row, allow_nan=False) + "\n").encode()
+    handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    try:
+        os.write(handle, line)
+    finally:
+        os.close(handle)
+
+
+def execute(run: Run, prepared: Prepared) -> dict[str, Any]:
+    """Train the product's own model and measure it.
+
+    Returns:
+        The row: run, protocol, system, backbone, knowledge, seed, val_auc, val_logloss, and, below the tuning seeds,
+        test_auc, test_logloss, scenarios, cold and new users and calibration.
+    """
+    system = systems.find(run.system)
+    data = systems.view(prepared, system, run.seed)
+    begin, used = time.perf_counter(), _cpu()
+    with tempfile.TemporaryDirectory(prefix="llm4msr-") as folder:
+        report = train(data, run.model(), run.training(), Path(folder) / "bundle", name=run.system)
+        row = _row(run, system, report)
+        if run.seed < TUNING_SEED:
+            row |= measure(predict(load_bundle(report.path), data, "test"), prepared)
+    return {**row, "seconds": round(time.perf_counter() - begin, 1), "cpu_seconds": round(_cpu() - used, 1)}
+
+
+def measure(predictions: pa.Table, prepared: Prepared) -> dict[str, Any]:
+    """Test measures: overall, per scenario, for cold users (ten rows or fewer before) and new ones (none)."""
+    before = prepared.rows_before[predictions.column("row_id").to_numpy()]
+    place = predictions.column_names.index("user_rows")
+    predictions = predictions.set_column(place, "user_rows", pa.array(before))
+    found = evaluate(predictions)
+    new = evaluate(predictions.filter(pa.array(before == 0)))["overall"] if (before == 0).any() else None
+    scenarios = {name: {**_few(body), "calibration": _bins(body)} for name, body in found["scenarios"].items()}
+    return {
+        "test_auc": found["overall"]["auc"],
+        "test_logloss": found["overall"]["logloss"],
+        "test_gauc": found["overall"]["gauc"],
+        "scenarios": scenarios,
+        "cold": _few(found["cold"]),
+        "new": _few(new) if new else None,
+    }
+
+
+def _row(run: Run, system: systems.System, report: TrainReport) -> dict[str, Any]:
+    return {
+        "run": run.id,
+        "protocol": run.protocol,
+        "system": run.system,
+        "backbone": run.backbone,
+        "knowledge": system.vectors,
+        "seed": run.seed,
+        "lag": run.lag,
+        "val_auc": report.validation["auc"],
+        "val_logloss": report.validation["logloss"],
+        "epochs": report.epochs,
+        "best_epoch": report.best_epoch,
+        "parameters": report.parameters,
+        "settings": run.settings,
+    }
+
+
+def _few(body: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: body[name] for name in ("rows", "users", "auc", "logloss")}
+
+
+def _bins(body: Mapping[str, Any]) -> list[list[float]]:
+    return [[b["rows"], round(b["predicted"], 4), round(b["actual"], 4)] for b in body["calibration"]["bins"]]
+
+
+def _cpu() -> float:
+    used = resource.getrusage(resource.RUSAGE_SELF)
+    return used.ru_utime + used.ru_stime
+
+
+def seeds(first: int, count: int) -> Iterator[int]:
+    """Seeds first, first + 1, ..."""
+    yield from np.arange(first, first + count).tolist()

@@ -1,0 +1,147 @@
+"""The systems that are compared: what each may read, and which parts of the model it switches on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+import numpy as np
+import pyarrow as pa
+
+from benchmarks.evidence.protocol import Prepared
+from core.errors import SettingsError
+from models import TrainingData
+
+STATISTICS = [f"{side}_{kind}" for side in ("user", "item") for kind in ("rows", "positives", "rate")]
+ID_COPIES = 8  # times an embedding of 16: the width of a user vector
+
+
+@dataclass(frozen=True)
+class System:
+    """What a system switches on.
+
+    Args:
+        user_level: the user's meta layer.
+        scenario_level: the scenario's parallel meta tower.
+        concatenated: user vectors as plain features.
+        extras: item text vectors, smoothed rates and counts, second-order interactions.
+        vectors: the true user vectors, those of another user, random ones, a learned id embedding, or none.
+        embedding_dropout: whether embeddings are dropped out in training.
+    """
+
+    user_level: bool = False
+    scenario_level: bool = False
+    concatenated: bool = False
+    extras: bool = False
+    vectors: Literal["real", "shuffled", "random", "id", "none"] = "none"
+    embedding_dropout: bool = True
+
+
+PLAIN = System()
+BOTH = System(user_level=True, scenario_level=True, vectors="real")
+CONCAT = System(concatenated=True, vectors="real")
+FULL = System(user_level=True, scenario_level=True, concatenated=True, extras=True, vectors="real")
+SYSTEMS: dict[str, System] = {
+    "published": System(embedding_dropout=False),
+    "plain": PLAIN,
+    "user": System(user_level=True, vectors="real"),
+    "scenario": System(scenario_level=True),
+    "both": BOTH,
+    "both_shuffled": replace(BOTH, vectors="shuffled"),
+    "both_random": replace(BOTH, vectors="random"),
+    "concat": CONCAT,
+    "concat_shuffled": replace(CONCAT, vectors="shuffled"),
+    "concat_random": replace(CONCAT, vectors="random"),
+    "id": System(vectors="id"),
+    "full": FULL,
+    "full_shuffled": replace(FULL, vectors="shuffled"),
+    "full_random": replace(FULL, vectors="random"),
+    "full_concat": replace(FULL, user_level=False, scenario_level=False),
+    "full_none": replace(FULL, user_level=False, concatenated=False, vectors="none"),
+}
+
+
+def find(name: str) -> System:
+    """The system of a name.
+
+    Raises:
+        SettingsError: there is none.
+    """
+    if name not in SYSTEMS:
+        raise SettingsError(f"no system {name!r}; there are {', '.join(SYSTEMS)}")
+    return SYSTEMS[name]
+
+
+def model_changes(system: System, embedding_dropout: float, user_form: str, scenario_form: str) -> dict[str, Any]:
+    """The fields of `core.settings.ModelSettings` that make the system."""
+    return {
+        "user_level": user_form if system.user_level else "none",
+        "scenario_level": scenario_form if system.scenario_level else "none",
+        "knowledge_features": system.concatenated,
+        "second_order": "fm" if system.extras else "none",
+        "embedding_dropout": embedding_dropout if system.embedding_dropout else 0.0,
+    }
+
+
+def view(prepared: Prepared, system: System, seed: int) -> TrainingData:
+    """The training table as the system may see it.
+
+    Args:
+        prepared: everything.
+        system: what to leave in it.
+        seed: of the permutation of users, or of random vectors.
+    """
+    data = prepared.data
+    rows, spec, vectors = data.rows, {**data.spec, "vectors": dict(data.spec["vectors"])}, dict(data.vectors)
+    if system.extras:
+        for side, names in prepared.extra.items():
+            spec[side] = [*spec[side], *names]
+    else:
+        empty = pa.nulls(rows.num_rows, pa.float32())
+        for name in STATISTICS:
+            rows = rows.set_column(rows.column_names.index(name), name, empty)
+        _forget(spec, vectors, "item_text")
+    if not system.scenario_level:
+        _forget(spec, vectors, "scenario")
+    if system.vectors in ("none", "id"):
+        _forget(spec, vectors, "user_pooled")
+    if system.vectors == "id":
+        copies = [f"user_copy_{number}" for number in range(ID_COPIES)]
+        for name in copies:
+            rows = rows.append_column(name, rows.column("user_id"))
+        spec["user_categorical"] = [*spec["user_categorical"], *copies]
+    if system.vectors == "shuffled":
+        reference = shuffled(rows.column("user_pooled_row").to_numpy(), prepared.slots, seed)
+        rows = rows.set_column(rows.column_names.index("user_pooled_row"), "user_pooled_row", pa.array(reference))
+    if system.vectors == "random":
+        vectors["user_pooled"] = random(vectors["user_pooled"].shape, prepared.slots, seed)
+    return TrainingData(rows, data.user_log, vectors, spec)
+
+
+def shuffled(reference: np.ndarray, slots: np.ndarray, seed: int) -> np.ndarray:
+    """Each reference moved to another user's vector of the same place in line (or that user's last).
+
+    Args:
+        reference: rows of the matrix, int64 [N], -1: none.
+        slots: where each user's vectors begin, int64 [U + 1].
+        seed: of the permutation, among the users that have vectors.
+    """
+    counts = np.diff(slots)
+    owners = np.flatnonzero(counts)
+    partner = np.arange(len(counts))
+    mixed = np.random.default_rng((7, seed)).permutation(owners)
+    partner[mixed] = np.roll(mixed, 1)  # one cycle: nobody keeps an own vector
+    owner = np.searchsorted(slots, np.maximum(reference, 0), side="right") - 1
+    place = np.minimum(reference - slots[owner], counts[partner[owner]] - 1)
+    return np.where(reference >= 0, slots[partner[owner]] + place, -1)
+
+
+def random(shape: tuple[int, ...], slots: np.ndarray, seed: int) -> np.ndarray:
+    """One normal vector per user, the same at all times, float32."""
+    rng = np.random.default_rng((8, seed))
+    return np.repeat(rng.normal(size=(len(slots) - 1, shape[1])).astype(np.float32), np.diff(slots), axis=0)
+
+
+def _forget(spec: dict[str, Any], vectors: dict[str, np.ndarray], kind: str) -> None:
+    vectors.pop(kind, None)
+    spec["vectors"].pop(kind, None)
