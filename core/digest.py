@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 
@@ -59,3 +61,22 @@ def code_version(rooms: Iterable[str]) -> str:
         if path.suffix in {".py", ".txt", ".j2", ".yaml"} and "__pycache__" not in path.parts
     }
     return sha256_json(sources)
+
+
+def vector_digests(ids: Sequence[Any], version: str, prompts: Sequence[str], vectors: np.ndarray) -> np.ndarray:
+    """Who each vector belongs to: SHA-256 over id, version, prompt hash and the vector's bytes.
+
+    Args:
+        ids: n ids.
+        version: of the vectors.
+        prompts: n prompt hashes.
+        vectors: float32 [n, d].
+
+    Returns:
+        uint8 [n, 32]. Vectors that were swapped, replaced or relabelled have other digests.
+    """
+    found = np.empty((len(ids), 32), dtype=np.uint8)
+    for row, (key, prompt) in enumerate(zip(ids, prompts, strict=True)):
+        body = f"{key}\0{version}\0{prompt}\0".encode() + np.ascontiguousarray(vectors[row], np.float32).tobytes()
+        found[row] = np.frombuffer(hashlib.sha256(body).digest(), dtype=np.uint8)
+    return found

@@ -1,5 +1,7 @@
 """A knowledge matrix on disk: `index.parquet` says which row of `vectors.npy` belongs to whom and when.
 
+`digests.npy` binds each vector to its owner, so that swapped vectors are noticed.
+
 `vectors.npy` is float32 [n, d] in C order and can be memory-mapped; index and matrix are in order of (watermark, id).
 """
 
@@ -12,6 +14,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from core.digest import vector_digests
 from core.tables import TIMESTAMP, conform, knowledge_schema, knowledge_text_schema
 
 
@@ -52,7 +55,7 @@ def create(folder: Path, rows: int, dim: int) -> np.ndarray:
 
 
 def write_index(folder: Path, rows: Rows, kind: str, version: str, hashes: list[str]) -> None:
-    """Write the index of a matrix whose row i belongs to entry i."""
+    """Write the index of the folder's matrix, whose row i belongs to entry i, and digests of entries and vectors."""
     count = len(rows.watermarks)
     table = pa.table(
         {
@@ -65,17 +68,19 @@ def write_index(folder: Path, rows: Rows, kind: str, version: str, hashes: list[
     )
     schema = knowledge_schema(rows.key, rows.ids.type)
     pq.write_table(conform(table, schema, f"{kind} knowledge"), folder / "index.parquet", compression="zstd")
+    vectors = np.load(folder / "vectors.npy", mmap_mode="r", allow_pickle=False)
+    digests = vector_digests(rows.ids.to_pylist(), version, hashes, vectors)
+    np.save(folder / "digests.npy", digests, allow_pickle=False)
 
 
-def write_text(path: Path, rows: Rows, texts: list[str], version: str) -> None:
-    """Write text for people; all of it is marked `summary`."""
-    count = len(texts)
+def write_text(path: Path, rows: Rows, texts: list[str], versions: list[str], sources: list[str]) -> None:
+    """Write text for people; each with the version that made it and its source, `generated` or `summary`."""
     table = pa.table(
         {
             **rows.columns(),
             "text": pa.array(texts, pa.string()),
-            "text_source": pa.array(["summary"] * count, pa.string()),
-            "version": pa.array([version] * count, pa.string()),
+            "text_source": pa.array(sources, pa.string()),
+            "version": pa.array(versions, pa.string()),
         }
     )
     schema = knowledge_text_schema(rows.key, rows.ids.type)

@@ -94,6 +94,7 @@ def knowledge(settings: Settings, window: Window = Window()) -> Manifest:  # noq
     """Vectors and texts of users, items and scenarios, checked by their gate before they are published."""
     store, clean, clock = artifact_store(settings), clean_tables(settings, window), stage_clock(settings, window)
     train_start = training_start(settings, clean)
+    before = earlier_windows(settings, window, "knowledge")
 
     def build(out: Path) -> Built:
         from knowledge import build_knowledge
@@ -111,13 +112,19 @@ def knowledge(settings: Settings, window: Window = Window()) -> Manifest:  # noq
             window_ends=[to_micros(as_utc(m.window["end"])) for m in clean if m.window["end"]],
         )
         active = sum(m.rows.get("users", 0) for m in clean[-1:])
-        _write(out / "gate.json", validate_knowledge(out, settings, clock, active))
+        previous = before[-1].path if before else None
+        _write(out / "gate.json", validate_knowledge(out, settings, clock, active, previous))
         return built
 
     return store.build(
         "knowledge",
         window,
-        inputs={**_digests("validate", clean), "train_start": str(train_start), **_clock_input(clock)},
+        inputs={
+            **_digests("validate", clean),
+            **_digests("earlier", before[-1:]),
+            "train_start": str(train_start),
+            **_clock_input(clock),
+        },
         settings=settings.section("knowledge", "validation", "data"),
         rooms=("core", "knowledge", "validation"),
         builder=build,
@@ -199,7 +206,7 @@ def dataset(settings: Settings, window: Window = Window()) -> Manifest:  # noqa:
             window=training_window(settings, window),
             train_start=train_start,
         )
-        _write(out / "gate.json", validate_training_table(out, settings, clock))
+        _write(out / "gate.json", validate_training_table(out, settings, clock, made["knowledge"].path))
         return built
 
     return store.build(
@@ -217,12 +224,12 @@ def dataset(settings: Settings, window: Window = Window()) -> Manifest:  # noqa:
     )
 
 
-def earlier_windows(settings: Settings, window: Window) -> list[Manifest]:
-    """The newest validated artifacts of windows that end before this one starts, in order."""
+def earlier_windows(settings: Settings, window: Window, stage: str = "validate") -> list[Manifest]:
+    """A stage's newest artifacts of windows that end before this one starts, in order."""
     if window.start is None:
         return []
     limit, count = window.start.isoformat(), settings.validation.history_windows
-    found = artifact_store(settings).all("validate")
+    found = artifact_store(settings).all(stage)
     return [m for m in found if m.window["end"] is not None and str(m.window["end"]) <= limit][-count:]
 
 

@@ -41,3 +41,20 @@ def read_matrix(path: Path) -> tuple[np.ndarray, str]:
     if matrix.ndim != 2 or matrix.dtype != np.float32 or not matrix.flags.c_contiguous:
         return np.empty((0, 0), np.float32), f"{path.name} is {matrix.dtype} {list(matrix.shape)}, not float32 [n, dim]"
     return matrix, ""
+
+
+def read_digests(path: Path, rows: int) -> tuple[np.ndarray, str]:
+    """The digests beside an index, uint8 [rows, 32], and what is wrong with them; an empty array then.
+
+    Raises:
+        MissingArtifactError: there is no such file.
+    """
+    if not path.is_file():
+        raise MissingArtifactError(f"{path} does not exist; run the stage that writes it first")
+    try:
+        found = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (ValueError, OSError, EOFError) as error:
+        return np.empty((0, 32), np.uint8), f"{path.name} cannot be read ({error})"
+    if found.dtype != np.uint8 or found.shape != (rows, 32):
+        return np.empty((0, 32), np.uint8), f"{path.name} is {found.dtype} {list(found.shape)}, not uint8 [{rows}, 32]"
+    return found, ""

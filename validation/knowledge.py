@@ -14,10 +14,10 @@ import pyarrow.parquet as pq
 
 from core import Clock, Settings, progress
 from core.tables import knowledge_schema, knowledge_text_schema
-from validation import frames
+from validation import frames, identity
 from validation.database import database, one_row, view
 from validation.engine import Checker
-from validation.files import read_json, read_matrix
+from validation.files import read_digests, read_json, read_matrix
 from validation.report import Outcome, share
 from validation.suites import knowledge as suites
 
@@ -25,7 +25,9 @@ KEYS = {"item_text": "item_id", "scenario": "scenario"}
 _VECTOR_ROWS = 65_536
 
 
-def validate_knowledge(folder: Path, settings: Settings, clock: Clock, active_users: int | None) -> dict[str, Any]:
+def validate_knowledge(
+    folder: Path, settings: Settings, clock: Clock, active_users: int | None, previous: Path | None = None
+) -> dict[str, Any]:
     """Judge a knowledge artifact.
 
     Args:
@@ -34,6 +36,7 @@ def validate_knowledge(folder: Path, settings: Settings, clock: Clock, active_us
         settings: section `knowledge` gives dimensions and lags, `validation` the coverage floor.
         clock: knowledge readable later than its now plus the kind's lag is from the future.
         active_users: how many users there are, for the coverage; None: not known, not judged.
+        previous: the knowledge artifact before this one; what was known then must be the same now.
 
     Returns:
         What was found, JSON-able, the same for the same data.
@@ -46,7 +49,7 @@ def validate_knowledge(folder: Path, settings: Settings, clock: Clock, active_us
     extra = sorted(path.parent.name for path in folder.glob("*/index.parquet"))
     versions = read_json(folder / "versions.json")
     outcomes = [
-        _vectors(folder / name, name, settings, clock, active_users, versions)
+        _vectors(folder / name, name, settings, clock, active_users, versions, previous and previous / name)
         for name in dict.fromkeys([*wanted, *extra])
     ]
     outcomes += [_texts(folder / f"{name}_text.parquet", name, settings, clock) for name in ("user", "scenario")]
@@ -60,10 +63,12 @@ def _vectors(
     clock: Clock,
     active_users: int | None,
     versions: Mapping[str, str],
+    previous: Path | None,
 ) -> Outcome:
     kind, key = name.removeprefix("user_"), KEYS.get(name, "user_id")
     index = frames.open_parquet(folder / "index.parquet")
     matrix, problem = read_matrix(folder / "vectors.npy")
+    digests, unbound = read_digests(folder / "digests.npy", index.metadata.num_rows)
     of_users = key == "user_id"
     floor = settings.validation.min_knowledge_coverage
     suite = suites.vector_suite(name, key, _latest(settings, clock, kind), len(matrix), not of_users, floor)
@@ -75,14 +80,16 @@ def _vectors(
             "matrix_problems": problem,
             "dimension_problems": _dimension(name, matrix, settings),
             "rows": index.metadata.num_rows,
+            "digest_problems": unbound,
         }
     )
     if not index.metadata.num_rows:
         outcome.judge({"coverage": 0.0 if of_users and active_users else None})
         return outcome
-    spread = _check_vectors(outcome, index, matrix, key, settings.data.batch_rows)
+    spread = _check_vectors(outcome, index, matrix, key, settings.data.batch_rows, digests)
     outcome.stop_on_rows()
     found = _index_facts(folder / "index.parquet", key)
+    coverage = share(found["entities"], active_users) if of_users else None
     outcome.judge(
         {
             "versions": len(found["versions"]),
@@ -90,16 +97,21 @@ def _vectors(
             "kind_problems": ", ".join(sorted(set(found["kinds"]) - {name, kind})),
             "repeated_keys": found["repeated_keys"],
             **spread,
-            "coverage": share(found["entities"], active_users) if of_users else None,
+            "coverage": coverage,
         }
     )
+    if previous is not None:
+        outcome.judge(identity.against(folder, previous, key, coverage))
     return outcome
 
 
-def _check_vectors(outcome: Outcome, index: pq.ParquetFile, matrix: np.ndarray, key: str, rows: int) -> dict[str, Any]:
+def _check_vectors(
+    outcome: Outcome, index: pq.ParquetFile, matrix: np.ndarray, key: str, rows: int, digests: np.ndarray
+) -> dict[str, Any]:
     """Run the row rules over the index with each row's vector beside it."""
     checker = Checker(outcome.suite.table, outcome.suite.of("row"))
     columns = [column for rule in outcome.suite.of("row") for column in rule.columns]
+    typical, alike = _typical_norm(matrix), identity.Sameness()
     low = np.full(matrix.shape[1], np.inf, np.float32)
     high, zero, count = -low, 0, 0
     rows = min(rows, _VECTOR_ROWS)
@@ -113,6 +125,11 @@ def _check_vectors(outcome: Outcome, index: pq.ParquetFile, matrix: np.ndarray, 
         norms = np.linalg.norm(vectors.astype(np.float64), axis=1)
         frame["not_finite"] = pd.Series((~np.isfinite(vectors)).sum(axis=1), index=inside).reindex(frame.index)
         frame["norm"] = pd.Series(np.where(np.isfinite(norms), norms, np.nan), index=inside).reindex(frame.index)
+        frame["relative_norm"] = frame["norm"] / typical if typical else frame["norm"]
+        owners = chunk.take(pa.array(inside)).select([key, "version", "prompt_sha256"])
+        strange = identity.strangers(owners, key, vectors, digests[offset + inside])
+        frame["stranger"] = pd.Series(strange, index=inside).reindex(frame.index)
+        alike.add(vectors)
         checker.check(frame, offset)
         if len(inside):
             low, high = np.minimum(low, vectors.min(axis=0)), np.maximum(high, vectors.max(axis=0))
@@ -122,7 +139,16 @@ def _check_vectors(outcome: Outcome, index: pq.ParquetFile, matrix: np.ndarray, 
     return {
         "vectors_differ": float(np.any(low < high)) if several else None,
         "share_of_zero_vectors": zero / count if several else None,
+        "share_of_commonest_vector": alike.share(),
     }
+
+
+def _typical_norm(matrix: np.ndarray) -> float:
+    """The median norm of a sample of the vectors."""
+    sample = np.asarray(matrix[:: max(len(matrix) // 4096, 1)], dtype=np.float64)
+    norms = np.linalg.norm(sample, axis=1)
+    norms = norms[np.isfinite(norms)]
+    return float(np.median(norms)) if len(norms) else 0.0
 
 
 def _texts(file: Path, name: str, settings: Settings, clock: Clock) -> Outcome:
@@ -136,7 +162,12 @@ def _texts(file: Path, name: str, settings: Settings, clock: Clock) -> Outcome:
     checker = Checker(outcome.suite.table, outcome.suite.of("row"))
     columns = [column for rule in outcome.suite.of("row") for column in rule.columns]
     for offset, chunk in frames.chunks(table, settings.data.batch_rows, expected.names):
-        checker.check(frames.to_frame(frames.blank_to_null(chunk, (key, "text")), columns), offset)
+        frame = frames.to_frame(frames.blank_to_null(chunk, (key, "text")), columns)
+        frame["text_fault"] = [
+            suites.text_fault(text) if source == "generated" else ""
+            for text, source in zip(*(chunk.column(c).to_pylist() for c in ("text", "text_source")), strict=True)
+        ]
+        checker.check(frame, offset)
     outcome.add(checker)
     outcome.stop_on_rows()
     outcome.judge({"repeated_keys": _repeated_keys(file, key)})

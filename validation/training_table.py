@@ -15,6 +15,7 @@ from validation import frames
 from validation.database import database, one_row, view
 from validation.engine import Checker
 from validation.files import read_json, read_matrix
+from validation.identity import reference_problems
 from validation.report import Outcome
 from validation.suites import training_table as suites
 
@@ -31,16 +32,22 @@ BASE = {
     "history_end": _WHOLE,
     **dict.fromkeys(suites.COUNTERS, _NUMBER),
 }
+KEYS = {"item_text": "item_id", "scenario": "scenario"}
+MANY = 100
 _TICK = dt.timedelta(microseconds=1)
 
 
-def validate_training_table(folder: Path, settings: Settings, clock: Clock) -> dict[str, Any]:
+def validate_training_table(
+    folder: Path, settings: Settings, clock: Clock, knowledge: Path | None = None
+) -> dict[str, Any]:
     """Judge a dataset artifact.
 
     Args:
         folder: holds rows.parquet, user_log.parquet, vectors/KIND.npy and spec.json.
         settings: `features.lag` says from when on statistics must be there.
         clock: unused; every gate has one.
+        knowledge: the knowledge artifact the rows refer to: each row must point to a vector of its own ids, and each
+            vector must be the one that was made.
 
     Returns:
         What was found, JSON-able, the same for the same data.
@@ -72,7 +79,17 @@ def validate_training_table(folder: Path, settings: Settings, clock: Clock) -> d
     outcome.add(checker)
     outcome.stop_on_rows()
     outcome.judge(_facts(folder, settings, spec, schema))
+    if knowledge is not None:
+        outcome.judge({"reference_problems": "; ".join(_reference_problems(folder, knowledge, spec))})
     return {"verdict": "passed", "tables": {"training_table": outcome.as_json()}}
+
+
+def _reference_problems(folder: Path, knowledge: Path, spec: Mapping[str, Any]) -> list[str]:
+    found = []
+    for kind, about in spec["vectors"].items():
+        key = KEYS.get(kind, "user_id")
+        found.append(reference_problems(folder, knowledge, kind, key, kind != "item_text", about["version"]))
+    return [problem for problem in found if problem]
 
 
 def _facts(folder: Path, settings: Settings, spec: Mapping[str, Any], schema: pa.Schema) -> dict[str, Any]:
@@ -81,14 +98,19 @@ def _facts(folder: Path, settings: Settings, spec: Mapping[str, Any], schema: pa
         view(connection, "user_log", folder / "user_log.parquet")
         ask = _Questions(connection)
         users = [kind for kind in spec["vectors"] if kind.startswith("user_")]
+        times = settings.features.lag, settings.features.ttl
+        live = [entity for entity in ("user", "item") if not any(time.get(f"{entity}_stats") for time in times)]
+        constant = ask.constant(_dense(spec, schema))
         return {
+            "statistics_jump": "; ".join(filter(None, map(ask.jumps, live))),
+            "constant_counters": ", ".join(n for n in constant if n in suites.COUNTERS) if ask.many() else "",
             "row_id_problems": ask.row_ids(),
             "history_leaks": ask.history(),
             "lost_user_stats": ask.lost("user", settings.features.lag.get("user_stats", dt.timedelta(0))),
             "lost_item_stats": ask.lost("item", settings.features.lag.get("item_stats", dt.timedelta(0))),
             "empty_columns": ", ".join(ask.empty(_declared(spec))),
             "splits_out_of_order": ask.split_order(),
-            "constant_dense_features": ", ".join(ask.constant(_dense(spec, schema))),
+            "constant_dense_features": ", ".join(constant),
             "share_without_user_knowledge": ask.share_null(f"{users[0]}_row") if users else None,
         }
 
@@ -124,6 +146,24 @@ class _Questions:
                 SELECT row_id, {entity}_id, {entity}_rows, epoch_us(event_timestamp) AS t,
                     min(epoch_us(event_timestamp)) OVER (PARTITION BY {entity}_id) AS first FROM training)
             WHERE {entity}_rows IS NULL AND t >= first + {visible}"""
+        )
+
+    def jumps(self, entity: str) -> str:
+        """Without lag, the counters of a later row are those of the one before plus its rows, label for label."""
+        name = f"{entity}_id"
+        return self._rows(
+            f"""SELECT row, id FROM (
+                SELECT min(row_id) AS row, any_value({name}) AS id, {name}, event_timestamp AS t, count(*) AS n,
+                    sum(label) AS p, min({entity}_rows) AS n0, min({entity}_positives) AS p0,
+                    lead(n0) OVER w AS n1, lead(p0) OVER w AS p1
+                FROM training GROUP BY {name}, event_timestamp WINDOW w AS (PARTITION BY {name} ORDER BY event_timestamp))
+            WHERE n1 IS NOT NULL AND (n1 - coalesce(n0, 0) <> n OR p1 - coalesce(p0, 0) <> p)"""
+        ).replace("rows", f"states of {name}", 1)
+
+    def many(self) -> bool:
+        """Whether there are so many training rows that a constant is no chance."""
+        return bool(
+            one_row(self.connection, f"SELECT count(*) >= {MANY} AS m FROM training WHERE split = 'train'")["m"]
         )
 
     def split_order(self) -> str:

@@ -3,12 +3,29 @@
 from __future__ import annotations
 
 import datetime as dt
+import re
 
 from validation.suite import Rule, Suite, fact, not_after, not_null, nothing, one_of, within
 
 # Standardised and rotated vectors have norms about sqrt(dim); beyond this a vector is garbage, not an outlier.
 LARGEST_NORM = 1e4
+# Measured on MovieLens: the longest vector of a kind has 1.2 to 2.2 times the median norm.
+LARGEST_RELATIVE_NORM = 8.0
+_APOLOGY = re.compile(
+    r"^\W*(i'?m (very |so )?sorry|i am (very |so )?sorry|sorry,|i apologi[sz]e|my apologies|i can(no|')t\b|i can not\b"
+    r"|i am unable|i'm unable|as an ai\b|as a (large )?language model|unfortunately,? i\b)|\bas an ai (language )?model\b",
+    re.IGNORECASE,
+)
+_SENTENCE_END = (".", "!", "?", "…", "。", "！", "？", '."', ".”", ".)", "*", "`")
 LOOK = "the knowledge stage: settings section knowledge, then delete the artifact and run it again"
+
+
+def text_fault(text: str | None) -> str:
+    """What is wrong with a generated text: `apology`, `truncated`, or nothing."""
+    text = (text or "").strip().replace("’", "'")
+    if _APOLOGY.search(text):
+        return "apology"
+    return "" if not text or text.endswith(_SENTENCE_END) else "truncated"
 
 
 def _times(key: str, latest: dt.datetime) -> tuple[Rule, ...]:
@@ -53,8 +70,41 @@ def vector_suite(name: str, key: str, latest: dt.datetime, rows: int, needed: bo
             within("row", "row_outside_matrix", "it would read another vector or none", low=0, high=max(rows - 1, 0)),
             one_of("not_finite", "vector_not_finite", "one nan makes every score of the user nan", [0]),
             within("norm", "norm_out_of_band", "a vector this long drowns every other input", low=0, high=LARGEST_NORM),
+            within(
+                "relative_norm",
+                "norm_unlike_others",
+                "a vector many times as long as the others of its kind: another scale or another model",
+                high=LARGEST_RELATIVE_NORM,
+            ),
+            one_of(
+                "stranger",
+                "vector_of_someone_else",
+                "the vector is not the one made for this id, version and prompt: vectors were swapped or replaced",
+                [False],
+            ),
+            nothing("digest_problems", "without digests no one can tell whose a vector is", LOOK),
             fact("vectors_differ", "all vectors are equal: the reasoner saw no data, or pooled padding", LOOK, low=1),
-            fact("share_of_zero_vectors", "most vectors are zero: the compressor learned nothing", LOOK, high=0.5),
+            fact("share_of_zero_vectors", "vectors are zero: the compressor learned nothing", LOOK, high=0.05),
+            fact(
+                "share_of_commonest_vector",
+                "many ids have one and the same vector: the reasoner saw the same text for all of them",
+                "the prompts: item texts, templates and the columns they read",
+                high=0.2,
+            ),
+            fact(
+                "changed_unprompted",
+                "the same version and prompt gave another vector: another model under an old name",
+                "the reasoner's model and revision, and who else writes below root",
+                high=0.0,
+            ),
+            fact(
+                "unchanged_vectors",
+                "prompts changed, yet the vectors are the old ones: the refresh did not reach the reasoner",
+                LOOK,
+                high=0.5,
+            ),
+            fact("lost_ids", "users had knowledge and have none now", LOOK, high=0.05),
+            fact("coverage_drop", "fewer active users than before have knowledge", LOOK, high=0.1),
             fact(
                 "coverage",
                 "too few active users have knowledge",
@@ -74,6 +124,7 @@ def text_suite(name: str, key: str, latest: dt.datetime) -> Suite:
             fact("repeated_keys", "two texts of one key and time: the reader would pick either", LOOK, high=0),
             *_times(key, latest),
             not_null("text", "an explanation without words", name="text_empty"),
+            one_of("text_fault", "text_useless", "the reasoner refused or was cut off: no explanation", [""]),
             one_of("text_source", "text_source_unknown", "people must know who wrote it", ["generated", "summary"]),
         ),
     )

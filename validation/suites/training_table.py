@@ -85,6 +85,19 @@ def suite(times: Sequence[str], vectors: Mapping[str, int], scenarios: list[str]
             ),
             nothing("splits_out_of_order", "a user's training rows lie after its test rows", "section split"),
             nothing(
+                "statistics_jump",
+                "a counter does not grow by the rows it has seen: it holds its own row's label, or lost rows",
+                LEAK,
+            ),
+            nothing(
+                "reference_problems",
+                "rows must point to vectors of their own ids, as they were made: swapped knowledge trains silently",
+                "the knowledge artifact and the dataset stage; delete both and run them again",
+            ),
+            nothing(
+                "constant_counters", "one and the same count for every training row: the statistics are broken", LEAK
+            ),
+            nothing(
                 "constant_dense_features",
                 "constant among the training rows: it teaches nothing and hides a broken source",
                 "data.user_dense and item_dense",

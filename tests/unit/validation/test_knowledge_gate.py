@@ -12,6 +12,7 @@ import pytest
 from validation_tables import NOW, knowledge_rows, write
 
 from core import Settings
+from core.digest import vector_digests
 from core.errors import GateError, MissingArtifactError
 from core.tables import knowledge_schema, knowledge_text_schema
 from validation import validate_knowledge
@@ -42,11 +43,22 @@ class Knowledge:
             del rows[name]
         return {**rows, "text": ["likes films"] * len(ids), "text_source": ["summary"] * len(ids)}
 
+    @staticmethod
+    def bind(folder, rows, vectors, key):
+        known = [at if at is not None and 0 <= at < len(vectors) else 0 for at in rows["row"]]
+        ids, prompts = rows[key], rows["prompt_sha256"]
+        one_by_one = [
+            vector_digests([i], v, [p], vectors[[at]])
+            for i, v, p, at in zip(ids, rows["version"], prompts, known, strict=True)
+        ]
+        np.save(folder / "digests.npy", np.concatenate([np.zeros((0, 32), np.uint8), *one_by_one]))
+
     def write(self, folder):
         keys = {"item_text": ("item_id", pa.int64()), "user_pooled": ("user_id", pa.int64())}
         for name, rows in self.index.items():
             write(folder / name, "index", rows, knowledge_schema(*keys.get(name, ("scenario", pa.string()))))
             np.save(folder / name / "vectors.npy", self.vectors[name])
+            self.bind(folder / name, rows, self.vectors[name], keys.get(name, ("scenario", None))[0])
         for name, rows in self.texts.items():
             key = ("user_id", pa.int64()) if name == "user" else ("scenario", pa.string())
             write(folder, f"{name}_text", rows, knowledge_text_schema(*key))
