@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import sys
 import time
-import warnings
 from collections.abc import Iterable, Iterator, Sized
 from typing import TypeVar
 
@@ -44,7 +43,7 @@ def configure(fmt: str = "human", level: str = "INFO") -> None:
     else:
         handler = logging.StreamHandler(sys.stderr)
         handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
-    _quiet_libraries()
+    _quiet_libraries(handler)
     root = logging.getLogger(ROOT)
     root.handlers[:] = [handler]
     root.setLevel(level)
@@ -52,13 +51,22 @@ def configure(fmt: str = "human", level: str = "INFO") -> None:
     _STATE["json"] = fmt == "json"
 
 
-def _quiet_libraries() -> None:
-    """Deprecations inside the libraries are ours to read in tests, not the user's to read in a log."""
+def _quiet_libraries(handler: logging.Handler) -> None:
+    """Deprecations inside the libraries are ours to read in tests, not the user's to read in a log.
+
+    Feast and Great Expectations set filters of their own when they are imported, so that ours would not last: warnings
+    become log records, and the records are filtered.
+    """
     if not sys.warnoptions:
-        for category in (DeprecationWarning, PendingDeprecationWarning, FutureWarning):
-            warnings.filterwarnings("ignore", category=category)
+        logging.captureWarnings(True)
+        caught = logging.getLogger("py.warnings")
+        caught.handlers[:], caught.filters[:], caught.propagate = [handler], [_worth_reading], False
     for noisy in ("torch.fx", "torch.distributed", "fbgemm_gpu"):
         logging.getLogger(noisy).setLevel(logging.ERROR)
+
+
+def _worth_reading(record: logging.LogRecord) -> bool:
+    return not any(kind in record.getMessage() for kind in ("DeprecationWarning: ", "FutureWarning: "))
 
 
 def progress(items: Iterable[T], description: str, total: int | None = None, unit: str = "") -> Iterator[T]:

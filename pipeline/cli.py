@@ -153,12 +153,13 @@ def push(file: Path, settings: SettingsFile = None) -> None:
 @app.command()
 def init(
     path: Annotated[Path, typer.Argument(help="where to write the settings file")] = DEFAULT_FILE,
-    force: Annotated[bool, typer.Option(help="overwrite an existing file")] = False,
+    force: Annotated[bool, typer.Option("--force", help="overwrite an existing file")] = False,
+    every: Annotated[bool, typer.Option("--all", help="write every field there is, with its default")] = False,
 ) -> None:
     """Write a commented settings file for your own data."""
     from pipeline.init import write_settings
 
-    typer.echo(write_settings(path, force))
+    typer.echo(write_settings(path, force, every))
 
 
 @app.command()

@@ -1,13 +1,19 @@
-"""`llm4msr init`: a commented settings file for your own data."""
+"""`llm4msr init`: a commented settings file for your own data, or one with every field there is."""
 
 from __future__ import annotations
 
+import json
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+from pydantic import BaseModel, SecretStr
+
+from core import Settings
 from core.errors import SettingsError
 
 TEMPLATE = """\
-# Settings of one project. Paths are relative to this file. Unknown keys are refused.
+# Settings of one project. Paths are relative to this file. Unknown keys are refused. Every field: llm4msr init --all
 # Any field can be overridden by the environment: LLM4MSR_TRAIN__EPOCHS=5, LLM4MSR_ONLINE__STORE=redis ...
 # Secrets come from the environment only: LLM4MSR_ONLINE__PASSWORD, LLM4MSR_KNOWLEDGE__API_KEY.
 project: my_ranker
@@ -78,8 +84,13 @@ serving: {host: 127.0.0.1, port: 3000}
 """
 
 
-def write_settings(path: Path, force: bool) -> str:
+def write_settings(path: Path, force: bool, every: bool = False) -> str:
     """Write the template and say what to do next.
+
+    Args:
+        path: the file to write; folders that are missing are made.
+        force: overwrite it.
+        every: write every field with its default instead of the template.
 
     Raises:
         SettingsError: the file exists and `force` is not given, or cannot be written.
@@ -87,10 +98,31 @@ def write_settings(path: Path, force: bool) -> str:
     if path.exists() and not force:
         raise SettingsError(f"{path} exists already; name another file, or overwrite it with --force")
     try:
-        path.write_text(TEMPLATE, encoding="utf-8")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(all_fields() if every else TEMPLATE, encoding="utf-8")
     except OSError as error:
         raise SettingsError(f"{path} cannot be written: {error.strerror}") from error
     return (
         f"wrote {path}. Next: edit `data`, then\n"
         f"  llm4msr doctor --settings {path}\n  llm4msr run --settings {path}\n  llm4msr serve --settings {path}"
     )
+
+
+def all_fields() -> str:
+    """Every field with its default and what it means, as YAML; secrets are named in comments only."""
+    head = "# Every field and its default. A file needs only what differs; `llm4msr init` writes a short one.\n"
+    return head + "\n".join(_lines(Settings(), "")) + "\n"
+
+
+def _lines(section: BaseModel, indent: str) -> Iterator[str]:
+    for name, field in type(section).model_fields.items():
+        value = getattr(section, name)
+        note = f"  # {field.description}" if field.description else ""
+        if isinstance(value, BaseModel):
+            yield f"{indent}{name}:{note}"
+            yield from _lines(value, indent + "  ")
+        elif SecretStr in getattr(field.annotation, "__args__", ()):
+            yield f"{indent}# {name}: from the environment only"
+        else:
+            plain: Any = section.model_dump(mode="json", include={name})[name]
+            yield f"{indent}{name}: {json.dumps(plain, ensure_ascii=False)}{note}"

@@ -1,8 +1,12 @@
+import contextlib
 import os
+import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
+import httpx
 import pytest
 import yaml
 
@@ -59,3 +63,34 @@ def test_apply_keeps_every_generation_and_what_is_online(project, make_world):
     reader = feature_repo.OnlineReader(world.settings, world.clock, {"pooled": "ab12"})
     assert reader.populated(["user_stats", "user_pooled_ab12"])
     assert reader.read_user(2).status["user_pooled"] == "found"
+
+
+def test_the_page_of_the_registry_opens_on_this_machine_only(project):
+    folder, settings = project
+    assert feast(folder, settings, "apply").returncode == 0
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = str(probe.getsockname()[1])
+    command = [FEAST, "-c", REPOSITORY / "feature_repo", "-f", folder / "feature_store.yaml"]
+    environment = {**os.environ, "LLM4MSR_SETTINGS": str(settings)}
+    with (
+        (folder / "ui.log").open("w+") as log,
+        subprocess.Popen(
+            [*map(str, command), "ui", "--host", "127.0.0.1", "--port", port], stdout=log, stderr=log, env=environment
+        ) as server,
+    ):
+        try:
+            assert answers(f"http://127.0.0.1:{port}/", server), (folder / "ui.log").read_text()
+        finally:
+            server.terminate()
+
+
+def answers(url, server, seconds=120):
+    """Whether the page comes while the server lives."""
+    deadline = time.monotonic() + seconds
+    with httpx.Client(trust_env=False) as client:
+        while time.monotonic() < deadline and server.poll() is None:
+            with contextlib.suppress(httpx.TransportError):
+                return client.get(url).status_code == 200
+            time.sleep(0.1)
+    return False

@@ -3,6 +3,7 @@
 import datetime as dt
 import json
 import logging
+import warnings
 
 import pyarrow as pa
 import pytest
@@ -159,3 +160,25 @@ def test_the_json_log_is_one_object_a_line(capsys, log_restored):
 def test_progress_yields_all_items_of_lists_and_generators():
     assert list(progress([1, 2, 3], "counting")) == [1, 2, 3]
     assert list(progress((i for i in range(3)), "counting", unit="steps")) == [0, 1, 2]
+
+
+@pytest.fixture
+def warnings_restored():
+    logging.captureWarnings(False)
+    with warnings.catch_warnings():
+        yield
+    logging.captureWarnings(False)
+    caught = logging.getLogger("py.warnings")
+    caught.handlers[:], caught.filters[:], caught.propagate = [], [], True
+
+
+def test_deprecations_inside_libraries_stay_out_of_the_log_whatever_filters_they_set(
+    capsys, log_restored, warnings_restored
+):
+    configure()
+    warnings.simplefilter("always")
+    warnings.warn("this API is deprecated", DeprecationWarning, stacklevel=1)
+    warnings.warn("this number is odd", RuntimeWarning, stacklevel=1)
+    shown = capsys.readouterr().err
+    assert "this number is odd" in shown
+    assert "deprecated" not in shown
