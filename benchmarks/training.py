@@ -28,7 +28,9 @@ from models import TrainingData, train
 BATCH = 4096
 VECTOR_DIM = 128
 TARGETS = {"gate": 1.9, "low_rank": 2.3, "full": 3.5}
-PLAIN = ModelSettings(backbone="shared_bottom", user_level="none", scenario_level="none", knowledge_features=False)
+PLAIN = ModelSettings(
+    backbone="shared_bottom", tower=[32], user_level="none", scenario_level="none", knowledge_features=False
+)
 
 
 def main() -> None:

@@ -201,7 +201,20 @@ class ModelSettings(Section):
     name: str = "ranker"
     backbone: Literal[
         "shared_bottom",
+        "omoe",
+        "mmoe",
+        "ple",
+        "aitm",
         "star",
+        "sar_net",
+        "m2m",
+        "adasparse",
+        "adaptdhm",
+        "epnet",
+        "ppnet",
+        "hamur",
+        "m3oe",
+        "deepfm",
     ] = "shared_bottom"
     backbone_options: dict[str, Any] = Field(
         default_factory=dict, description="further settings of the backbone; `llm4msr models list` prints them"

@@ -3,24 +3,21 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from itertools import pairwise
 
-import torch
 from torch import Tensor, nn
 
-from models.backbones.layers import Groups, ScenarioLinear, mlp
-from models.dropout import dropout
+from models.backbones.inputs import Inputs, Shape, Share, Widths
+from models.backbones.layers import Groups, Tower, mlp
 
 
 @dataclass(frozen=True)
 class SharedBottomConfig:
     """Widths of the shared layers and of each scenario's tower."""
 
-    inputs: int
-    scenarios: int
-    hidden: tuple[int, ...] = (128,)
-    tower: tuple[int, ...] = (32,)
-    dropout: float = 0.1
+    shape: Shape
+    hidden: Widths = (128,)
+    tower: Widths = (8,)
+    dropout: Share = 0.1
 
 
 class SharedBottom(nn.Module):
@@ -31,30 +28,19 @@ class SharedBottom(nn.Module):
 
     Example:
         >>> import torch
-        >>> backbone = SharedBottom(SharedBottomConfig(inputs=8, scenarios=2))
-        >>> backbone(torch.zeros(3, 8), torch.tensor([1, 0, 1])).shape
+        >>> shape = Shape(inputs=8, scenarios=2)
+        >>> backbone = SharedBottom(SharedBottomConfig(shape))
+        >>> backbone(Inputs.of(torch.zeros(3, 8), torch.tensor([1, 0, 1]), shape)).shape
         torch.Size([3])
     """
 
     def __init__(self, config: SharedBottomConfig) -> None:
         super().__init__()
-        self.config = config
-        self.bottom = mlp(config.inputs, config.hidden, config.dropout)
-        widths = [(config.hidden or (config.inputs,))[-1], *config.tower, 1]
-        self.tower = nn.ModuleList([ScenarioLinear(config.scenarios, i, o) for i, o in pairwise(widths)])
+        self.config, shape = config, config.shape
+        self.bottom = mlp(shape.inputs, config.hidden, config.dropout)
+        self.tower = Tower(shape.scenarios, (shape.inputs, *config.hidden)[-1], config.tower, config.dropout)
 
-    def forward(self, x: Tensor, scenario: Tensor) -> Tensor:
-        """Score rows.
-
-        Args:
-            x: [B, inputs].
-            scenario: int64 [B].
-
-        Returns:
-            Logits, [B].
-        """
-        groups = Groups(scenario, self.config.scenarios)
-        hidden = groups.gather(self.bottom(x))
-        for layer in self.tower[:-1]:
-            hidden = dropout(torch.relu(layer(hidden, groups)), self.config.dropout, self.training)
-        return groups.restore(self.tower[-1](hidden, groups).squeeze(1))
+    def forward(self, inputs: Inputs) -> Tensor:
+        """B rows -> logits [B]."""
+        groups = Groups(inputs.scenario, self.config.shape.scenarios)
+        return groups.restore(self.tower(groups.gather(self.bottom(inputs.x)), groups))

@@ -4,9 +4,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import torch
 
 from core.settings import ModelSettings, TrainSettings
 from core.tables import TIMESTAMP
+from models.backbones import Inputs, Shape, build_backbone
 from models.data import load_dataset
 
 SCENARIOS = ["home", "search", "detail"]
@@ -130,3 +132,56 @@ def model():
 @pytest.fixture
 def settings():
     return TrainSettings(batch_size=256, epochs=3, embedding_learning_rate=0.05)
+
+
+# Small enough for an oracle, and no two widths alike that could be mistaken for each other.
+SMALL_BACKBONES = {
+    "shared_bottom": {"hidden": [5], "tower": [4]},
+    "omoe": {"hidden": [5, 4], "experts": 2, "tower": [3]},
+    "mmoe": {"hidden": [5, 4], "experts": 2, "tower": [3]},
+    "ple": {"hidden": [5, 4, 6], "specific": 2, "shared": 3, "tower": [3]},
+    "aitm": {"hidden": [5], "tower": [4]},
+    "star": {"hidden": [5, 4], "auxiliary": [4], "scenario_dim": 3},
+    "sar_net": {"shared": 3, "specific": 2, "expert": 4, "hidden": [5]},
+    "m2m": {"experts": 3, "expert": 4, "meta_layers": 2, "hidden": [5], "scenario_dim": 3},
+    "adasparse": {"hidden": [5, 4], "scenario_dim": 3, "epsilon": 0.6},
+    "adaptdhm": {"clusters": 2, "hidden": [5, 4]},
+    "epnet": {"hidden": [5, 4], "gate": 6, "scenario_dim": 3},
+    "ppnet": {"hidden": [5, 4]},
+    "hamur": {"hidden": [5, 4], "hyper": [6], "k": 3, "adapter": 2},
+    "m3oe": {"star": [5, 4], "hidden": [6], "experts": 2},
+    "deepfm": {"hidden": [5, 4]},
+}
+
+
+@pytest.fixture
+def make_backbone():
+    """name, options -> a small backbone with disturbed weights, and 23 rows in no order of scenario."""
+
+    def make(name, **options):
+        torch.manual_seed(0)
+        shape = Shape(inputs=10, scenarios=3, fields=4, dim=2, ids=(0, 2))
+        settings = ModelSettings(backbone=name, dropout=0.0, backbone_options={**SMALL_BACKBONES[name], **options})
+        module = build_backbone(settings, shape)
+        with torch.no_grad():
+            for parameter in module.parameters():
+                parameter.add_(0.3 * torch.randn_like(parameter))
+        return module, Inputs.of(torch.randn(23, 10), torch.randint(0, 3, (23,)), shape)
+
+    return make
+
+
+@pytest.fixture
+def check_equations(make_backbone):
+    """Compare a backbone in evaluation with `oracle(w, x, s) -> logit`, one row at a time in double precision."""
+
+    def check(name, oracle, **options):
+        module, inputs = make_backbone(name, **options)
+        module(inputs)  # Moves running statistics away from their start.
+        module.eval()
+        w = {key: value.detach().double().numpy() for key, value in module.state_dict().items()}
+        rows = zip(inputs.x.double().numpy(), inputs.scenario.tolist(), strict=True)
+        expected = [oracle(w, x, s) for x, s in rows]
+        np.testing.assert_allclose(module(inputs).detach(), expected, rtol=1e-5, atol=1e-5)
+
+    return check
