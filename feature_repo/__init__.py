@@ -20,6 +20,7 @@ _HOME = {
     "materialize": "materialization",
     "open_store": "overlay",
     "push": "live",
+    "sample_online": "readback",
 }
 __all__ = sorted(_HOME)
 

@@ -66,7 +66,7 @@ def write_source(
     Returns:
         The file, and its number of rows (one per entity).
     """
-    schema = _schema(generation, view, feast_view)
+    schema = schema_of(generation, view, feast_view)
     target = Path(feast_view.batch_source.path)
     target.parent.mkdir(parents=True, exist_ok=True)
     scratch = target.with_name(f".{target.name}.{uuid.uuid4().hex}")
@@ -146,7 +146,8 @@ def _lists(matrix: np.ndarray) -> pa.Array:
     return pa.ListArray.from_arrays(pa.array(offsets), pa.array(values.reshape(-1)))
 
 
-def _schema(generation: Generation, view: str, feast_view: FeatureView) -> pa.Schema:
+def schema_of(generation: Generation, view: str, feast_view: FeatureView) -> pa.Schema:
+    """The Arrow schema of a value view's rows: the key, two times, then the view's columns."""
     entity = view.split("_")[0]
     kinds = {"user": generation.user_id, "item": generation.item_id, "scenario": "string"}
     declared = {"user_features": generation.user_columns, "item_features": generation.item_columns}.get(view, {})

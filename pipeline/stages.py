@@ -164,18 +164,22 @@ def materialize(settings: Settings, window: Window = Window()) -> Manifest:  # n
 
     def build(out: Path) -> Built:
         from feature_repo import materialize as write_online
+        from feature_repo import sample_online
+        from validation import validate_online
 
         start, end = window.bounds_micros()
         written = write_online(settings, clock, start=start, end=end, **paths)
         _write(out / "written.json", written)
+        _write(out / "run" / "gate.json", validate_online(sample_online(settings, clock, **paths), settings, clock))
         return Built(rows=written, versions=dict(made["knowledge"].versions))
 
     manifest = store.build(
         "materialize",
         window,
         inputs=inputs,
-        settings=settings.section("features", "online", "registry"),
-        rooms=("core", "feature_repo"),
+        settings=settings.section("features", "online", "registry")
+        | {"max_online_age": str(settings.validation.max_online_age)},
+        rooms=("core", "feature_repo", "validation"),
         builder=build,
         still_valid=lambda found: _online_is_populated(settings, clock, found),
     )
@@ -293,4 +297,5 @@ def _clock_input(clock: Clock) -> dict[str, str]:
 
 
 def _write(path: Path, value: Mapping[str, Any]) -> None:
+    path.parent.mkdir(exist_ok=True)
     path.write_text(json.dumps(value, indent=1, sort_keys=True, default=str) + "\n", encoding="utf-8")
