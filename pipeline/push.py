@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet as pq
 
-from core import Settings, Window
+from core import ArtifactStore, Settings, Window
 from core.clock import to_micros
 from core.errors import DataError
 from core.tables import TIMESTAMP, IdTypes, conform, interactions_schema
@@ -30,7 +30,8 @@ def push_file(settings: Settings, file: Path) -> str:
         table = pq.read_table(file) if file.suffix == ".parquet" else pyarrow.csv.read_csv(file)
     except (pa.ArrowInvalid, UnicodeDecodeError) as error:
         raise DataError(f"cannot be read as {file.suffix or 'CSV'}: {error}", file=file) from error
-    store, window = artifact_store(settings), Window()
+    store = artifact_store(settings)
+    window = _newest_window(store)
     clean = clean_tables(settings, window)
     clock = stage_clock(settings, window)
     rows = canonical(table, _id_types(clean[-1].path), file)
@@ -55,6 +56,17 @@ def canonical(table: pa.Table, ids: IdTypes, file: Path | None) -> pa.Table:
     if "created_timestamp" not in table.column_names and "event_timestamp" in table.column_names:
         table = table.append_column("created_timestamp", table["event_timestamp"])
     return conform(table, interactions_schema(ids), "interactions", file)
+
+
+def _newest_window(store: ArtifactStore) -> Window:
+    """The window that ends last among those whose knowledge was built; one without an end is the newest.
+
+    Raises:
+        MissingArtifactError: there is none.
+    """
+    found = [m.window for m in store.all("knowledge")] or [store.get("knowledge").window]
+    newest = max(found, key=lambda window: window["end"] or "~")
+    return Window.parse(newest["start"], newest["end"])
 
 
 def _id_types(folder: Path) -> IdTypes:
