@@ -54,6 +54,10 @@ class MissingArtifactError(UserError):
     """A stage was asked for before the stage it reads from has been run."""
 
 
+class BudgetError(UserError):
+    """A run stopped cleanly because it would have used more than it was given."""
+
+
 class StorageError(UserError):
     """The disk is full, or a store cannot be reached or written."""
 

@@ -6,7 +6,7 @@ import datetime as dt
 import hashlib
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -17,10 +17,10 @@ from core import ArtifactStore, Built, Clock, Settings, logger, progress
 from core.digest import sha256_json, sha256_text
 from core.store import write_json
 from knowledge import matrix, pooled, prompts, snapshots, summary
-from knowledge.cache import encode_cached
+from knowledge.cache import Cache
 from knowledge.compressor import FILE, Compressor, kept_compressor
 from knowledge.matrix import Rows
-from knowledge.reasoners import Reasoner, make_reasoner
+from knowledge.reasoners import Reasoner, make_reasoner, make_thinker
 from knowledge.snapshots import Snapshots
 from knowledge.sources import Catalogue, Log, read_catalogue, read_log
 from knowledge.template import Template, load_template
@@ -61,26 +61,28 @@ def build_knowledge(
     Raises:
         UserError: input or settings must change; the message says how.
     """
-    work = _Work.open(sources, out, settings, clock, train_start, cache, compressors)
+    work = Work.open(sources, out, settings, clock, train_start, cache, compressors)
     raw, known = work.item_vectors()
     rows, versions = {}, {}
     rows["item_text"], versions["item_text"] = work.items(raw, known)
-    due = snapshots.due_snapshots(work.log, settings.knowledge.thresholds, _micros(settings.knowledge.max_age))
+    due = work.due()
     if "pooled" in settings.knowledge.user_vectors:
         rows["user_pooled"], versions["pooled"] = work.pooled(due, raw, known)
     if "prompt" in settings.knowledge.user_vectors:
-        rows["user_prompt"], versions["prompt"] = work.prompts(due, raw[known])
+        rows["user_prompt"], versions["prompt"] = work.prompts(due, raw, known)
     moments = [train_start, *sorted({end for end in window_ends if end > train_start})]
     rows["scenario"], versions["scenario"], newest = work.scenarios(moments)
     neighbours = summary.Neighbours(raw, known, np.bincount(work.log.items[work.log.items >= 0], minlength=len(raw)))
-    rows["user_text"] = work.user_texts(due, raw, known, neighbours, versions.get("pooled", versions.get("prompt", "")))
+    rows["user_text"] = work.user_texts(due, raw, known, neighbours, versions)
     rows["scenario_text"] = work.scenario_texts(moments[-1], newest, neighbours, versions["scenario"])
     write_json(out / "versions.json", versions)
     return Built(rows=rows, versions=versions)
 
 
 @dataclass(frozen=True)
-class _Work:
+class Work:
+    """The material of a run and what its steps share."""
+
     out: Path
     settings: Settings
     train_start: int
@@ -89,6 +91,10 @@ class _Work:
     catalogue: Catalogue
     log: Log
     reasoner: Reasoner
+    thinker: Reasoner
+    part: tuple[int, int] | None = None
+    caches: dict[str, Cache] = field(default_factory=dict)
+    answers: dict[tuple[int, int], str] = field(default_factory=dict)
 
     @classmethod
     def open(
@@ -100,10 +106,19 @@ class _Work:
         train_start: int,
         cache: Path,
         compressors: ArtifactStore,
-    ) -> _Work:
+    ) -> Work:
         catalogue = read_catalogue(sources, settings.data)
         log = read_log(sources, catalogue, clock.now_micros())
-        return cls(out, settings, train_start, cache, compressors, catalogue, log, make_reasoner(settings.knowledge))
+        reasoner = make_reasoner(settings.knowledge)
+        thinker = make_thinker(settings.knowledge, reasoner)
+        return cls(out, settings, train_start, cache, compressors, catalogue, log, reasoner, thinker)
+
+    def due(self) -> Snapshots:
+        """All snapshots that were due by the settings' rule."""
+        knowledge = self.settings.knowledge
+        return snapshots.due_snapshots(
+            self.log, knowledge.thresholds, _micros(knowledge.max_age), _micros(knowledge.every)
+        )
 
     def item_vectors(self) -> tuple[np.ndarray, np.ndarray]:
         """Raw vectors of all items, float16 [items, d], and which items have a text."""
@@ -157,30 +172,46 @@ class _Work:
                 hashes[row] = hashlib.sha256(value.tobytes()).hexdigest()
         return self._finish("pooled", rows, version, hashes, compressor, vectors)
 
-    def prompts(self, due: Snapshots, items: np.ndarray) -> tuple[int, str]:
-        """Hidden states over user prompts at every due snapshot of the users within the cap."""
-        knowledge, template = self.settings.knowledge, self._template("user_v1")
-        due = due.take(snapshots.most_active(self.log, knowledge.prompt_users)[due.users])
-        if knowledge.prompt_snapshots == "newest":
-            due = due.newest()
-        builder = prompts.UserPrompts(
-            self.log, self.catalogue, template, self.reasoner, knowledge.prompt_history, knowledge.max_tokens
+    def prompted(self, due: Snapshots) -> Snapshots:
+        """The due snapshots that get a prompt vector: those of the users within the cap."""
+        due = due.take(snapshots.most_active(self.log, self.settings.knowledge.prompt_users)[due.users])
+        return due.newest() if self.settings.knowledge.prompt_snapshots == "newest" else due
+
+    def prompt_builder(self) -> prompts.UserPrompts:
+        """Writes user prompts by the settings' template and length."""
+        knowledge = self.settings.knowledge
+        return prompts.UserPrompts(
+            self.log,
+            self.catalogue,
+            self._template("user_v1"),
+            self.thinker,
+            knowledge.prompt_history,
+            knowledge.max_tokens,
         )
+
+    def prompts(self, due: Snapshots, items: np.ndarray, known: np.ndarray) -> tuple[int, str]:
+        """Hidden states over user prompts, or over the answers to them, at every due snapshot of the users in the cap."""
+        knowledge, template, builder = self.settings.knowledge, self._template("user_v1"), self.prompt_builder()
+        due = self.prompted(due)
         rows, order, place = self._user_rows(due, "prompt")
         hashes = [""] * len(due)
         raw = self._scratch(len(due))
+        newest = np.append(due.users[1:] != due.users[:-1], True)[: len(due)]
         for part in _parts(len(due), _BLOCK_SHARDS * knowledge.shard_rows):
             texts = builder.build(due.take(np.arange(part.start, part.stop)))
-            raw[place[part]] = self._encode(texts, "encoding user prompts")
+            raw[place[part]], answers = self._cache(self.thinker).answer(texts, "encoding user prompts")
             for row, text in zip(place[part], texts, strict=True):
                 hashes[row] = sha256_text(text)
+            for i, answer in zip(range(part.start, part.stop), answers or (), strict=False):
+                if newest[i] and answer:
+                    self.answers[int(due.users[i]), int(due.watermarks[i])] = answer
         fitted = raw[rows.watermarks <= self.train_start]
         if len(fitted) < 2:
             LOG.warning("fewer than 2 user prompts before training starts: `prompt` is fitted on item texts instead")
-            fitted = items
+            fitted = items[known]
         recipe = {
             "template": template.digest,
-            "reasoner": self.reasoner.identity,
+            "reasoner": self.thinker.identity,
             "history": knowledge.prompt_history,
             "scenarios": self.catalogue.scenarios,
             "thresholds": knowledge.thresholds,
@@ -219,9 +250,14 @@ class _Work:
         return written, version, raw[-count:]
 
     def user_texts(
-        self, due: Snapshots, raw: np.ndarray, known: np.ndarray, neighbours: summary.Neighbours, version: str
+        self,
+        due: Snapshots,
+        raw: np.ndarray,
+        known: np.ndarray,
+        neighbours: summary.Neighbours,
+        versions: Mapping[str, str],
     ) -> int:
-        """Summaries of each user's newest snapshot."""
+        """Each user's newest snapshot in words: the reasoner's answer where it gave one, else a summary."""
         newest = due.take(self._with_vectors(due, known)).newest()
         width = raw.shape[1]
         near: list[np.ndarray] = []
@@ -230,7 +266,12 @@ class _Work:
             near.extend(neighbours.find(liked))
         rows, order, _ = self._user_rows(newest, "pooled")
         texts = summary.user_summaries(self.log, self.catalogue, self._template("summary_v1"), newest, np.array(near))
-        matrix.write_text(self.out / "user_text.parquet", rows, [texts[i] for i in order], version)
+        keys = list(zip(newest.users.tolist(), newest.watermarks.tolist(), strict=True))
+        answered = [self.answers.get(keys[i]) for i in order]
+        told = [answer or texts[i] for i, answer in zip(order, answered, strict=True)]
+        version = [versions["prompt"] if a else versions.get("pooled", versions.get("prompt", "")) for a in answered]
+        source = ["generated" if a else "summary" for a in answered]
+        matrix.write_text(self.out / "user_text.parquet", rows, told, version, source)
         return len(texts)
 
     def scenario_texts(self, moment: int, raw: np.ndarray, neighbours: summary.Neighbours, version: str) -> int:
@@ -244,16 +285,26 @@ class _Work:
         order = np.array(sorted(range(len(names)), key=names.__getitem__), dtype=np.int64)
         moments = np.full(len(names), moment, dtype=np.int64)
         rows = Rows("scenario", pa.array(names, pa.string()), moments, self._lag("scenario"))
-        matrix.write_text(self.out / "scenario_text.parquet", rows.take(order), [texts[i] for i in order], version)
+        told, count = [texts[i] for i in order], len(texts)
+        matrix.write_text(
+            self.out / "scenario_text.parquet", rows.take(order), told, [version] * count, ["summary"] * count
+        )
         return len(texts)
 
     def _encode(self, texts: list[str], description: str) -> np.ndarray:
-        shard_rows = self.settings.knowledge.shard_rows
         parts = [
-            encode_cached(texts[part], self.reasoner, self.cache, shard_rows=shard_rows, description=description)
-            for part in _parts(len(texts), _BLOCK_SHARDS * shard_rows)
+            self._cache(self.reasoner).encode(texts[part], description)
+            for part in _parts(len(texts), _BLOCK_SHARDS * self.settings.knowledge.shard_rows)
         ]
         return np.concatenate([np.zeros((0, self.reasoner.dim), np.float16), *parts])
+
+    def _cache(self, reasoner: Reasoner) -> Cache:
+        """The reasoner's cache, its index read once."""
+        if reasoner.identity not in self.caches:
+            self.caches[reasoner.identity] = Cache(
+                self.cache, reasoner, shard_rows=self.settings.knowledge.shard_rows, part=self.part
+            )
+        return self.caches[reasoner.identity]
 
     def _scratch(self, rows: int) -> np.ndarray:
         """Raw vectors on disk, float16 [rows, dim], gone when the last reference is: memory stays flat."""

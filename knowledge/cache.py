@@ -1,11 +1,12 @@
 """Reasoner outputs, kept by (prompt hash, reasoner): an unchanged prompt costs one hash.
 
     CACHE/IDENTITY/SHARD/vectors.npy    float16 [n, dim]
-    CACHE/IDENTITY/SHARD/index.json     the prompts' hashes in row order, and the checksum of vectors.npy
+    CACHE/IDENTITY/SHARD/answers.json   the answers, where the reasoner writes some
+    CACHE/IDENTITY/SHARD/index.json     the prompts' hashes in row order, and the checksums of the other files
 
-A shard is written beside its place and renamed into it: it is whole or absent. A killed process loses the shard it was
-working on; two processes may compute the same shard, and the first one's stays. A shard whose checksum does not fit is
-thrown away and made again.
+A shard is written beside its place and renamed into it: it is whole or absent, so its name is its done-mark. A killed
+process loses the shard it was working on; two processes may compute the same shard, and the first one's stays. A shard
+whose checksum does not fit is thrown away and made again.
 """
 
 from __future__ import annotations
@@ -23,9 +24,152 @@ import numpy as np
 
 from core.digest import sha256_file, sha256_json, sha256_text
 from core.log import logger, progress
-from knowledge.reasoners.base import Reasoner
+from knowledge.reasoners.base import AnsweringReasoner, Reasoner
 
 LOG = logger("knowledge")
+# 128 bits of a prompt's hash, as hex digits, are its key in memory.
+_KEY = "S32"
+
+
+class Cache:
+    """The cached outputs of one reasoner. Open it once per job: its index is read then, and costs 40 bytes a prompt.
+
+    Args:
+        root: the cache's root; outlives artifacts.
+        reasoner: whose `identity` names the folder.
+        shard_rows: texts per shard.
+        part: (i, n), counted from 1: work only on every n-th shard; the others are left to other processes.
+    """
+
+    def __init__(
+        self, root: Path, reasoner: Reasoner, *, shard_rows: int = 1024, part: tuple[int, int] | None = None
+    ) -> None:
+        self._folder, self._reasoner = root / reasoner.identity, reasoner
+        self._shard_rows, self._part = shard_rows, part
+        self._shards: list[Path] = []
+        self._files: dict[int, tuple[np.ndarray, list[str] | None]] = {}
+        self._keys, self._places = np.zeros(0, _KEY), np.zeros((0, 2), np.int64)
+        self._load_index()
+
+    def encode(self, texts: Sequence[str], description: str = "encoding") -> np.ndarray:
+        """Vectors of the texts in their order, float16 [n, dim], computing only those that are not there."""
+        return self.answer(texts, description)[0]
+
+    def answer(self, texts: Sequence[str], description: str = "encoding") -> tuple[np.ndarray, list[str] | None]:
+        """The same, and the reasoner's answers where it writes some."""
+        hashes = self.fill(texts, description)
+        vectors = np.zeros((len(texts), self._reasoner.dim), dtype=np.float16)
+        answers = [""] * len(texts)
+        spoken = False
+        found = self._find(hashes)
+        # Shard by shard, so that each file is opened once.
+        for row in np.lexsort((found[:, 1], found[:, 0])).tolist():
+            shard, place = found[row].tolist()
+            matrix, said = self._open(shard)
+            vectors[row] = matrix[place]
+            if said is not None:
+                spoken, answers[row] = True, said[place]
+        self._files.clear()
+        return vectors, answers if spoken else None
+
+    def fill(self, texts: Sequence[str], description: str = "encoding") -> list[str]:
+        """Compute what is missing of this job's part; returns the texts' hashes."""
+        self._files.clear()
+        hashes = [sha256_text(text) for text in texts]
+        by_hash = dict(zip(hashes, texts, strict=True))
+        # Sorted by length, so that the batches inside a shard need little padding; by hash, so that a rerun cuts alike.
+        wanted = sorted(by_hash, key=lambda h: (len(by_hash[h]), h))
+        known = self._checked(wanted)
+        shards = [wanted[i : i + self._shard_rows] for i in range(0, len(wanted), self._shard_rows)]
+        if self._part is not None:
+            shards = shards[self._part[0] - 1 :: self._part[1]]
+        todo = [left for shard in shards if (left := [h for h in shard if h not in known])]
+        for number, shard in enumerate(todo, start=1):
+            shown = functools.partial(_shown, f"{description} (shard {number} of {len(todo)})")
+            asked = [by_hash[h] for h in shard]
+            answers: list[str] | None = None
+            if isinstance(self._reasoner, AnsweringReasoner):
+                vectors, answers = self._reasoner.answer(asked, shown)
+            else:
+                vectors = self._reasoner.encode(asked, shown)
+            self._add(_write(self._folder, shard, vectors, answers), shard)
+        return hashes
+
+    def share_known(self, texts: Sequence[str]) -> float:
+        """Share of the texts that are here already."""
+        return float((self._find([sha256_text(text) for text in texts])[:, 0] >= 0).mean()) if len(texts) else 0.0
+
+    def _checked(self, wanted: Sequence[str]) -> set[str]:
+        """Which are here; a damaged shard among theirs is thrown away first."""
+        while True:
+            found = self._find(wanted)
+            damaged = [shard for shard in np.unique(found[:, 0]).tolist() if shard >= 0 and not self._sound(shard)]
+            if not damaged:
+                return {h for h, shard in zip(wanted, found[:, 0], strict=True) if shard >= 0}
+            keep = ~np.isin(self._places[:, 0], damaged)
+            self._keys, self._places = self._keys[keep], self._places[keep]
+
+    def _sound(self, shard: int) -> bool:
+        try:
+            self._open(shard)
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            _damaged(self._shards[shard], error)
+            return False
+        return True
+
+    def _open(self, shard: int) -> tuple[np.ndarray, list[str] | None]:
+        """A shard's vectors and answers, its checksums compared."""
+        if shard not in self._files:
+            folder = self._shards[shard]
+            index = json.loads((folder / "index.json").read_text())
+            if sha256_file(folder / "vectors.npy") != index["sha256"]:
+                raise ValueError("checksum differs")
+            answers = None
+            if "answers" in index:
+                if sha256_file(folder / "answers.json") != index["answers"]:
+                    raise ValueError("checksum of the answers differs")
+                answers = json.loads((folder / "answers.json").read_text())
+            matrix = np.load(folder / "vectors.npy", mmap_mode="r", allow_pickle=False)
+            self._files[shard] = (matrix, answers)
+        return self._files[shard]
+
+    def _find(self, hashes: Sequence[str]) -> np.ndarray:
+        """(shard, row) of each hash, (-1, -1) where it is not here, int64 [n, 2]."""
+        found = np.full((len(hashes), 2), -1, dtype=np.int64)
+        if len(self._keys) and len(hashes):
+            keys = np.array([h[:32] for h in hashes], dtype=_KEY)
+            place = np.minimum(np.searchsorted(self._keys, keys), len(self._keys) - 1)
+            here = self._keys[place] == keys
+            found[here] = self._places[place[here]]
+        return found
+
+    def _load_index(self) -> None:
+        keys, places = [], []
+        for folder in sorted(self._folder.iterdir()) if self._folder.is_dir() else ():
+            if folder.name.startswith("."):
+                continue
+            try:
+                hashes = json.loads((folder / "index.json").read_text())["hashes"]
+                if sha256_json(hashes)[:24] != folder.name:
+                    raise ValueError("the index is not the one that was written")
+            except (OSError, ValueError, KeyError, TypeError) as error:
+                _damaged(folder, error)
+                continue
+            keys.append(np.array([h[:32] for h in hashes], dtype=_KEY))
+            places.append(np.column_stack([np.full(len(hashes), len(self._shards)), np.arange(len(hashes))]))
+            self._shards.append(folder)
+        if keys:
+            self._merge(np.concatenate(keys), np.concatenate(places))
+
+    def _add(self, folder: Path, hashes: list[str]) -> None:
+        places = np.column_stack([np.full(len(hashes), len(self._shards)), np.arange(len(hashes))])
+        self._shards.append(folder)
+        self._merge(np.array([h[:32] for h in hashes], dtype=_KEY), places)
+
+    def _merge(self, keys: np.ndarray, places: np.ndarray) -> None:
+        keys, places = np.concatenate([self._keys, keys]), np.concatenate([self._places, places])
+        order = np.argsort(keys, kind="stable")
+        self._keys, self._places = keys[order], places[order]
 
 
 def encode_cached(
@@ -40,50 +184,14 @@ def encode_cached(
         shard_rows: texts per shard.
         description: what the progress bar says.
     """
-    hashes = [sha256_text(text) for text in texts]
-    by_hash = dict(zip(hashes, texts, strict=True))
-    # Sorted by length, so that the batches inside a shard need little padding; by hash, so that a rerun cuts alike.
-    wanted = sorted(by_hash, key=lambda h: (len(by_hash[h]), h))
-    folder = cache / reasoner.identity
-    known = _read(folder, set(wanted))
-    shards = [wanted[i : i + shard_rows] for i in range(0, len(wanted), shard_rows)]
-    todo = [left for shard in shards if (left := [h for h in shard if h not in known])]
-    for number, shard in enumerate(todo, start=1):
-        said = f"{description} (shard {number} of {len(todo)})"
-        vectors = reasoner.encode([by_hash[h] for h in shard], functools.partial(_shown, said))
-        _write(folder, shard, vectors)
-        known.update(zip(shard, vectors, strict=True))
-    if not hashes:
-        return np.zeros((0, reasoner.dim), dtype=np.float16)
-    return np.stack([known[h] for h in hashes])
+    return Cache(cache, reasoner, shard_rows=shard_rows).encode(texts, description)
 
 
 def _shown(description: str, batches: Iterable[Any]) -> Iterator[Any]:
     return progress(batches, description, unit="batches")
 
 
-def _read(folder: Path, wanted: set[str]) -> dict[str, np.ndarray]:
-    found: dict[str, np.ndarray] = {}
-    for shard in sorted(folder.iterdir()) if folder.is_dir() else ():
-        if shard.name.startswith("."):
-            continue
-        try:
-            index = json.loads((shard / "index.json").read_text())
-            rows = [(row, h) for row, h in enumerate(index["hashes"]) if h in wanted]
-            if not rows:
-                continue
-            if sha256_file(shard / "vectors.npy") != index["sha256"]:
-                raise ValueError("checksum differs")
-            vectors = np.load(shard / "vectors.npy", allow_pickle=False)
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            LOG.warning("cached shard %s is damaged (%s); it is made again", shard, error)
-            _discard(shard)
-            continue
-        found.update((h, vectors[row]) for row, h in rows)
-    return found
-
-
-def _write(folder: Path, hashes: list[str], vectors: np.ndarray) -> None:
+def _write(folder: Path, hashes: list[str], vectors: np.ndarray, answers: list[str] | None) -> Path:
     target = folder / sha256_json(hashes)[:24]
     scratch = folder / f".{target.name}.{uuid.uuid4().hex}"
     scratch.mkdir(parents=True)
@@ -91,8 +199,14 @@ def _write(folder: Path, hashes: list[str], vectors: np.ndarray) -> None:
         with (scratch / "vectors.npy").open("wb") as stream:
             np.save(stream, vectors, allow_pickle=False)
             _sync(stream)
+        index: dict[str, Any] = {"hashes": hashes, "sha256": sha256_file(scratch / "vectors.npy")}
+        if answers is not None:
+            with (scratch / "answers.json").open("w", encoding="utf-8") as stream:
+                json.dump(answers, stream)
+                _sync(stream)
+            index["answers"] = sha256_file(scratch / "answers.json")
         with (scratch / "index.json").open("w") as stream:
-            json.dump({"hashes": hashes, "sha256": sha256_file(scratch / "vectors.npy")}, stream)
+            json.dump(index, stream)
             _sync(stream)
         try:
             scratch.rename(target)
@@ -101,6 +215,7 @@ def _write(folder: Path, hashes: list[str], vectors: np.ndarray) -> None:
                 raise
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
+    return target
 
 
 def _sync(stream: IO[Any]) -> None:
@@ -108,7 +223,8 @@ def _sync(stream: IO[Any]) -> None:
     os.fsync(stream.fileno())
 
 
-def _discard(shard: Path) -> None:
+def _damaged(shard: Path, error: Exception) -> None:
+    LOG.warning("cached shard %s is damaged (%s); it is made again", shard, error)
     trash = shard.with_name(f".{shard.name}.{uuid.uuid4().hex}")
     try:
         shard.rename(trash)

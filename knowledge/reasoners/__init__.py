@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from core.errors import SettingsError
 from core.settings import KnowledgeSettings
-from knowledge.reasoners.base import Progress, Reasoner
+from knowledge.reasoners.base import AnsweringReasoner, Progress, Reasoner
 
-__all__ = ["Progress", "Reasoner", "make_reasoner"]
+__all__ = ["AnsweringReasoner", "Progress", "Reasoner", "make_reasoner", "make_thinker"]
 
 
 def make_reasoner(settings: KnowledgeSettings) -> Reasoner:
@@ -22,6 +22,7 @@ def make_reasoner(settings: KnowledgeSettings) -> Reasoner:
         "pooling": settings.pooling,
         "dtype": settings.dtype,
         "device": settings.device,
+        "generates": settings.generate is not None,
     }
     if settings.reasoner == "minilm":
         from knowledge.reasoners.minilm import minilm
@@ -38,7 +39,36 @@ def make_reasoner(settings: KnowledgeSettings) -> Reasoner:
         raise SettingsError(
             "knowledge.base_url must name the server of the reasoner 'openai', e.g. http://host:8000/v1"
         )
-    from knowledge.reasoners.openai import OpenAIReasoner
+    from knowledge.reasoners.openai import Limits, OpenAIReasoner
 
     key = settings.api_key.get_secret_value() if settings.api_key is not None else None
-    return OpenAIReasoner(settings.model, settings.base_url, api_key=key, revision=settings.revision, **shared)
+    return OpenAIReasoner(
+        settings.model,
+        settings.base_url,
+        api_key=key,
+        revision=settings.revision,
+        limits=Limits(
+            concurrency=settings.concurrency,
+            retries=settings.retries,
+            timeout=settings.timeout.total_seconds(),
+            requests_per_minute=settings.requests_per_minute,
+            tokens_per_minute=settings.tokens_per_minute,
+            token_budget=settings.token_budget,
+        ),
+        **shared,
+    )
+
+
+def make_thinker(settings: KnowledgeSettings, reasoner: Reasoner) -> Reasoner:
+    """What reads the users' prompts: the reasoner itself, or the same model writing an answer first.
+
+    Raises:
+        SettingsError: `knowledge.generate` is set, but the reasoner cannot write.
+    """
+    if settings.generate is None:
+        return reasoner
+    make = getattr(reasoner, "answering", None)
+    if make is None:
+        raise SettingsError(f"knowledge.generate: the reasoner {settings.reasoner!r} cannot write answers")
+    thinker: Reasoner = make(settings.generate.max_new_tokens, settings.generate.chat)
+    return thinker

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -29,6 +29,28 @@ class Reasoner(Protocol):
 
     def encode(self, texts: Sequence[str], progress: Progress = iter) -> np.ndarray:
         """Vectors of the texts in their order, float16 [n, dim]."""
+
+
+@runtime_checkable
+class AnsweringReasoner(Protocol):
+    """A reasoner that writes an answer and pools the states it was written from."""
+
+    @property
+    def identity(self) -> str:
+        """As `Reasoner.identity`, with all that shapes the answer."""
+
+    @property
+    def dim(self) -> int:
+        """Length of its vectors."""
+
+    def tokens(self, texts: Sequence[str]) -> np.ndarray:
+        """As `Reasoner.tokens`."""
+
+    def encode(self, texts: Sequence[str], progress: Progress = iter) -> np.ndarray:
+        """The vectors alone."""
+
+    def answer(self, texts: Sequence[str], progress: Progress = iter) -> tuple[np.ndarray, list[str]]:
+        """Vectors, float16 [n, dim], and answers, both in the order of the texts."""
 
 
 def to_half(vectors: np.ndarray) -> np.ndarray:

@@ -1,26 +1,50 @@
 """Any causal language model or encoder that transformers can load: frozen, prefill only.
 
 Texts are sorted by length and cut into batches of at most `batch_tokens` tokens, padding counted, padded on the
-right. Shapes: B texts of a batch, T tokens of the longest, H hidden width.
+right. Tokens that all texts begin with are read once, where the model is causal. Shapes: B texts of a batch, T tokens of
+the longest, H hidden width.
 """
 
 from __future__ import annotations
 
+import copy
 import functools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
 
-from core.digest import sha256_file, sha256_json
+from core.digest import sha256_json
 from core.errors import SettingsError
 from knowledge.reasoners.base import Progress, to_half
+from knowledge.reasoners.local import load, model_digest
+
+if TYPE_CHECKING:
+    from knowledge.reasoners.generation import Answering
 
 Pooling = Literal["mean", "last"]
-_CPU_TOKENS = 2048
-_WEIGHTS = {".safetensors", ".bin", ".json", ".txt", ".model"}
+_CPU_TOKENS = 1024
+# A shorter common beginning is not worth a pass of its own.
+_MIN_PREFIX = 16
+
+
+@dataclass(frozen=True)
+class Prefix:
+    """What all texts of an encoding begin with: its length, keys and values, and the sum of its states [H]."""
+
+    length: int
+    cache: Any
+    total: torch.Tensor
+
+    def repeated(self, rows: int) -> Any:
+        """The keys and values for a batch."""
+        cache = copy.deepcopy(self.cache)
+        cache.batch_repeat_interleave(rows)
+        return cache
 
 
 class TransformersReasoner:
@@ -33,9 +57,10 @@ class TransformersReasoner:
         pooling: `mean` over the prompt's tokens, or its `last` token.
         dtype: `float32`, `bfloat16` or `float16`; pooling is always in float32.
         max_tokens: longer texts lose their end.
-        batch_tokens: tokens per forward pass, padding counted; a CPU is given 2048 at the most (larger batches leave
+        batch_tokens: tokens per forward pass, padding counted; a CPU is given 1024 at the most (larger batches leave
             its caches and were measured to be slower).
-        device: a torch device.
+        device: a torch device, or `auto` to spread a large model's layers.
+        generates: load the model so that it can write (`answering`).
 
     Raises:
         SettingsError: the model cannot be loaded, or lacks the layer or the length that is asked for.
@@ -52,42 +77,65 @@ class TransformersReasoner:
         max_tokens: int = 256,
         batch_tokens: int = 8192,
         device: str = "cpu",
+        generates: bool = False,
     ) -> None:
         self._name, self._revision = str(model), revision
-        self._layer, self._pooling, self._dtype = layer, pooling, dtype
-        self._max_tokens = max_tokens
-        self._device = torch.device(device)
-        self._batch_tokens = min(batch_tokens, _CPU_TOKENS) if self._device.type == "cpu" else batch_tokens
-        self._tokenizer, self._model = _load(self._name, revision, getattr(torch, dtype))
-        config = self._model.config
-        positions = getattr(config, "max_position_embeddings", None)
+        self._layer, self._dtype = layer, dtype
+        self.pooling, self.max_tokens = pooling, max_tokens
+        self.tokenizer, self.model, self._inner = load(
+            self._name, revision, getattr(torch, dtype), layer, generates, device
+        )
+        # Of a model with a head, the body; otherwise the model itself.
+        self._body = self.model.base_model if generates else self.model
+        self.device = self.model.device
+        self.batch_tokens = min(batch_tokens, _CPU_TOKENS) if self.device.type == "cpu" else batch_tokens
+        positions = getattr(self.model.config, "max_position_embeddings", None)
         if positions is not None and max_tokens > positions:
             raise SettingsError(f"knowledge.max_tokens is {max_tokens}, but {self._name} reads {positions} at the most")
-        self._inner = _cut_layers(self._model, layer, self._name)
-        self._model.to(self._device)
 
     @functools.cached_property
     def identity(self) -> str:
         """Hash of model, revision, layer, pooling, dtype and longest prompt; of a folder's files, not of its path."""
         return sha256_json(
             {
-                "model": _model_digest(self._name, self._model.config),
+                "model": model_digest(self._name, self.model.config),
                 "revision": self._revision,
                 "layer": self._layer,
-                "pooling": self._pooling,
+                "pooling": self.pooling,
                 "dtype": self._dtype,
-                "max_tokens": self._max_tokens,
+                "max_tokens": self.max_tokens,
             }
         )[:16]
 
     @property
     def dim(self) -> int:
         """Hidden width of the model."""
-        return int(self._model.config.hidden_size)
+        return int(self.model.config.hidden_size)
+
+    @functools.cached_property
+    def causal(self) -> bool:
+        """Whether a token's state depends on those before it only, found by trying."""
+        with torch.inference_mode():
+            first, second = (
+                self.states(torch.tensor([ids], device=self.device))[0, :2] for ids in ([5, 6, 7], [5, 6, 8])
+            )
+        return bool(torch.allclose(first, second, rtol=1e-3, atol=1e-5))
+
+    def answering(self, max_new_tokens: int, chat: bool) -> Answering:
+        """The same model, writing an answer to each text and pooling the states it was written from.
+
+        Raises:
+            SettingsError: it reads but does not write.
+        """
+        from knowledge.reasoners.generation import Answering
+
+        if not self.causal:
+            raise SettingsError(f"knowledge.generate: {self._name} is an encoder and writes nothing; unset it")
+        return Answering(self, max_new_tokens, chat)
 
     def tokens(self, texts: Sequence[str]) -> np.ndarray:
         """Tokens of each text with the model's special tokens, before any cut, int64 [n]."""
-        return np.fromiter((len(ids) for ids in self._tokenize(texts, cut=False)), dtype=np.int64, count=len(texts))
+        return np.fromiter((len(ids) for ids in self.tokenize(texts, cut=False)), dtype=np.int64, count=len(texts))
 
     def encode(self, texts: Sequence[str], progress: Progress = iter) -> np.ndarray:
         """Pooled hidden states of the texts in their order, float16 [n, dim]."""
@@ -95,51 +143,96 @@ class TransformersReasoner:
 
     def pooled(self, texts: Sequence[str], progress: Progress = iter) -> np.ndarray:
         """The same before rounding, float32 [n, dim]."""
-        ids = self._tokenize(texts, cut=True)
+        ids = self.tokenize(texts, cut=True)
         out = np.zeros((len(texts), self.dim), dtype=np.float32)
         with torch.inference_mode():
-            for batch in progress(batches([len(row) for row in ids], self._batch_tokens)):
-                out[batch] = self._forward([ids[i] for i in batch]).cpu().numpy()
+            prefix = self.shared_prefix(ids)
+            skip = prefix.length if prefix else 0
+            for batch in progress(batches([len(row) - skip for row in ids], self.batch_tokens)):
+                out[batch] = self._forward([ids[i][skip:] for i in batch], prefix).cpu().numpy()
         return out
 
-    def _tokenize(self, texts: Sequence[str], cut: bool) -> list[list[int]]:
+    def tokenize(self, texts: Sequence[str], cut: bool, **options: Any) -> list[list[int]]:
+        """Token ids of each text; at least one token each."""
         if not len(texts):
             return []
-        limit = {"truncation": True, "max_length": self._max_tokens} if cut else {"truncation": False}
-        rows: list[list[int]] = self._tokenizer(list(texts), padding=False, verbose=False, **limit)["input_ids"]
-        return [row or [self._tokenizer.eos_token_id or 0] for row in rows]
+        limit = {"truncation": True, "max_length": self.max_tokens} if cut else {"truncation": False}
+        rows: list[list[int]] = self.tokenizer(list(texts), padding=False, verbose=False, **limit, **options)[
+            "input_ids"
+        ]
+        return [row or [self.tokenizer.eos_token_id or 0] for row in rows]
 
-    def _forward(self, rows: list[list[int]]) -> torch.Tensor:
-        """Pooled states of one batch, float32 [B, H]."""
-        lengths = torch.tensor([len(row) for row in rows])
-        ids = torch.zeros((len(rows), int(lengths.max())), dtype=torch.long)  # [B, T]
-        for i, row in enumerate(rows):
-            ids[i, : len(row)] = torch.tensor(row)
-        lengths, ids = lengths.to(self._device), ids.to(self._device)
-        mask = torch.arange(ids.shape[1], device=self._device)[None, :] < lengths[:, None]  # [B, T]
-        states = self._states(ids, None if bool(mask.all()) else mask.long())  # [B, T, H]
-        if self._pooling == "last":
-            return states[torch.arange(len(rows), device=self._device), lengths - 1].float()
-        total = torch.einsum("bth,bt->bh", states.float(), mask.float())
-        return total / lengths[:, None]
+    def shared_prefix(self, ids: Sequence[list[int]]) -> Prefix | None:
+        """Read what all rows begin with, once; None where that is too short or the model is no causal one."""
+        if len(ids) < 2:
+            return None
+        first, last = min(ids), max(ids)  # what these two share, all share
+        most = min(min(len(row) for row in ids) - 1, len(first), len(last))
+        length = next((i for i in range(most) if first[i] != last[i]), most)
+        if length < _MIN_PREFIX or not self.causal:
+            return None
+        from transformers import DynamicCache
 
-    def _states(self, ids: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
-        extra = {"use_cache": False} if hasattr(self._model.config, "use_cache") else {}
-        if self._inner is None:
-            return self._model(input_ids=ids, attention_mask=mask, **extra).last_hidden_state
+        cache = DynamicCache(config=self.model.config)
+        states = self.states(torch.tensor([first[:length]], device=self.device), cache=cache)
+        return Prefix(length, cache, states[0].float().sum(dim=0))
+
+    def states(self, ids: torch.Tensor, mask: torch.Tensor | None = None, cache: Any = None) -> torch.Tensor:
+        """Hidden states of the layer asked for, [B, T, H]; keys and values are added to `cache`."""
+        extra: dict[str, Any] = {"use_cache": False} if hasattr(self.model.config, "use_cache") else {}
+        if cache is not None:
+            extra = {"use_cache": True, "past_key_values": cache}
+        with self.listening() as heard:
+            self._body(input_ids=ids, attention_mask=mask, **extra)
+        return heard[-1]
+
+    @contextmanager
+    def listening(self) -> Iterator[list[torch.Tensor]]:
+        """Collects the states [B, T, H] of every pass through the layer asked for."""
         kept: list[torch.Tensor] = []
-        hook = self._inner.register_forward_hook(
-            lambda _module, _inputs, output: kept.append(output[0] if isinstance(output, tuple) else output)
-        )
+
+        def keep(_module: Any, _inputs: Any, output: Any) -> None:
+            if self._inner is None:
+                kept.append(output.last_hidden_state)
+            else:
+                kept.append(output[0] if isinstance(output, tuple) else output)
+
+        hook = (self._body if self._inner is None else self._inner).register_forward_hook(keep)
         try:
-            self._model(input_ids=ids, attention_mask=mask, **extra)
+            yield kept
         finally:
             hook.remove()
-        return kept[0]
+
+    def padded(self, rows: Sequence[list[int]]) -> tuple[torch.Tensor, torch.Tensor]:
+        """Rows padded on the right, int64 [B, T], and their lengths [B]."""
+        lengths = torch.tensor([len(row) for row in rows])
+        ids = torch.zeros((len(rows), int(lengths.max())), dtype=torch.long)
+        for i, row in enumerate(rows):
+            ids[i, : len(row)] = torch.tensor(row)
+        return ids.to(self.device), lengths.to(self.device)
+
+    def _forward(self, rows: Sequence[list[int]], prefix: Prefix | None = None) -> torch.Tensor:
+        """Pooled states of one batch, float32 [B, H]."""
+        ids, lengths = self.padded(rows)
+        mask = torch.arange(ids.shape[1], device=self.device)[None, :] < lengths[:, None]  # [B, T]
+        whole = None
+        if not bool(mask.all()):  # without padding there is no mask to make or to apply
+            before = mask.new_ones((len(rows), prefix.length if prefix else 0))
+            whole = torch.cat([before, mask], dim=1).long()
+        states = self.states(ids, whole, prefix.repeated(len(rows)) if prefix else None)  # [B, T, H]
+        if self.pooling == "last":
+            return states[torch.arange(len(rows), device=self.device), lengths - 1].float()
+        total = states.float().sum(dim=1) if whole is None else torch.einsum("bth,bt->bh", states.float(), mask.float())
+        if prefix is None:
+            return total / lengths[:, None]
+        return (total + prefix.total) / (lengths + prefix.length)[:, None]
 
 
 def batches(lengths: Sequence[int], budget: int) -> list[np.ndarray]:
     """Cut texts into batches of similar length, the longest first.
+
+    A batch ends where a length ends if it is at least half full there, so that most batches of short texts need no
+    padding.
 
     Args:
         lengths: tokens of each text.
@@ -148,53 +241,18 @@ def batches(lengths: Sequence[int], budget: int) -> list[np.ndarray]:
     Returns:
         Positions of each batch's texts; every text is in exactly one.
     """
-    order = np.argsort(-np.asarray(lengths, dtype=np.int64), kind="stable")
+    long = np.asarray(lengths, dtype=np.int64)
+    order = np.argsort(-long, kind="stable")
+    falling = -long[order]
     cut, start = [], 0
     while start < len(order):
-        rows = max(1, budget // max(1, int(lengths[order[start]])))
-        cut.append(order[start : start + rows])
-        start += rows
+        most = max(1, int(-falling[start]))
+        stop = min(len(order), start + max(1, budget // most))
+        for length in range(int(-falling[stop - 1]), most + 1) if stop < len(order) else ():
+            end = int(np.searchsorted(falling, -length, side="right"))
+            if end <= stop and 2 * (end - start) * most >= budget:
+                stop = end
+                break
+        cut.append(order[start:stop])
+        start = stop
     return cut
-
-
-def _load(name: str, revision: str | None, dtype: torch.dtype) -> tuple[Any, Any]:
-    from transformers import AutoModel, AutoTokenizer
-    from transformers.utils import logging
-
-    logging.disable_progress_bar()
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(name, revision=revision)
-        model = AutoModel.from_pretrained(name, revision=revision, dtype=dtype)
-    except (OSError, ValueError, KeyError) as error:
-        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise SettingsError(
-            f"knowledge.model {name!r} cannot be loaded: {first}; give a folder with config, weights and tokenizer"
-        ) from error
-    if getattr(model.config, "is_encoder_decoder", False):
-        raise SettingsError(f"knowledge.model {name!r} is an encoder-decoder; use a causal model or an encoder")
-    # A title that spells "<|im_end|>" or "[SEP]" must not become that token.
-    tokenizer.split_special_tokens = True
-    return tokenizer, model.eval().requires_grad_(False)
-
-
-def _cut_layers(model: Any, layer: int, name: str) -> torch.nn.Module | None:
-    """Drop the layers above `layer`; returns the one to listen to, None for the model's own last state."""
-    count = int(model.config.num_hidden_layers)
-    wanted = layer if layer >= 0 else count + 1 + layer
-    if not 1 <= wanted <= count:
-        raise SettingsError(f"knowledge.layer is {layer}; {name} has layers 1 to {count} (or -1 to -{count})")
-    if wanted == count:
-        return None
-    stacks = [m for m in model.modules() if isinstance(m, torch.nn.ModuleList) and len(m) == count]
-    if not stacks:
-        raise SettingsError(f"knowledge.layer: the layers of {name} were not found; use -1")
-    del stacks[0][wanted:]
-    return stacks[0][wanted - 1]
-
-
-def _model_digest(name: str, config: Any) -> str:
-    folder = Path(name)
-    if not folder.is_dir():
-        return sha256_json({"name": name, "commit": getattr(config, "_commit_hash", None)})
-    files = sorted(p for p in folder.iterdir() if p.is_file() and p.suffix in _WEIGHTS)
-    return sha256_json({path.name: sha256_file(path) for path in files})

@@ -55,7 +55,7 @@ def test_a_long_text_is_cut_at_max_tokens(bert: Path) -> None:
 
 def test_a_title_cannot_spell_a_special_token(bert: Path) -> None:
     reasoner = TransformersReasoner(bert)
-    assert 3 not in reasoner._tokenize(["Red [SEP] River"], cut=True)[0][1:-1]
+    assert 3 not in reasoner.tokenize(["Red [SEP] River"], cut=True)[0][1:-1]
 
 
 @pytest.mark.parametrize("budget", [1, 10, 64, 10_000])
