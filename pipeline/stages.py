@@ -74,6 +74,8 @@ def validate(settings: Settings, window: Window = Window()) -> Manifest:  # noqa
 def features(settings: Settings, window: Window = Window()) -> Manifest:  # noqa: B008
     """Leak-free statistics and histories, one row per entity and event time."""
     store, clean = artifact_store(settings), clean_tables(settings, window)
+    if missing := missing_before(window, clean):
+        LOG.warning(missing)
 
     def build(out: Path) -> Built:
         from feature_repo import build_statistics
@@ -250,6 +252,22 @@ def clean_tables(settings: Settings, window: Window) -> list[Manifest]:
     if not sum(m.rows.get("interactions", 0) for m in found):
         raise DataError("no interactions are left after validation", file=settings.data.path)
     return found
+
+
+def missing_before(window: Window, clean: list[Manifest]) -> str:
+    """What part of the log before a window no other window covers, as a warning; empty when they join.
+
+    A run without `--end` has a window without an end, which is not before any other.
+    """
+    if window.start is None:
+        return ""
+    start = window.start.isoformat()
+    ends = [str(m.window["end"]) for m in clean if (m.window["start"] or "") < start and m.window["end"]]
+    if not ends:
+        return f"no window before {start} was run: if the log has older rows, run `llm4msr run --end {start}` first"
+    if max(ends) < start:
+        return f"the log from {max(ends)} to {start} was not run and counts for nothing; run that window, too"
+    return ""
 
 
 def stage_clock(settings: Settings, window: Window) -> Clock:
