@@ -66,7 +66,7 @@ knowledge:
   lag: {pooled: PT24H, prompt: PT24H, scenario: PT24H, item_text: PT0S}
 
 model:
-  backbone: shared_bottom       # shared_bottom | star
+  backbone: shared_bottom       # `llm4msr models list` prints all
   user_level: gate              # none | gate | low_rank | full
   scenario_level: gate
 
