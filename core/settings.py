@@ -231,7 +231,8 @@ class ModelSettings(Section):
     user_level: Literal["none", "gate", "low_rank", "full"] = "gate"
     scenario_level: Literal["none", "gate", "low_rank", "full"] = "gate"
     bottleneck: int = Field(32, ge=1)
-    rank: int = Field(16, ge=1, description="low_rank: size of the generated core; full: number of shared basis maps")
+    rank: int = Field(16, ge=1, description="low_rank: size of the generated core")
+    maps: int = Field(4, ge=1, description="full: number of shared basis maps; the cost of a step grows with it")
     knowledge_dropout: float = Field(0.1, ge=0, lt=1, description="share of users trained as if unknown")
     user_vectors: list[Literal["pooled", "prompt"]] = Field(
         default_factory=lambda: ["pooled"],  # type: ignore[arg-type]

@@ -14,6 +14,8 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from models.kernels import Linear, add_mixed_maps
+
 Form = Literal["gate", "low_rank", "full"]
 Generated = tuple[Tensor, ...]
 
@@ -135,47 +137,45 @@ class LowRankLayer(MetaLayer):
 class FullLayer(MetaLayer):
     """x + x W_g + C g + c with W_g = sum over k of (A g + a)_k B_k, a d x d map over k shared basis maps B_k.
 
-    For many codes the sum is taken after the product (no W per user is ever stored), for one code before it.
+    For many codes the sum is taken after the products (no W per user is ever stored), for one code before them.
 
     Args:
         width: d.
         code: r.
-        rank: k.
+        maps: k.
     """
 
-    def __init__(self, width: int, code: int, rank: int) -> None:
+    def __init__(self, width: int, code: int, maps: int) -> None:
         super().__init__(width, code)
-        self.rank, self.width = rank, width
-        self.mix = zero_linear(code, rank)
-        self.basis = nn.Parameter(torch.randn(width, rank * width) / math.sqrt(width * rank))
+        self.maps, self.width = maps, width
+        self.mix = zero_linear(code, maps)
+        self.basis = nn.Parameter(torch.randn(width, maps * width) / math.sqrt(width * maps))
 
     def generate(self, code: Tensor) -> Generated:
         mix, shift = self.mix(code), self.bias(code)
         if len(code) == 1:
-            return (torch.einsum("k,ikj->ij", mix[0], self.basis.view(self.width, self.rank, self.width)), shift)
+            return (torch.einsum("k,ikj->ij", mix[0], self.basis.view(self.width, self.maps, self.width)), shift)
         return mix, shift
 
     def apply_to(self, x: Tensor, generated: Generated, index: Tensor) -> Tensor:
         weight, shift = generated
         if len(shift) == 1:
             return torch.addmm(x, x, weight) + shift
-        spread = (x @ self.basis).view(len(x), self.rank, self.width)
-        mixed = torch.bmm(weight.index_select(0, index).unsqueeze(1), spread).squeeze(1)
-        return x + mixed + shift.index_select(0, index)
+        return add_mixed_maps(x, shift.index_select(0, index), weight.index_select(0, index), self.basis)
 
 
-def build_meta_layer(form: Form, width: int, code: int, rank: int) -> MetaLayer:
+def build_meta_layer(form: Form, width: int, code: int, size: int) -> MetaLayer:
     """The layer of a form.
 
     Args:
         form: gate, low_rank or full.
         width: d.
         code: r.
-        rank: size of the core (low_rank), number of basis maps (full).
+        size: of the core (low_rank), number of basis maps (full).
     """
     if form == "gate":
         return GateLayer(width, code)
-    return (LowRankLayer if form == "low_rank" else FullLayer)(width, code, rank)
+    return (LowRankLayer if form == "low_rank" else FullLayer)(width, code, size)
 
 
 class MetaTower(nn.Module):
@@ -186,13 +186,13 @@ class MetaTower(nn.Module):
         width: of h.
         code: r.
         form: of the meta layer.
-        rank: see `build_meta_layer`.
+        size: see `build_meta_layer`.
     """
 
-    def __init__(self, inputs: int, width: int, code: int, form: Form, rank: int) -> None:
+    def __init__(self, inputs: int, width: int, code: int, form: Form, size: int) -> None:
         super().__init__()
-        self.down = nn.Linear(inputs, width)
-        self.layer = build_meta_layer(form, width, code, rank)
+        self.down = Linear(inputs, width)
+        self.layer = build_meta_layer(form, width, code, size)
         self.readout = zero_linear(code, width + 1)
 
     def forward(self, x: Tensor, code: Tensor, index: Tensor) -> Tensor:

@@ -15,7 +15,7 @@ from core.settings import ModelSettings
 from models.backbones import Inputs, Shape, build_backbone
 from models.dropout import dropout
 from models.inputs import Layout, Side
-from models.meta import Bottleneck, MetaTower, Neutral, build_meta_layer
+from models.meta import Bottleneck, Form, MetaTower, Neutral, build_meta_layer
 from models.second_order import SecondOrder
 
 
@@ -58,8 +58,9 @@ class Head(nn.Module):
         self.inputs = inputs
         self.user_code: nn.Module | None = None
         if settings.user_level != "none":
+            form = settings.user_level
             self.user_code = Bottleneck(sum(kinds.values()), settings.bottleneck)
-            self.user_layer = build_meta_layer(settings.user_level, inputs, settings.bottleneck, settings.rank)
+            self.user_layer = build_meta_layer(form, inputs, settings.bottleneck, _size(form, settings))
 
         self.second_order: SecondOrder | None = None
         if settings.second_order == "fm":
@@ -73,7 +74,7 @@ class Head(nn.Module):
             form, code, width = settings.scenario_level, settings.bottleneck, (settings.tower or [32])[0]
             self.scenario_neutral = Neutral(layout.scenario_dim)
             self.scenario_code = Bottleneck(layout.scenario_dim, code)
-            self.scenario_tower = MetaTower(inputs, width, code, form, min(settings.rank, width))
+            self.scenario_tower = MetaTower(inputs, width, code, form, min(_size(form, settings), width))
 
     def forward(self, embedded: Tensor, side: Side) -> Parts:
         """Score rows.
@@ -153,6 +154,10 @@ def user_vectors_read(settings: ModelSettings) -> list[str]:
 def plain(settings: ModelSettings) -> ModelSettings:
     """The same model without user and scenario knowledge: what the knowledge has to beat."""
     return settings.model_copy(update={"user_level": "none", "scenario_level": "none", "knowledge_features": False})
+
+
+def _size(form: Form, settings: ModelSettings) -> int:
+    return settings.maps if form == "full" else settings.rank
 
 
 def _check(settings: ModelSettings, layout: Layout) -> None:

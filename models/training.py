@@ -5,6 +5,7 @@ Deterministic given the seed: the same data, settings and machine make the same 
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -44,7 +45,7 @@ VALIDATION_BATCH = 16_384
 
 @dataclass
 class TrainReport:
-    """What a training did. `samples_per_second` is of training steps alone and appears in no file.
+    """What a training did. Speeds are of training steps alone and appear in no file.
 
     Args:
         name: the system's name.
@@ -56,6 +57,7 @@ class TrainReport:
         rows: training rows.
         parameters: numbers in tables and in the rest.
         samples_per_second: of this process.
+        samples_per_cpu_second: the same by processor time, which a busy machine changes less.
     """
 
     name: str
@@ -67,6 +69,7 @@ class TrainReport:
     rows: int
     parameters: dict[str, int]
     samples_per_second: float
+    samples_per_cpu_second: float
 
 
 @dataclass
@@ -79,6 +82,7 @@ class Fit:
     curves: list[dict[str, Any]] = field(default_factory=list)
     best: int = 0
     samples_per_second: float = 0.0
+    samples_per_cpu_second: float = 0.0
     rows: int = 0
 
 
@@ -136,10 +140,11 @@ def fit(data: TrainingData, model: ModelSettings, train: TrainSettings, world: W
     stop = _EarlyStop(train.patience, wrapped)
     run = Fit(encoder, {}, unwrap(wrapped).head, rows=len(rows))
     speeds = []
-    for epoch in progress(range(1, train.epochs + 1), f"training {name}", unit="epochs"):
-        begin = time.perf_counter()
-        loss = _epoch(wrapped, optimizer, encoder, encoded, rows, train, epoch, world)
-        speeds.append(len(rows) / world.size / (time.perf_counter() - begin))
+    for epoch in range(1, train.epochs + 1):
+        begin = np.array([time.perf_counter(), time.process_time()])
+        loss = _epoch(wrapped, optimizer, encoder, encoded, rows, train, epoch, world, name)
+        spent = np.array([time.perf_counter(), time.process_time()]) - begin
+        speeds.append(len(rows) / world.size / spent)
         if not np.isfinite(loss):
             raise SettingsError(
                 f"{name}: the loss became {loss} in epoch {epoch}; lower train.learning_rate or "
@@ -152,7 +157,8 @@ def fit(data: TrainingData, model: ModelSettings, train: TrainSettings, world: W
         if stop(run.curves[-1]):
             break
     stop.restore()
-    run.best, run.samples_per_second = stop.epoch, float(np.median(speeds))
+    run.best = stop.epoch
+    run.samples_per_second, run.samples_per_cpu_second = np.median(speeds, axis=0).tolist()
     run.tables = whole_tables(wrapped, world)
     return run
 
@@ -182,9 +188,15 @@ def batches(
     order = np.random.default_rng(seed).permutation(rows)
     short = -len(order) % world.size
     order = np.concatenate((order, order[:short])) if short else order
-    for start in range(0, len(order), max(size // world.size, 1) * world.size):
-        share = order[start : start + max(size // world.size, 1) * world.size][world.rank :: world.size]
+    whole = _whole(size, world)
+    for start in range(0, len(order), whole):
+        share = order[start : start + whole][world.rank :: world.size]
         yield share[np.argsort(scenario[share], kind="stable")]
+
+
+def _whole(size: int, world: World) -> int:
+    """The batch size of all processes together that each can have an equal share of."""
+    return max(size // world.size, 1) * world.size
 
 
 def validate(model: nn.Module, encoder: Encoder, encoded: EncodedRows, rows: np.ndarray, world: World) -> np.ndarray:
@@ -221,18 +233,21 @@ def _epoch(
     train: TrainSettings,
     epoch: int,
     world: World,
+    name: str,
 ) -> float:
     """One pass; returns the mean loss of this process's rows, or of all where there are several."""
     model.train()
-    total, count = torch.zeros((), dtype=torch.float64), 0
-    for index in batches(rows, encoded.scenario, train.batch_size, world, (train.seed, epoch)):
+    total, count = torch.zeros((), dtype=torch.float64, device=world.device), 0
+    steps = math.ceil(len(rows) / _whole(train.batch_size, world))
+    shares = batches(rows, encoded.scenario, train.batch_size, world, (train.seed, epoch))
+    for index in progress(shares, f"training {name}, epoch {epoch} of at most {train.epochs}", steps, "steps"):
         logits = _forward(model, encoder, encoded, index, world)
         label, weight = (torch.from_numpy(part[index]).to(world.device) for part in (encoded.label, encoded.weight))
         loss = functional.binary_cross_entropy_with_logits(logits, label, weight)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         optimizer.step()
-        total += loss.detach().cpu() * len(index)
+        total += loss.detach() * len(index)
         count += len(index)
     if world.size > 1:
         both = torch.tensor([float(total), float(count)], dtype=torch.float64, device=world.device)
@@ -286,4 +301,5 @@ def _report(fitted: Fit, out: Path, name: str) -> TrainReport:
         rows=fitted.rows,
         parameters={"tables": counted(fitted.tables.values()), "dense": counted(fitted.head.parameters())},
         samples_per_second=fitted.samples_per_second,
+        samples_per_cpu_second=fitted.samples_per_cpu_second,
     )

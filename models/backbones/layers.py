@@ -13,7 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from models.dropout import Dropout, dropout
+from models.dropout import ReluDropout, relu_dropout
+from models.kernels import Linear
 
 
 class Groups:
@@ -108,7 +109,7 @@ class Tower(nn.ModuleList):
         for number, layer in enumerate(self, start=1):
             x = layer(x, groups)
             if number < len(self):
-                x = dropout(torch.relu(x), self.share, self.training)
+                x = relu_dropout(x, self.share, self.training)
         return x.squeeze(1)
 
 
@@ -153,7 +154,7 @@ class Experts(nn.ModuleList):
     def forward(self, x: Tensor) -> Tensor:
         """[B, in] or [B, E, in] -> [B, E, out]."""
         for layer in self:
-            x = dropout(torch.relu(layer(x)), self.share, self.training)
+            x = relu_dropout(layer(x), self.share, self.training)
         return x
 
 
@@ -236,8 +237,7 @@ def mlp(inputs: int, widths: Sequence[int], share: float) -> nn.Sequential:
     """Linear, ReLU, dropout for each width."""
     layers: list[nn.Module] = []
     for width in widths:
-        layers += [nn.Linear(inputs, width), nn.ReLU()]
-        layers += [Dropout(share)] if share else []
+        layers += [Linear(inputs, width), ReluDropout(share)]
         inputs = width
     return nn.Sequential(*layers)
 

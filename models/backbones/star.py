@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from models.backbones.inputs import Count, Inputs, Shape, Share, Widths
 from models.backbones.layers import Groups, PartitionedNorm, StarLinear, mlp
-from models.dropout import dropout
+from models.dropout import relu_dropout
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ class Star(nn.Module):
         x = groups.gather(inputs.x)
         hidden = x if self.norm is None else self.norm(x, groups)
         for layer in self.layers[:-1]:
-            hidden = dropout(torch.relu(layer(hidden, groups)), self.config.dropout, self.training)
+            hidden = relu_dropout(layer(hidden, groups), self.config.dropout, self.training)
         main = self.layers[-1](hidden, groups)
         auxiliary = self.auxiliary_out(self.auxiliary(torch.cat((x, groups.pick(self.scenario)), dim=1)))
         return groups.restore((main + auxiliary).squeeze(1))
