@@ -195,6 +195,26 @@ def bench(context: typer.Context, name: Annotated[str, typer.Argument(help="trai
     runpy.run_module(module, run_name="__main__", alter_sys=True)
 
 
+models_app = typer.Typer(no_args_is_help=True, help="The backbones there are.", rich_markup_mode=None)
+app.add_typer(models_app, name="models")
+
+
+@models_app.callback()
+def models_group() -> None:
+    """The backbones there are."""
+
+
+@models_app.command("list")
+def models_list(
+    settings: SettingsFile = None,
+    scenarios: Annotated[int | None, typer.Option(min=1, help="how many [default: as the settings name]")] = None,
+) -> None:
+    """Print every backbone with its source, options, parameters and FLOPs per row, for the settings' dimensions."""
+    from pipeline.models_list import listing
+
+    typer.echo(listing(settings_of(settings) if settings or DEFAULT_FILE.is_file() else Settings(), scenarios))
+
+
 def main() -> None:
     """Entry point: exit code 2 with one message for the user's mistakes, 1 for ours."""
     try:
