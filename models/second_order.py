@@ -21,6 +21,9 @@ class SecondOrder(nn.Module):
         super().__init__()
         self.width = width
         self.project = nn.ModuleList([nn.Linear(dim, width) for dim in vectors])
+        for project in self.project:  # As small as embeddings start, or the first products overshoot.
+            nn.init.normal_(project.weight, std=0.01)
+            nn.init.zeros_(project.bias)
         self.weight = nn.Parameter(torch.ones(width))
 
     def forward(self, embedded: Tensor, vectors: tuple[tuple[Tensor, Tensor | None], ...] = ()) -> Tensor:
