@@ -36,6 +36,7 @@ def validate_source(
     *,
     window: Window = Window(),  # noqa: B008
     earlier: Sequence[Mapping[str, Any]] = (),
+    docs: bool = True,
 ) -> Built:
     """Judge the four canonical tables of an ingest artifact.
 
@@ -49,6 +50,7 @@ def validate_source(
             same run is repeated.
         window: the stretch of event time that was ingested.
         earlier: results.json of the windows before this one, in order; the window must look like them.
+        docs: whether to write Data Docs, which take longer than a small table's checks.
 
     Returns:
         Row counts: interactions, users, items, scenarios (all sound), quarantined and quarantined_TABLE.
@@ -70,7 +72,8 @@ def validate_source(
     _check_catalogue_links(outcomes["interactions"], out)
     _check_history(outcomes["interactions"], out, settings, window, earlier)
     write_json(out / "results.json", {"verdict": "passed", "tables": {n: o.as_json() for n, o in outcomes.items()}})
-    write_data_docs(list(outcomes.values()), out / RUN_FOLDER / "data_docs", clock, run_id)
+    if docs:
+        write_data_docs(list(outcomes.values()), out / RUN_FOLDER / "data_docs", clock, run_id)
     rows = {name: int(outcomes[name].facts["clean_rows"]) for name in TABLES}
     rejected = {f"quarantined_{n}": int(outcomes[n].facts["quarantined"]) for n in ("interactions", "users", "items")}
     return Built(rows={**rows, "quarantined": sum(rejected.values()), **rejected})
