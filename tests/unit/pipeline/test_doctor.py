@@ -1,0 +1,69 @@
+"""`llm4msr doctor` finds what would stop a run, and says what to do."""
+
+from __future__ import annotations
+
+import socket
+
+import pytest
+
+from core import load_settings
+from pipeline.doctor import _project, diagnose
+
+LOG = "user_id,item_id,timestamp,surface,clicked\n1,7,1700000000,feed,1\n"
+
+
+@pytest.fixture
+def found(tmp_path):
+    """Findings of a project whose settings are one text; its log has one row."""
+    (tmp_path / "log.csv").write_text(LOG)
+
+    def look(text: str) -> dict:
+        data = "data: {source: table, path: ., files: {interactions: log.csv}, columns: {event_timestamp: timestamp},"
+        rule = " label: {column: clicked}, scenario: {rule: column, column: surface}}\n"
+        (tmp_path / "mine.yaml").write_text(text if "data:" in text else data + rule + text)
+        return {finding.name: finding for finding in _project(load_settings(tmp_path / "mine.yaml"))}
+
+    return look
+
+
+@pytest.fixture
+def closed_port():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        yield probe.getsockname()[1]
+
+
+def test_a_project_that_can_run_has_no_bad_finding(found):
+    assert [finding for finding in found("project: mine").values() if not finding.good] == []
+
+
+def test_a_column_that_is_not_there_is_named_before_a_run_meets_it(found):
+    bad = found(
+        "data: {source: table, path: ., files: {interactions: log.csv}, columns: {event_timestamp: timestamp},"
+        " label: {column: bought}, scenario: {rule: column, column: surface}}"
+    )["data"]
+    assert not bad.good
+    assert "bought" in bad.seen and "log.csv" in bad.seen
+
+
+@pytest.mark.parametrize(
+    ("name", "section"),
+    [
+        ("online store", "online: {{store: redis, url: '127.0.0.1:{port},db=0'}}"),
+        ("registry", "registry: {{kind: sql, url: 'postgresql+psycopg://nobody@127.0.0.1:{port}/feast'}}"),
+        ("tracking", "tracking: {{url: 'http://127.0.0.1:{port}'}}"),
+        ("reasoner's server", "knowledge: {{reasoner: openai, model: m, base_url: 'http://127.0.0.1:{port}/v1'}}"),
+        ("reasoner's folder", "knowledge: {{reasoner: transformers, model: /nowhere/{port}}}"),
+    ],
+)
+def test_a_server_or_folder_that_is_away_is_one_finding_with_a_cure(found, closed_port, name, section):
+    findings = found(section.format(port=closed_port))
+    assert [finding.name for finding in findings.values() if not finding.good] == [name]
+    assert findings[name].mend
+    assert "\n" not in findings[name].seen
+
+
+def test_a_finding_is_printed_with_its_cure_and_the_verdict_is_no(found, tmp_path, capsys):
+    found("knowledge: {reasoner: transformers, model: /nowhere}")
+    assert diagnose(load_settings(tmp_path / "mine.yaml")) is False
+    assert "BAD  reasoner's folder: /nowhere\n     -> set knowledge.model" in capsys.readouterr().out
