@@ -36,13 +36,15 @@ MODEL: dict[str, Any] = {
 }
 TRAIN: dict[str, Any] = {
     "batch_size": 4096,
-    "epochs": 30,
+    "epochs": 25,
     "patience": 2,
-    "learning_rate": 1e-3,
-    "embedding_learning_rate": 0.05,
+    "learning_rate": 3e-3,
+    "embedding_learning_rate": 0.5,
     "weight_decay": 1e-6,
 }
-CHOICES: dict[str, Any] = {"embedding_dropout": 0.3, "user_form": "low_rank", "scenario_form": "gate"}
+CHOICES: dict[str, Any] = {"embedding_dropout": 0.3, "user_form": "gate", "scenario_form": "gate"}
+# With second-order interactions the tables' first steps must be smaller: products of embeddings overshoot.
+WITH_EXTRAS: dict[str, Any] = {"embedding_learning_rate": 0.1, "learning_rate": 1e-3}
 
 
 @dataclass(frozen=True)
@@ -68,7 +70,8 @@ class Run:
     @property
     def settings(self) -> dict[str, Any]:
         """Everything that is set, in one flat mapping."""
-        return {**MODEL, **TRAIN, **CHOICES, **self.changes}
+        extras = WITH_EXTRAS if systems.find(self.system).extras else {}
+        return {**MODEL, **TRAIN, **CHOICES, **extras, **self.changes}
 
     @property
     def id(self) -> str:
