@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,12 +24,13 @@ class Catalogue:
     Attributes:
         columns: item feature columns, each [N], `item_id` among them.
         titles: titles, [N], None where unknown.
-        text: compressed text vectors, float32 [N, d]; NaN rows have no text.
+        text: compressed text vectors, float32 [N, d], memory-mapped; NaN rows have no text.
         rows: item id to row.
-        members: scenario to the rows it can show, int64 ascending.
+        members: scenario to the rows it can show, int64, most positives first.
         scenarios: name, title and description of each scenario.
         as_of: the clock's now when it was made, microseconds.
         digest: content digest of the artifact.
+        text_version: version of `text`.
     """
 
     columns: dict[str, np.ndarray]
@@ -40,28 +41,34 @@ class Catalogue:
     scenarios: list[dict[str, str]]
     as_of: int
     digest: str
+    text_version: str | None = None
 
-    def take(self, rows: np.ndarray) -> dict[str, np.ndarray]:
-        """The feature columns of some rows, each [len(rows)]."""
-        return {name: values[rows] for name, values in self.columns.items()}
+    def __len__(self) -> int:
+        return len(self.titles)
 
-    def find(self, ids: Sequence[Any]) -> tuple[np.ndarray, list[Any]]:
+    def find(self, ids: Iterable[Any]) -> tuple[np.ndarray, list[Any]]:
         """Rows of known ids in the order asked (each once), and the ids that are unknown."""
-        asked = dict.fromkeys(ids)
-        known = np.array([self.rows[i] for i in asked if i in self.rows], dtype=np.int64)
-        return known, [i for i in asked if i not in self.rows]
+        rows = {item: self.rows.get(item, -1) for item in ids}
+        unknown = [item for item, row in rows.items() if row < 0]
+        return np.fromiter((row for row in rows.values() if row >= 0), np.int64, len(rows) - len(unknown)), unknown
 
 
-def load_catalogue(folder: Path) -> Catalogue:
+def load_catalogue(folder: Path, digest: str | None = None) -> Catalogue:
     """Read a catalogue artifact and check its bytes against its manifest.
 
+    Args:
+        folder: the artifact.
+        digest: the content digest it must have; none: any.
+
     Raises:
-        CorruptArtifactError: a file is missing or altered.
+        CorruptArtifactError: a file is missing or altered, or it is another catalogue.
     """
     try:
         manifest = json.loads((folder / "manifest.json").read_text())
-        for name, digest in manifest["files"].items():
-            if sha256_file(folder / name) != digest:
+        if digest is not None and manifest["digest"] != digest:
+            raise CorruptArtifactError(f"{folder}: not the catalogue that was published")
+        for name, found in manifest["files"].items():
+            if sha256_file(folder / name) != found:
                 raise CorruptArtifactError(f"{folder / name}: not the bytes that were published")
     except (OSError, ValueError) as error:
         raise CorruptArtifactError(f"{folder}: not a readable catalogue ({error})") from error
@@ -69,9 +76,11 @@ def load_catalogue(folder: Path) -> Catalogue:
     ids = items["item_id"].to_pylist()
     scenarios = pq.read_table(folder / "scenarios.parquet").to_pylist()
     shown = items["scenarios"].to_pylist()
+    positives = np.asarray(items["item_positives"].fill_null(0))
+    order = np.argsort(-positives, kind="stable").tolist()
     members = {
         s["scenario"]: np.array(
-            [row for row, names in enumerate(shown) if names is None or s["scenario"] in names], dtype=np.int64
+            [row for row in order if shown[row] is None or s["scenario"] in shown[row]], dtype=np.int64
         )
         for s in scenarios
     }
@@ -80,12 +89,13 @@ def load_catalogue(folder: Path) -> Catalogue:
     return Catalogue(
         columns=columns,
         titles=items["title"].to_pylist(),
-        text=np.load(folder / "item_text.npy"),
+        text=np.load(folder / "item_text.npy", mmap_mode="r"),
         rows={item: row for row, item in enumerate(ids)},
         members=members,
         scenarios=scenarios,
         as_of=int(spec["as_of"]),
         digest=manifest["digest"],
+        text_version=spec["versions"].get("item_text"),
     )
 
 

@@ -6,47 +6,67 @@ new beside what is live, checks it, and swaps one reference. What fails its chec
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import threading
-from dataclasses import dataclass
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from bento.catalogue import Catalogue, load_catalogue
+from bento.package import own_seed
 from core import Clock, Settings, from_micros, logger, make_clock
-from core.errors import BundleError, Llm4msrError, MissingArtifactError
+from core.errors import BundleError, Llm4msrError, MissingArtifactError, StorageError
 from feature_repo import OnlineReader
-from models import Bundle, load_bundle
+from models import Bundle, EncodedItems, load_bundle
 
 LOG = logger("bento")
 SEED_VARIABLE = "LLM4MSR_SEED_BUNDLE"
+# A process that serves tries again what it refused: soon where a server or a stage was late, later what was damaged.
+LATE_SECONDS, DAMAGED_SECONDS = 5.0, 60.0
+_LATE = (StorageError, MissingArtifactError, OSError)
 
 
 @dataclass(frozen=True)
 class Generation:
-    """One consistent set of what answers a request; immutable, replaced as a whole."""
+    """One consistent set of what answers a request; immutable, replaced as a whole.
+
+    Attributes:
+        bundle, catalogue: as the pointers name them.
+        items: the catalogue as the bundle's encoder reads it.
+        reader: of the views and versions that the bundle reads.
+        clock: the settings' clock, at the catalogue's time where that is the log's end.
+        scenario_vectors: scenario to float32 [d]; absent where it has none.
+        pointer: what named the bundle.
+        populated: whether all views of the bundle held rows when it was loaded, or later.
+        reduced: what every answer of this generation lacks, as answers report it.
+        versions: of model and knowledge, as answers report them.
+    """
 
     bundle: Bundle
     catalogue: Catalogue
+    items: EncodedItems
     reader: OnlineReader
     clock: Clock
     scenario_vectors: dict[str, np.ndarray]
     pointer: dict[str, Any]
     populated: bool
+    reduced: tuple[str, ...] = ()
+    versions: dict[str, Any] = field(default_factory=dict)
 
     @property
-    def versions(self) -> dict[str, Any]:
-        """Model and knowledge versions, as answers report them."""
-        return {
-            "model": self.pointer.get("model", self.bundle.info.get("name", "seed")),
-            "version": int(self.pointer.get("version", 0)),
-            "bundle_digest": self.bundle.manifest["digest"],
-            "catalogue_digest": self.catalogue.digest,
-            "knowledge": {view: body["version"] for view, body in self.bundle.info["vectors"].items()},
-        }
+    def scenarios(self) -> list[dict[str, str]]:
+        """The scenarios that can be ranked: known to the bundle and to the catalogue."""
+        return [s for s in self.catalogue.scenarios if s["scenario"] in self.bundle.info["scenarios"]]
+
+    @property
+    def reads_scenarios(self) -> bool:
+        return "scenario" in self.bundle.info["vectors"]
 
 
 class Live:
@@ -54,19 +74,22 @@ class Live:
 
     Args:
         settings: of the project; `root` and `serving` count here.
+        exercise: called with a new generation before it goes live; one that raises is refused.
     """
 
-    def __init__(self, settings: Settings) -> None:
-        self.settings = settings
+    def __init__(self, settings: Settings, exercise: Callable[[Generation], object] = lambda _: None) -> None:
+        self.settings, self._exercise = settings, exercise
         self.current: Generation | None = None
         self.refused: str | None = None
         self._stop = threading.Event()
-        self._key: tuple[str, str] | None = None
-        self._bad_key: tuple[str, str] | None = None
+        self._key: str | None = None
+        self._bad_key: str | None = None
+        self._retry_at = 0.0
 
     def start(self) -> None:
         """Load what is there and poll from then on, in a daemon thread."""
         self.refresh()
+        _settle_memory()
         threading.Thread(target=self._poll, name="llm4msr-live", daemon=True).start()
 
     def stop(self) -> None:
@@ -75,51 +98,117 @@ class Live:
 
     def refresh(self) -> bool:
         """Look at the pointers once; True when a new generation went live."""
+        key = None
         try:
-            bundle_pointer = self._pointer("current.json") or _seed()
-            catalogue_pointer = self._pointer("catalogue.json")
-            if bundle_pointer is None or catalogue_pointer is None:
-                raise MissingArtifactError(
-                    f"no bundle or no catalogue below {self.settings.root / 'serving'}; run `llm4msr run`"
-                )
-            key = (json.dumps(bundle_pointer, sort_keys=True), catalogue_pointer["digest"])
-            if key in (self._key, self._bad_key):
+            bundle, catalogue = self._pointers()
+            key = json.dumps([bundle, catalogue], sort_keys=True)
+            if key == self._key:
+                self.refused = None
+                self._mend()
                 return False
-            self._bad_key = key
-            generation = self._load(bundle_pointer, catalogue_pointer)
-        except (Llm4msrError, OSError, ValueError, KeyError) as error:
-            if self.refused != str(error):
-                LOG.error("refused: %s%s", error, "; the old one stays" if self.current else "")
-            self.refused = str(error)
+            if key == self._bad_key and time.monotonic() < self._retry_at:
+                return False
+            generation = self._load(bundle, catalogue)
+        # Whatever a bad bundle raises, the thread that would load the next one must go on.
+        except Exception as error:
+            self._refuse(key, error)
             return False
         self.current, self._key, self._bad_key, self.refused = generation, key, None, None
         LOG.info("live: bundle version %s", generation.versions["version"])
         return True
 
+    def _refuse(self, key: str | None, error: Exception) -> None:
+        if self.refused != str(error):
+            known = isinstance(error, Llm4msrError)
+            LOG.error("refused: %s%s", error, "; the old one stays" if self.current else "", exc_info=not known)
+        self.refused, self._bad_key = str(error), key
+        if self.current is None:
+            self._serve_seed()
+        wait = LATE_SECONDS if isinstance(error, _LATE) else DAMAGED_SECONDS
+        self._retry_at = 0.0 if self.current is None else time.monotonic() + wait
+
+    def _serve_seed(self) -> None:
+        """Begin with the seed when the champion cannot be loaded; the champion is tried again."""
+        seed, catalogue = _seed(), self._pointer("catalogue.json")
+        if seed is None or catalogue is None or self._pointer("current.json") is None:
+            return
+        try:
+            self.current = self._load(seed, catalogue)
+            LOG.warning("serving the seed bundle until the champion can be loaded")
+        except Exception as error:
+            LOG.error("the seed bundle is no help either: %s", error)
+
+    def _pointers(self) -> tuple[dict[str, Any], dict[str, Any]]:
+        bundle = self._pointer("current.json") or _seed()
+        catalogue = self._pointer("catalogue.json")
+        if bundle is None or catalogue is None:
+            raise MissingArtifactError(
+                f"no bundle or no catalogue below {self.settings.root / 'serving'}; run `llm4msr run`"
+            )
+        return bundle, catalogue
+
     def _load(self, bundle_pointer: dict[str, Any], catalogue_pointer: dict[str, Any]) -> Generation:
         old = self.current
-        folder = self.settings.root / bundle_pointer["bundle"]
-        same_bundle = old is not None and old.pointer.get("bundle") == bundle_pointer["bundle"]
-        bundle = old.bundle if same_bundle and old else _checked_bundle(folder)
-        same_catalogue = old is not None and old.catalogue.digest == catalogue_pointer["digest"]
-        catalogue = (
-            old.catalogue
-            if same_catalogue and old
-            else load_catalogue(self.settings.root / catalogue_pointer["catalogue"])
-        )
+        same = old is not None and _names_one_bundle(old.pointer, bundle_pointer)
+        bundle = old.bundle if old and same else _checked_bundle(self.settings.root / bundle_pointer["bundle"])
+        catalogue = self._catalogue(bundle, catalogue_pointer)
+        items, reduced = encode_items(bundle, catalogue)
         clock = make_clock(self.settings, from_micros(catalogue.as_of))
         reader = OnlineReader(self.settings, clock, bundle.info["vectors"])
-        names = [s["scenario"] for s in catalogue.scenarios]
-        vectors: dict[str, np.ndarray] = {}
+        generation = Generation(
+            bundle=bundle,
+            catalogue=catalogue,
+            items=items,
+            reader=reader,
+            clock=clock,
+            scenario_vectors=dict(old.scenario_vectors) if old and same else {},
+            pointer=bundle_pointer,
+            populated=old is not None and same and old.populated,
+            reduced=reduced,
+            versions=_versions(bundle, catalogue, bundle_pointer),
+        )
+        generation = self._read_online(generation)
+        if old is not None and old.populated and not generation.populated:
+            raise MissingArtifactError("the views of the new bundle are not filled; run `llm4msr materialize`")
+        self._exercise(generation)
+        return generation
+
+    def _catalogue(self, bundle: Bundle, pointer: dict[str, Any]) -> Catalogue:
+        """The catalogue of the pointer; the old one while only that has the text vectors the bundle was trained on."""
+        old = self.current.catalogue if self.current is not None else None
+        if old is not None and old.digest == pointer["digest"]:
+            return old
+        new = load_catalogue(self.settings.root / pointer["catalogue"], pointer["digest"])
+        if old is not None and has_text_of(bundle, old) and not has_text_of(bundle, new):
+            LOG.warning("the new catalogue has text vectors of another version; the old one stays until a bundle fits")
+            return old
+        return new
+
+    def _read_online(self, generation: Generation) -> Generation:
+        """Fill in what the online store says; a store that does not answer leaves a generation as it is."""
+        names = [s["scenario"] for s in generation.scenarios] if generation.reads_scenarios else []
         try:
-            vectors = {n: v for n, v in reader.read_scenarios(names).items() if v is not None}
-            populated = reader.populated(bundle.info["views"])
-        except Llm4msrError as error:
+            found = {n: v for n, v in generation.reader.read_scenarios(names).items() if v is not None} if names else {}
+            populated = generation.populated or generation.reader.populated(generation.bundle.info["views"])
+        except StorageError as error:
+            if self.current is not None and self.current.populated and not generation.populated:
+                raise
             LOG.warning("the online store did not answer: %s", error)
-            # Once ready, a process degrades but never becomes unready.
-            populated = old is not None and old.populated
-            vectors = dict(old.scenario_vectors) if old is not None and same_bundle else {}
-        return Generation(bundle, catalogue, reader, clock, vectors, bundle_pointer, populated)
+            return generation
+        return replace(generation, scenario_vectors={**generation.scenario_vectors, **found}, populated=populated)
+
+    def _mend(self) -> None:
+        """Read again what the online store could not say when the generation was loaded."""
+        now = self.current
+        if now is None or (
+            now.populated and (not now.reads_scenarios or len(now.scenario_vectors) >= len(now.scenarios))
+        ):
+            return
+        # A reader remembers which views the registry knew.
+        reader = now.reader if now.populated else OnlineReader(self.settings, now.clock, now.bundle.info["vectors"])
+        mended = self._read_online(replace(now, reader=reader))
+        if mended.populated != now.populated or mended.scenario_vectors.keys() != now.scenario_vectors.keys():
+            self.current = mended
 
     def _pointer(self, name: str) -> dict[str, Any] | None:
         path = self.settings.root / "serving" / name
@@ -127,7 +216,33 @@ class Live:
 
     def _poll(self) -> None:
         while not self._stop.wait(self.settings.serving.poll_seconds):
-            self.refresh()
+            if self.refresh():
+                _settle_memory()
+
+
+def encode_items(bundle: Bundle, catalogue: Catalogue) -> tuple[EncodedItems, tuple[str, ...]]:
+    """The catalogue as a bundle reads it, and what it lacks for that.
+
+    Columns that the catalogue no longer has, and text vectors of another version, count as unknown.
+    """
+    info, reduced = bundle.info, []
+    unknown: list[Any] = [None] * len(catalogue)
+    wanted = [*info["item_categorical"], *info["item_dense"], "item_rows", "item_positives", "item_rate"]
+    columns = {"item_id": catalogue.columns["item_id"]}
+    for name in wanted:
+        columns[name] = catalogue.columns.get(name, unknown)
+    if any(name not in catalogue.columns for name in wanted):
+        reduced.append("item_features:missing")
+    fits = has_text_of(bundle, catalogue)
+    if not fits:
+        reduced.append("item_text:other_version")
+    return bundle.encoder.encode_items(columns, catalogue.text if fits else None), tuple(reduced)
+
+
+def has_text_of(bundle: Bundle, catalogue: Catalogue) -> bool:
+    """Whether the catalogue's text vectors are of the version that the bundle was trained on, if it reads any."""
+    read = bundle.info["vectors"].get("item_text")
+    return read is None or read["version"] == catalogue.text_version
 
 
 def _checked_bundle(folder: Path) -> Bundle:
@@ -139,5 +254,26 @@ def _checked_bundle(folder: Path) -> Bundle:
 
 
 def _seed() -> dict[str, Any] | None:
-    path = os.environ.get(SEED_VARIABLE)
-    return {"bundle": path, "model": "seed", "version": 0} if path else None
+    path = os.environ.get(SEED_VARIABLE) or own_seed()
+    return {"bundle": str(path), "model": "seed", "version": 0} if path else None
+
+
+def _names_one_bundle(one: dict[str, Any], other: dict[str, Any]) -> bool:
+    return (one["bundle"], one.get("digest")) == (other["bundle"], other.get("digest"))
+
+
+def _versions(bundle: Bundle, catalogue: Catalogue, pointer: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "model": pointer.get("model", bundle.info.get("name", "seed")),
+        "version": int(pointer.get("version", 0)),
+        "bundle_digest": bundle.manifest["digest"],
+        "catalogue_digest": catalogue.digest,
+        "knowledge": {view: body["version"] for view, body in bundle.info["vectors"].items()},
+    }
+
+
+def _settle_memory() -> None:
+    """Keep what was loaded out of the garbage collector's full passes: they take 100 ms, in the midst of a request."""
+    gc.unfreeze()
+    gc.collect()
+    gc.freeze()

@@ -1,24 +1,32 @@
-"""Build a Bento: the service's code and a seed bundle, ready for an image."""
+"""Build a Bento: the service's code and a seed bundle, ready to be served or made into an image."""
 
 from __future__ import annotations
 
 import shutil
+import tempfile
 from pathlib import Path
 
 from core import Settings
 from core.digest import REPOSITORY
 from core.errors import MissingArtifactError
 
-ROOMS = ("core", "knowledge", "feature_repo", "models", "bento")
+NAME = "llm4msr"
+SEED = "seed"
+LOCK = REPOSITORY / "requirements" / "serve.txt"
+# What the service imports, and nothing else.
+ROOMS = ("core", "feature_repo", "models", "bento")
 
 
 def build_bento(settings: Settings, bundle: Path, work: Path) -> str:
-    """Build a Bento into BentoML's store.
+    """Build a Bento into BentoML's store, without a network.
+
+    The Bento finds its seed bundle beside its code. It needs LLM4MSR_SETTINGS, whose root holds the catalogue and the
+    online store.
 
     Args:
         settings: of the project; its name becomes a label.
         bundle: the seed bundle, served until a champion is published.
-        work: an empty folder for the build context.
+        work: a folder for the build context, which is removed afterwards.
 
     Returns:
         The Bento's tag, `llm4msr:VERSION`.
@@ -30,19 +38,46 @@ def build_bento(settings: Settings, bundle: Path, work: Path) -> str:
 
     if not (bundle / "manifest.json").is_file():
         raise MissingArtifactError(f"{bundle}: no bundle to package; run `llm4msr train` first")
-    context = work / "context"
-    for room in ROOMS:
-        shutil.copytree(REPOSITORY / room, context / room, ignore=shutil.ignore_patterns("__pycache__", "deploy"))
-    shutil.copytree(bundle, context / "seed")
-    lock = REPOSITORY / "requirements" / "serve.txt"
-    shutil.copy(lock, context / "requirements.txt")
-    (context / "pyproject.toml").write_text('[project]\nname = "llm4msr"\nversion = "0.1.0"\n')
-    built = bentoml.build(
-        "bento.service:Ranker",
-        name="llm4msr",
-        labels={"project": settings.project},
-        include=["**/*"],
-        python={"requirements_txt": "requirements.txt", "lock_packages": False, "no_index": False},
-        build_ctx=str(context),
-    )
+    work.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=work) as folder:
+        fill_context(Path(folder), bundle)
+        built = bentoml.build(
+            "bento.service:Ranker",
+            name=NAME,
+            labels={"project": settings.project},
+            include=["*"],
+            # It is locked already, and whole: locking again would ask an index.
+            python={"requirements_txt": "requirements.txt", "lock_packages": False},
+            docker={"python_version": "3.11"},
+            build_ctx=folder,
+        )
     return str(built.tag)
+
+
+def has_bento(tag: str) -> bool:
+    """Whether BentoML's store holds a Bento."""
+    import bentoml
+
+    try:
+        bentoml.bentos.get(tag)
+    except bentoml.exceptions.NotFound:
+        return False
+    return True
+
+
+def fill_context(context: Path, bundle: Path) -> None:
+    """Copy the rooms that serve, the seed and the lock into a folder."""
+    for room in ROOMS:
+        ignored = shutil.ignore_patterns("__pycache__", "deploy", "Dockerfile")
+        shutil.copytree(REPOSITORY / room, context / room, ignore=ignored)
+    shutil.copytree(bundle, context / SEED)
+    lock = LOCK.read_text().splitlines()
+    # Where packages come from is for the builder to say.
+    kept = [line for line in lock if not line.startswith(("--index-url", "--extra-index-url", "--find-links"))]
+    (context / "requirements.txt").write_text("\n".join(kept) + "\n")
+
+
+def own_seed() -> Path | None:
+    """The seed bundle beside this code, as in a Bento; None in a checkout."""
+    seed = REPOSITORY / SEED
+    return seed if (seed / "manifest.json").is_file() else None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,46 +12,54 @@ from bento.live import Generation
 from feature_repo import UserState
 from models import RequestBatch, Scores
 
+_NO_ROWS = np.zeros(0, np.int64)
+
 
 @dataclass(frozen=True)
 class Candidates:
-    """Rows of the catalogue to score, and the ids that were asked for in vain."""
+    """Rows of the catalogue to score, the ids that were asked for in vain, and whether known ones were left out."""
 
     rows: np.ndarray
     unknown: list[Any]
+    truncated: bool = False
 
 
-def pick_candidates(live: Generation, scenario: str, ids: Sequence[Any] | None, limit: int) -> Candidates:
-    """The asked candidates, or all items of the scenario; `limit` rows at the most."""
+def pick_candidates(live: Generation, scenario: str, ids: Iterable[Any] | None, limit: int) -> Candidates:
+    """The asked candidates in their order, each once, or the items of the scenario, most positives first.
+
+    Args:
+        live: the generation that answers.
+        scenario: one of the catalogue's.
+        ids: what was asked for; None: all items of the scenario.
+        limit: rows at the most; more are left out, and the answer says so.
+    """
     if ids is None:
-        return Candidates(live.catalogue.members[scenario][:limit], [])
-    rows, unknown = live.catalogue.find(ids)
-    return Candidates(rows[:limit], unknown)
+        rows, unknown = live.catalogue.members[scenario], []
+    else:
+        rows, unknown = live.catalogue.find(ids)
+    return Candidates(rows[:limit], unknown, truncated=len(rows) > limit)
 
 
-def request_batch(
-    live: Generation, user: UserState, scenario: str, rows: np.ndarray, *, neutral: bool = False
-) -> RequestBatch:
-    """One user's candidates as the encoder wants them, [B] rows, one user.
+def user_side(live: Generation, user: UserState, scenario: str, *, neutral: bool = False) -> RequestBatch:
+    """One user as the encoder wants it; the candidates are encoded in the generation.
 
     Args:
         live: the generation that answers.
         user: the user's online state; missing values are None.
-        scenario: the scenario of all rows.
-        rows: catalogue rows, int64 [B].
+        scenario: whose knowledge is read.
         neutral: leave out the knowledge of user and scenario.
     """
     names = [name for name in live.bundle.info["vectors"] if name.startswith("user_")]
     vectors = {name: _vector(None if neutral else user.vectors.get(name), live, name) for name in names}
+    known = None if neutral else live.scenario_vectors.get(scenario)
     return RequestBatch(
-        scenario=[scenario] * len(rows),
+        scenario=[],
         user={"user_id": [user.user_id], **{name: [user.values.get(name)] for name in _user_columns(live)}},
-        user_index=np.zeros(len(rows), dtype=np.int64),
-        history=[list(user.history)],
-        item=live.catalogue.take(rows),
+        user_index=_NO_ROWS,
+        history=[user.history],
+        item={},
         user_vectors=vectors,
-        item_text=live.catalogue.text[rows],
-        scenario_vectors={} if neutral else live.scenario_vectors,
+        scenario_vectors={} if known is None else {scenario: known},
     )
 
 
@@ -59,7 +67,7 @@ def rank(live: Generation, user: UserState, scenario: str, rows: np.ndarray, k: 
     """The best `k` rows and their probabilities, best first; ties fall to the lower catalogue row."""
     if not len(rows):
         return rows, np.zeros(0)
-    scores = np.asarray(live.bundle.score(request_batch(live, user, scenario, rows)).probability)
+    scores = live.bundle.score_items(live.items, rows, scenario, user_side(live, user, scenario)).probability
     best = np.lexsort((rows, -scores))[:k]
     return rows[best], scores[best]
 
@@ -67,8 +75,9 @@ def rank(live: Generation, user: UserState, scenario: str, rows: np.ndarray, k: 
 def score_parts(live: Generation, user: UserState, scenario: str, row: int) -> tuple[Scores, Scores]:
     """Scores of one candidate with and without knowledge, [1] each."""
     rows = np.array([row], dtype=np.int64)
-    known = live.bundle.score(request_batch(live, user, scenario, rows))
-    return known, live.bundle.score(request_batch(live, user, scenario, rows, neutral=True))
+    known, neutral = (user_side(live, user, scenario, neutral=without) for without in (False, True))
+    score = live.bundle.score_items
+    return score(live.items, rows, scenario, known), score(live.items, rows, scenario, neutral)
 
 
 def nearest_history(live: Generation, user: UserState, row: int, k: int = 3) -> list[tuple[int, float]]:
@@ -81,7 +90,7 @@ def nearest_history(live: Generation, user: UserState, row: int, k: int = 3) -> 
     matrix = np.nan_to_num(live.catalogue.text[rows])
     norms = np.linalg.norm(matrix, axis=1) * np.linalg.norm(target)
     cosine = (matrix @ target) / np.where(norms > 0, norms, 1.0)
-    return [(rows[i], float(cosine[i])) for i in np.argsort(-cosine, kind="stable")[:k]]
+    return [(rows[i], float(np.clip(cosine[i], -1, 1))) for i in np.argsort(-cosine, kind="stable")[:k]]
 
 
 def _user_columns(live: Generation) -> list[str]:

@@ -5,18 +5,23 @@ Run with `llm4msr serve`, or `bentoml serve bento.service:Ranker` with LLM4MSR_S
 
 from __future__ import annotations
 
-import gc
+import json
 import os
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Annotated, Any
 
 import bentoml
 import numpy as np
+import torch
 from bentoml.exceptions import BentoMLException, InvalidArgument, ServiceUnavailable
-from fastapi import FastAPI
-from pydantic import Field
+from fastapi import FastAPI, HTTPException
+from pydantic import BaseModel, Field
+from starlette.responses import Response
 
 from bento.live import Generation, Live
-from bento.schemas import ExplainAnswer, NearItem, RankAnswer, RankedItem, ScenarioInfo, Versions
+from bento.schemas import ExplainAnswer, NearItem, RankAnswer, ScenarioInfo, Versions
 from bento.scorer import nearest_history, pick_candidates, rank, score_parts
 from core import configure, load_settings, logger
 from core.errors import Llm4msrError
@@ -28,6 +33,9 @@ Id = int | str
 GET = FastAPI(title="llm4msr", docs_url=None, redoc_url=None, openapi_url=None)
 # BentoML's default buckets begin at 5 ms: too coarse for a ranker that answers in 2.
 BUCKETS = [0.001, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.02, 0.05, 0.1, 0.25, 1.0]
+# Reading in a thread costs more than a good read takes, but a store that hangs must not hold up the other requests.
+CAREFUL_SECONDS = 5.0
+UNAVAILABLE = "online_store:unavailable"
 
 
 @bentoml.service(
@@ -42,17 +50,16 @@ class Ranker:
 
     def __init__(self) -> None:
         configure(os.environ.get("LLM4MSR_LOG_FORMAT", "human"))
+        # One process has one core's work: threads inside a product of this size only wait for each other.
+        torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
         self.settings = load_settings(os.environ.get("LLM4MSR_SETTINGS", "llm4msr.yaml"))
-        self.live = Live(self.settings)
+        self.live = Live(self.settings, _exercise)
+        self._careful_until = 0.0
 
     @bentoml.on_startup
     def warm_up(self) -> None:
-        """Load, score once, and keep what was loaded out of the garbage collector's full passes."""
+        """Load what is published, score once, and look for news from then on."""
         self.live.start()
-        if self.live.current is not None:
-            _exercise(self.live.current)
-        gc.collect()
-        gc.freeze()
 
     @bentoml.on_shutdown
     def shut_down(self) -> None:
@@ -67,126 +74,177 @@ class Ranker:
         self,
         user_id: Id,
         scenario: str,
-        candidates: list[Id] | None = None,
+        candidates: Annotated[list[Id] | None, Field(max_length=100_000)] = None,
         k: Annotated[int | None, Field(ge=1, le=10_000)] = None,
         context: dict[str, Any] | None = None,
     ) -> RankAnswer:
         """Rank candidates (default: all items of the scenario) for a user; the best `k` come back."""
         live = self._live(scenario)
-        user, degraded = await _read_user(live, _as_id(user_id, live, "user_id"))
-        wanted = None if candidates is None else [_as_id(item, live, "item_id") for item in candidates]
-        chosen = pick_candidates(live, scenario, wanted, self.settings.serving.max_candidates)
-        if scenario not in live.scenario_vectors and "scenario" in live.bundle.info["vectors"]:
-            degraded.append("scenario_knowledge:missing")
-        rows, scores = _ours(lambda: rank(live, user, scenario, chosen.rows, k or self.settings.serving.k))
-        ids, titles = live.catalogue.columns["item_id"], live.catalogue.titles
-        return RankAnswer(
-            user_id=user_id,
-            scenario=scenario,
-            items=[
-                RankedItem(item_id=_plain(ids[row]), title=titles[row], score=float(score))
-                for row, score in zip(rows, scores, strict=True)
-            ],
-            candidates=len(chosen.rows),
-            unknown_candidates=chosen.unknown,
-            degraded=degraded,
-            versions=Versions(**live.versions),
-        )
+        known_id = _user_id(user_id, live)
+        with _our_fault():
+            user, degraded = await self._read_user(live, known_id)
+            as_item = _item_ids(live)
+            wanted = None if candidates is None else map(as_item, candidates)
+            chosen = pick_candidates(live, scenario, wanted, self.settings.serving.max_candidates)
+            degraded += _scenario_status(live, scenario)
+            if chosen.truncated:
+                degraded.append("candidates:truncated")
+            if context:
+                degraded.append("context:not_read")
+            rows, scores = rank(live, user, scenario, chosen.rows, k or self.settings.serving.k)
+            ids, titles = live.catalogue.columns["item_id"], live.catalogue.titles
+            ranked = zip(ids[rows].tolist(), rows.tolist(), scores.tolist(), strict=True)
+            # A dict, encoded here: to validate an answer of our own costs more than to score it.
+            return _json(
+                {
+                    "user_id": user_id,
+                    "scenario": scenario,
+                    "items": [{"item_id": item, "title": titles[row], "score": score} for item, row, score in ranked],
+                    "candidates": len(chosen.rows),
+                    "unknown_candidates": chosen.unknown,
+                    "degraded": degraded,
+                    "versions": live.versions,
+                }
+            )
 
     @bentoml.api
     async def explain(self, user_id: Id, scenario: str, item_id: Id) -> ExplainAnswer:
         """Why an item has its score for a user in a scenario."""
         live = self._live(scenario)
-        item = _as_id(item_id, live, "item_id")
+        known_id, item = _user_id(user_id, live), _item_ids(live)(item_id)
         if item not in live.catalogue.rows:
             raise InvalidArgument(f"item_id {item_id!r} is not in the catalogue")
-        row = live.catalogue.rows[item]
-        user, degraded = await _read_user(live, _as_id(user_id, live, "user_id"))
-        known, neutral = _ours(lambda: score_parts(live, user, scenario, row))
-        user_text = _text(live, "user", user.user_id, degraded)
-        scenario_text = _text(live, "scenario", scenario, degraded)
-        return ExplainAnswer(
-            user_id=user_id,
-            scenario=scenario,
-            item_id=item_id,
-            title=live.catalogue.titles[row],
-            score=float(known.probability[0]),
-            backbone_logit=float(known.backbone_logit[0]),
-            scenario_logit=float(known.scenario_logit[0]),
-            neutral_score=float(neutral.probability[0]),
-            user_text=user_text and user_text[0],
-            user_text_source=user_text and user_text[1],
-            scenario_text=scenario_text and scenario_text[0],
-            nearest_history=[
-                NearItem(
-                    item_id=_plain(live.catalogue.columns["item_id"][r]), title=live.catalogue.titles[r], similarity=s
-                )
-                for r, s in nearest_history(live, user, row)
-            ],
-            degraded=degraded,
-            versions=Versions(**live.versions),
-        )
+        with _our_fault():
+            user, degraded = await self._read_user(live, known_id)
+            return _json(_explanation(live, user, scenario, item, degraded, user_id))
 
     @GET.get("/scenarios")
     async def scenarios(self) -> list[ScenarioInfo]:
         """The scenarios this service ranks for."""
-        live = self._live(None)
+        live = self.live.current
+        if live is None:
+            raise HTTPException(503, f"nothing to serve yet: {self.live.refused}")
         return [
             ScenarioInfo(
                 **s,
                 items=len(live.catalogue.members[s["scenario"]]),
                 has_knowledge=s["scenario"] in live.scenario_vectors,
             )
-            for s in live.catalogue.scenarios
+            for s in live.scenarios
         ]
 
-    def _live(self, scenario: str | None) -> Generation:
+    def _live(self, scenario: str) -> Generation:
         live = self.live.current
         if live is None:
             raise ServiceUnavailable(f"nothing to serve yet: {self.live.refused}")
-        if scenario is not None and scenario not in live.catalogue.members:
-            raise InvalidArgument(f"unknown scenario {scenario!r}; known: {', '.join(live.catalogue.members)}")
+        if scenario not in live.catalogue.members or scenario not in live.bundle.info["scenarios"]:
+            known = ", ".join(s["scenario"] for s in live.scenarios)
+            raise InvalidArgument(f"unknown scenario {scenario!r}; known: {known}")
         return live
 
+    async def _read_user(self, live: Generation, user_id: Id) -> tuple[UserState, list[str]]:
+        """The user's online state and what was missing, stale or unreachable of it."""
+        degraded = list(live.reduced)
+        try:
+            if time.monotonic() < self._careful_until:
+                user = await live.reader.read_user_async(user_id)
+            else:
+                user = live.reader.read_user(user_id)
+        except Llm4msrError as error:
+            LOG.warning("online store: %s", error)
+            self._careful_until = time.monotonic() + CAREFUL_SECONDS
+            return UserState.unknown(user_id), [*degraded, UNAVAILABLE]
+        return user, degraded + [f"{view}:{status}" for view, status in user.status.items() if status != "found"]
 
-async def _read_user(live: Generation, user_id: Any) -> tuple[UserState, list[str]]:
-    """The user's online state and what was missing, stale or unreachable of it."""
-    try:
-        user = await live.reader.read_user_async(user_id)
-    except Llm4msrError as error:
-        LOG.warning("online store: %s", error)
-        return UserState.unknown(user_id), ["online_store:unavailable"]
-    return user, [f"{view}:{status}" for view, status in user.status.items() if status != "found"]
+
+def _explanation(
+    live: Generation, user: UserState, scenario: str, item: Id, degraded: list[str], asked: Id
+) -> ExplainAnswer:
+    row = live.catalogue.rows[item]
+    known, neutral = score_parts(live, user, scenario, row)
+    user_text = _text(live, "user", user.user_id, degraded)
+    scenario_text = _text(live, "scenario", scenario, degraded)
+    ids, titles = live.catalogue.columns["item_id"], live.catalogue.titles
+    return ExplainAnswer(
+        user_id=asked,
+        scenario=scenario,
+        item_id=item,
+        title=titles[row],
+        score=float(known.probability[0]),
+        backbone_logit=float(known.backbone_logit[0]),
+        scenario_logit=float(known.scenario_logit[0]),
+        neutral_score=float(neutral.probability[0]),
+        user_text=user_text and user_text[0],
+        user_text_source=user_text and user_text[1],
+        scenario_text=scenario_text and scenario_text[0],
+        nearest_history=[
+            NearItem(item_id=_plain(ids[r]), title=titles[r], similarity=s) for r, s in nearest_history(live, user, row)
+        ],
+        degraded=degraded + _scenario_status(live, scenario),
+        versions=Versions(**live.versions),
+    )
 
 
 def _text(live: Generation, kind: str, key: Any, degraded: list[str]) -> tuple[str, str] | None:
+    if UNAVAILABLE in degraded:
+        return None
     try:
         return live.reader.read_text(kind, key)
     except Llm4msrError as error:
         LOG.warning("online store: %s", error)
-        if "online_store:unavailable" not in degraded:
-            degraded.append("online_store:unavailable")
+        degraded.append(UNAVAILABLE)
         return None
 
 
-def _ours(score: Any) -> Any:
-    """Run scoring; BentoML answers 400 to any pydantic or value error, but one raised here is a server's fault."""
+def _scenario_status(live: Generation, scenario: str) -> list[str]:
+    unknown = live.reads_scenarios and scenario not in live.scenario_vectors
+    return ["scenario_knowledge:missing"] if unknown else []
+
+
+@contextmanager
+def _our_fault() -> Iterator[None]:
+    """BentoML answers 400 to any pydantic error; one raised in here is a server's fault, and so a 500."""
     try:
-        return score()
+        yield
+    except BentoMLException:
+        raise
     except Exception as error:
-        LOG.exception("scoring failed")
-        raise BentoMLException(f"scoring failed: {type(error).__name__}") from error
+        LOG.exception("the request failed")
+        raise BentoMLException(f"the request failed: {type(error).__name__}") from error
 
 
-def _as_id(value: Id, live: Generation, name: str) -> Id:
+def _json(body: Any) -> Any:
+    """An answer that BentoML passes on as it is."""
+    text = (
+        body.model_dump_json()
+        if isinstance(body, BaseModel)
+        else json.dumps(body, ensure_ascii=False, separators=(",", ":"))
+    )
+    return Response(text, media_type="application/json")
+
+
+def _user_id(value: Id, live: Generation) -> Id:
     """The id in the type the log had: `"42"` and 42 are one user where ids are integers."""
-    kind = live.bundle.info["id_types"][name]
-    if kind == "string":
+    if live.bundle.info["id_types"]["user_id"] == "string":
         return str(value)
     try:
         return int(value)
     except ValueError as error:
-        raise InvalidArgument(f"{name} {value!r}: ids are integers here") from error
+        raise InvalidArgument(f"user_id {value!r}: ids are integers here") from error
+
+
+def _item_ids(live: Generation) -> Callable[[Id], Id]:
+    """As `_user_id` for items; what cannot be an id is not in the catalogue either."""
+    if live.bundle.info["id_types"]["item_id"] == "string":
+        return str
+    return _integer
+
+
+def _integer(value: Id) -> Id:
+    try:
+        return int(value)
+    except ValueError:
+        return value
 
 
 def _plain(value: Any) -> Id:
@@ -194,10 +252,12 @@ def _plain(value: Any) -> Id:
 
 
 def _exercise(live: Generation) -> None:
-    scenario = live.catalogue.scenarios[0]["scenario"]
-    user = UserState.unknown(_as_id("0", live, "user_id"))
+    """Score once, so that the first request is as fast as the others and a pair that does not fit is refused."""
+    user = UserState.unknown(_user_id("0", live))
     try:
         user = live.reader.read_user(user.user_id)
     except Llm4msrError as error:
         LOG.warning("online store: %s", error)
-    rank(live, user, scenario, live.catalogue.members[scenario][:100], 1)
+    for known in live.scenarios[:1]:
+        scenario = known["scenario"]
+        rank(live, user, scenario, live.catalogue.members[scenario][:100], 1)

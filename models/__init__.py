@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from models.bundle import Bundle, Scores, load_bundle, predict
     from models.data import RequestBatch, TrainingData, load_dataset, request_batch_from_rows
+    from models.encoder import EncodedItems
     from models.evaluation import compare, evaluate
     from models.promotion import Verdict, promotion_verdict
     from models.ranker import plain
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 
 _HOME = {
     "Bundle": "bundle",
+    "EncodedItems": "encoder",
     "RequestBatch": "data",
     "Scores": "bundle",
     "TrainReport": "training",
@@ -37,6 +39,7 @@ _HOME = {
 
 __all__ = [
     "Bundle",
+    "EncodedItems",
     "RequestBatch",
     "Scores",
     "TrainReport",

@@ -32,13 +32,14 @@ from core.settings import ModelSettings
 from core.store import write_json
 from models.data import RequestBatch, TrainingData, request_batch_from_rows
 from models.embeddings import FusedTables
-from models.encoder import EncodedRows, Encoder
+from models.encoder import EncodedItems, EncodedRows, Encoder
 from models.ranker import Head, Parts
 from models.vocabulary import Vocabulary
 
 FORMAT = 1
 GOLDEN_ROWS = 32
 TOLERANCE = 1e-5
+_ONE_USER = np.zeros(1, np.int64)
 
 
 @dataclass(frozen=True)
@@ -94,6 +95,22 @@ class Bundle:
             bags, scenario = self.encoder.request_bags(batch)
             side = self.encoder.request_side(batch, scenario)
             return _scores(self.head(self.tables(bags, batch.user_index), side))
+
+    def score_items(self, items: EncodedItems, rows: np.ndarray, scenario: str, user: RequestBatch) -> Scores:
+        """As `score`, for items that `encoder.encode_items` encoded before and one user in one scenario.
+
+        Args:
+            items: the catalogue.
+            rows: which of its items, int64 [B].
+            scenario: of all rows.
+            user: the user's side of a request, U = 1; its candidates are not read.
+
+        Raises:
+            DataError: a scenario the model does not know.
+        """
+        with torch.inference_mode():
+            bags, side = self.encoder.encode_request(items, rows, scenario, user)
+            return _scores(self.head(self.tables(bags, _ONE_USER), side))
 
     def score_rows(self, encoded: EncodedRows, index: np.ndarray) -> Scores:
         """Score rows of an encoded table: the offline path of the same model."""

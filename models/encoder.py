@@ -86,6 +86,16 @@ class EncodedRows:
         )
 
 
+@dataclass(frozen=True)
+class EncodedItems:
+    """A catalogue encoded once, of which each request scores some rows. N items."""
+
+    ids: np.ndarray  # int64 [Fi, N]
+    dense: np.ndarray  # float32 [N, Di]
+    vectors: torch.Tensor  # [N, d], 0 where unknown
+    known: torch.Tensor  # [N, 1], 1 or 0
+
+
 class Encoder:
     """Raw values to numbers.
 
@@ -109,6 +119,7 @@ class Encoder:
         self.user_dense, self.item_dense = list(user_dense), list(item_dense)
         self.history_length = history_length
         self._scenario = {name: number for number, name in enumerate(layout.scenarios)}
+        self._user_scales, self._item_scales = _Scales(self.user_dense), _Scales(self.item_dense)
 
     @classmethod
     def fit(cls, data: TrainingData, *, user_vectors: Collection[str], scenario_vectors: bool) -> Encoder:
@@ -185,15 +196,12 @@ class Encoder:
             raise DataError(f"scenario {error} is unknown; the model has {', '.join(layout.scenarios)}") from error
         user = np.stack([self.vocabularies[name].rows(batch.user[name]) for name in layout.user])
         item = np.stack([self.vocabularies[name].rows(batch.item[name]) for name in layout.item])
-        bags = [items[-self.history_length :] for items in batch.history] if layout.history else []
-        flat = [item for items in bags for item in items]
-        lengths = np.fromiter((len(items) for items in bags), np.int64, len(bags))
-        return Bags(user, item, scenario, self.vocabularies[ITEM_ID].rows(flat), lengths), scenario
+        return Bags(user, item, scenario, *self._request_history(batch)), scenario
 
     def request_side(self, batch: RequestBatch, scenario: np.ndarray) -> Side:
         """Everything beside the ids of a request."""
         layout = self.layout
-        user_dense, item_dense = _columns(batch.user, self.user_dense), _columns(batch.item, self.item_dense)
+        user_dense, item_dense = self._user_scales.encode(batch.user), self._item_scales.encode(batch.item)
         dense = np.concatenate((user_dense[batch.user_index], item_dense), axis=1)
         count, users = len(scenario), len(batch.user[USER_ID])
         vectors = [_known(batch.user_vectors.get(kind), users, d, kind) for kind, d in layout.user_vectors.items()]
@@ -209,6 +217,66 @@ class Encoder:
             *scenarios,
             *item_vectors,
         )
+
+    def encode_items(self, item: Mapping[str, Any], text: np.ndarray | None) -> EncodedItems:
+        """Encode candidates ahead of the requests that rank them.
+
+        Args:
+            item: as `RequestBatch.item`, each [N].
+            text: as `RequestBatch.item_text`; None where all are unknown.
+
+        Raises:
+            DataError: the vectors have not the width the model reads.
+        """
+        layout = self.layout
+        ids = np.stack([self.vocabularies[name].rows(item[name]) for name in layout.item])
+        count = ids.shape[1]
+        vectors, known = _known(text if layout.item_dim else None, count, layout.item_dim, "item_text")
+        return EncodedItems(ids, self._item_scales.encode(item), vectors, known)
+
+    def encode_request(
+        self, items: EncodedItems, rows: np.ndarray, scenario: str, user: RequestBatch
+    ) -> tuple[Bags, Side]:
+        """Some encoded items, all for one user in one scenario: `request_bags` and `request_side` in one.
+
+        Args:
+            items: of `encode_items`.
+            rows: which of them, int64 [B].
+            scenario: of all rows.
+            user: the one user's side of a request; its candidates are not read.
+
+        Raises:
+            DataError: a scenario the model does not know.
+        """
+        layout, count = self.layout, len(rows)
+        if scenario not in self._scenario:
+            raise DataError(f"scenario {scenario!r} is unknown; the model has {', '.join(layout.scenarios)}")
+        number = self._scenario[scenario]
+        bags = Bags(
+            np.stack([self.vocabularies[name].rows(user.user[name]) for name in layout.user]),
+            np.take(items.ids, rows, axis=1),
+            np.full(count, number, np.int64),
+            *self._request_history(user),
+        )
+        dense = np.empty((count, layout.dense), np.float32)
+        width = len(self.user_dense)
+        dense[:, :width] = self._user_scales.encode(user.user)
+        np.take(items.dense, rows, axis=0, out=dense[:, width:])
+        vectors = [_known(user.user_vectors.get(kind), 1, d, kind) for kind, d in layout.user_vectors.items()]
+        known = user.scenario_vectors.get(scenario) if layout.scenario_dim else None
+        chosen, same = torch.from_numpy(rows), torch.zeros(count, dtype=torch.int64)
+        side = Side(
+            torch.from_numpy(dense),
+            torch.from_numpy(bags.scenario),
+            same,
+            tuple(v for v, _ in vectors),
+            tuple(k for _, k in vectors),
+            same,
+            *_known(None if known is None else known[None], 1, layout.scenario_dim, "scenario"),
+            items.vectors.index_select(0, chosen),
+            items.known.index_select(0, chosen),
+        )
+        return bags, side
 
     def as_json(self) -> dict[str, Any]:
         """All but the vocabularies' keys."""
@@ -247,6 +315,13 @@ class Encoder:
     def _dense(self, rows: pa.Table, features: Sequence[DenseFeature]) -> np.ndarray:
         columns = [feature.encode(_floats(rows.column(feature.name))) for feature in features]
         return np.stack(columns, axis=1).astype(np.float32)
+
+    def _request_history(self, batch: RequestBatch) -> tuple[np.ndarray, np.ndarray]:
+        """Item rows of all users' histories, and how many are each user's [U]."""
+        bags = [items[-self.history_length :] for items in batch.history] if self.layout.history else []
+        flat = [item for items in bags for item in items]
+        lengths = np.fromiter((len(items) for items in bags), np.int64, len(bags))
+        return self.vocabularies[ITEM_ID].rows(flat), lengths
 
     def _request_scenarios(self, batch: RequestBatch) -> tuple[np.ndarray, tuple[torch.Tensor, torch.Tensor]]:
         names = batch.scenario_key if batch.scenario_key is not None else batch.scenario
@@ -328,6 +403,19 @@ def _floats(column: pa.ChunkedArray) -> np.ndarray:
     return pc.cast(column, pa.float64()).to_numpy().astype(np.float64)
 
 
-def _columns(values: Mapping[str, Any], features: Sequence[DenseFeature]) -> np.ndarray:
-    columns = [feature.encode(np.asarray(values[feature.name], np.float64)) for feature in features]
-    return np.stack(columns, axis=1).astype(np.float32)
+class _Scales:
+    """`DenseFeature.encode` of several features at once: the same operations on each number."""
+
+    def __init__(self, features: Sequence[DenseFeature]) -> None:
+        self.names = [feature.name for feature in features]
+        self.log = np.array([feature.log for feature in features], bool)
+        self.fill, self.mean, self.scale = (
+            np.array([getattr(feature, part) for feature in features], np.float64) for part in ("fill", "mean", "scale")
+        )
+
+    def encode(self, values: Mapping[str, Any]) -> np.ndarray:
+        """Per feature [N], None or NaN where missing -> float32 [N, features]."""
+        raw = np.stack([np.asarray(values[name], np.float64) for name in self.names], axis=1)
+        filled = np.where(np.isnan(raw), self.fill, raw)
+        logged = np.where(self.log, np.log1p(np.maximum(filled, 0.0)), filled)
+        return ((logged - self.mean) / self.scale).astype(np.float32)

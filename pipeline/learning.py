@@ -12,6 +12,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from core import Built, Manifest, Settings, Window, as_utc, logger
+from core.digest import sha256_file
 from core.errors import MissingArtifactError
 from core.store import replace_json
 from pipeline.stages import artifact_store, stage_clock
@@ -149,21 +150,24 @@ def package(settings: Settings, window: Window = Window()) -> Manifest:  # noqa:
     if not pointer.is_file():
         raise MissingArtifactError(f"no champion yet ({pointer}); run `llm4msr promote` first")
     champion = json.loads(pointer.read_text())
+    from bento.package import LOCK, build_bento, has_bento
 
     def build(out: Path) -> Built:
-        from bento import build_bento
-
         tag = build_bento(settings, store.root / champion["bundle"], out / "run")
+        LOG.info("packaged as %s", tag)
+        # Every build has a tag of its own, so it is no part of what makes two packages the same.
+        (out / "run" / "tag").write_text(tag)
         _write(out / "bento.json", {"tag_name": tag.split(":")[0], "bundle": champion["bundle"]})
         return Built(versions={"bundle": champion["digest"]})
 
     return store.build(
         "package",
         window,
-        inputs={"bundle": champion["digest"]},
-        settings=settings.section("serving"),
+        inputs={"bundle": champion["digest"], "lock": sha256_file(LOCK)},
+        settings={"project": settings.project},
         rooms=("core", "models", "feature_repo", "bento"),
         builder=build,
+        still_valid=lambda manifest: has_bento((manifest.path / "run" / "tag").read_text()),
     )
 
 
