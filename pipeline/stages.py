@@ -113,7 +113,7 @@ def knowledge(settings: Settings, window: Window = Window()) -> Manifest:  # noq
             compressors=store,
             window_ends=[to_micros(as_utc(m.window["end"])) for m in clean if m.window["end"]],
         )
-        active = sum(m.rows.get("users", 0) for m in clean[-1:])
+        active = [m for m in clean if m.stage == "validate"][-1].rows.get("users", 0)
         previous = before[-1].path if before else None
         _write(out / "gate.json", validate_knowledge(out, settings, clock, active, previous))
         return built
@@ -240,7 +240,7 @@ def earlier_windows(settings: Settings, window: Window, stage: str = "validate")
 
 
 def clean_tables(settings: Settings, window: Window) -> list[Manifest]:
-    """The validated artifacts of all windows up to this one's end.
+    """The validated artifacts of all windows up to this one's end, each with what was replayed from its quarantine.
 
     Raises:
         MissingArtifactError: this window was not validated yet.
@@ -248,7 +248,7 @@ def clean_tables(settings: Settings, window: Window) -> list[Manifest]:
     """
     store = artifact_store(settings)
     store.get("validate", window)
-    found = store.all("validate", until=window)
+    found = with_replays(settings, store.all("validate", until=window))
     if not sum(m.rows.get("interactions", 0) for m in found):
         raise DataError("no interactions are left after validation", file=settings.data.path)
     return found
@@ -268,6 +268,12 @@ def missing_before(window: Window, clean: list[Manifest]) -> str:
     if max(ends) < start:
         return f"the log from {max(ends)} to {start} was not run and counts for nothing; run that window, too"
     return ""
+
+
+def with_replays(settings: Settings, validated: list[Manifest]) -> list[Manifest]:
+    """Validated artifacts, each followed by the rows that were replayed from its quarantine."""
+    replays = {m.inputs["validate"]: m for m in artifact_store(settings).all("replay")}
+    return [part for m in validated for part in (m, replays.get(m.digest)) if part is not None]
 
 
 def stage_clock(settings: Settings, window: Window) -> Clock:

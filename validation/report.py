@@ -24,12 +24,14 @@ class Outcome:
     Args:
         suite: its rules.
         file: the file that was read.
+        strict: whether a broken table rule stops the run; False for rows that are no whole table.
         tallies: rule name -> what it found; rules that were not reached yet are absent.
         facts: what is known about the table as a whole.
     """
 
     suite: Suite
     file: Path
+    strict: bool = True
     tallies: dict[str, Tally] = field(default_factory=dict)
     facts: dict[str, Any] = field(default_factory=dict)
 
@@ -53,7 +55,7 @@ class Outcome:
                 LOG.warning("%s: %s", self.file, self._sentence(checker.tallies[rule.name]))
         broken = [checker.tallies[rule.name] for rule in rules if rule.scope == "table"]
         broken = [tally for tally in broken if not tally.success]
-        if broken:
+        if broken and self.strict:
             raise GateError(self.message(broken))
 
     def stop_on_rows(self) -> None:
@@ -63,7 +65,7 @@ class Outcome:
             GateError: names rule, row and value.
         """
         broken = [t for t in self.tallies.values() if t.rule.scope in ("row", "key") and not t.success]
-        if broken:
+        if broken and self.strict:
             raise GateError(self.message([]))
 
     def message(self, broken: list[Tally]) -> str:

@@ -37,6 +37,7 @@ def validate_source(
     window: Window = Window(),  # noqa: B008
     earlier: Sequence[Mapping[str, Any]] = (),
     docs: bool = True,
+    part_of: Path | None = None,
 ) -> Built:
     """Judge the four canonical tables of an ingest artifact.
 
@@ -51,6 +52,8 @@ def validate_source(
         window: the stretch of event time that was ingested.
         earlier: results.json of the windows before this one, in order; the window must look like them.
         docs: whether to write Data Docs, which take longer than a small table's checks.
+        part_of: the validated tables that these rows belong to and were set aside from. Rules about whole tables then
+            only report, and a row whose key is there already is a repeated one.
 
     Returns:
         Row counts: interactions, users, items, scenarios (all sound), quarantined and quarantined_TABLE.
@@ -62,11 +65,13 @@ def validate_source(
     """
     files = {name: frames.open_parquet(source / f"{name}.parquet") for name in TABLES}
     paths = {name: source / f"{name}.parquet" for name in TABLES}
-    job = _Job(files, paths, out, settings, clock, run_id, _id_types(files))
+    job = _Job(files, paths, out, settings, clock, run_id, _id_types(files), part_of)
     outcomes = {"scenarios": job.scenarios()}
     with database() as connection:
         for name in TABLES:
             view(connection, name, paths[name])
+            if part_of is not None:
+                view(connection, f"known_{name}", part_of / f"{name}.parquet")
         job.connection = connection
         outcomes |= {"items": job.items(), "users": job.users(), "interactions": job.interactions()}
     _check_catalogue_links(outcomes["interactions"], out)
@@ -88,6 +93,7 @@ class _Job:
     clock: Clock
     run_id: str
     ids: IdTypes
+    part_of: Path | None = None
     connection: Any = None
 
     def scenarios(self) -> Outcome:
@@ -115,7 +121,7 @@ class _Job:
         expected = users_schema(self.ids, _others(schema, users_schema(self.ids)))
         data = self.settings.data
         texts, dense = _texts(schema, "user_id"), _present(schema, data.user_dense)
-        outcome = Outcome(users.suite(self.settings, texts, dense), self.paths["users"])
+        outcome = Outcome(users.suite(self.settings, texts, dense), self.paths["users"], self.part_of is None)
         problems = frames.type_problems(schema, users_schema(self.ids))
         problems += _declared_problems(schema, data.user_categorical, data.user_dense)
         outcome.judge({"schema_problems": "; ".join(problems)})
@@ -128,7 +134,7 @@ class _Job:
         expected = items_schema(self.ids, _others(schema, items_schema(self.ids)))
         data = self.settings.data
         texts, dense = _texts(schema, "item_id"), _present(schema, data.item_dense)
-        outcome = Outcome(items.suite(self.settings, texts, dense), self.paths["items"])
+        outcome = Outcome(items.suite(self.settings, texts, dense), self.paths["items"], self.part_of is None)
         problems = frames.type_problems(schema, items_schema(self.ids))
         problems += _declared_problems(schema, [*data.item_categorical, *data.item_text], data.item_dense)
         outcome.judge({"schema_problems": "; ".join(problems), "rows": self.files["items"].metadata.num_rows})
@@ -151,7 +157,7 @@ class _Job:
         schema = self.files["interactions"].schema_arrow
         expected = interactions_schema(self.ids, _others(schema, interactions_schema(self.ids)))
         suite = interactions.suite(self.settings, self.clock, self.names)
-        outcome = Outcome(suite, self.paths["interactions"])
+        outcome = Outcome(suite, self.paths["interactions"], self.part_of is None)
         outcome.judge({"schema_problems": "; ".join(frames.type_problems(schema, interactions_schema(self.ids)))})
         count = self.files["interactions"].metadata.num_rows
         ids = {"catalogue_id_problems": "; ".join(self._id_problems())}
@@ -186,6 +192,7 @@ class _Job:
         rows, keys = Checker(name, row_rules), Checker(f"{name} keys", key_rules)
         names = [rule.name for rule in (*row_rules, *key_rules)]
         first = _FirstOfKey(repeats(self.connection, name, key))
+        known = self._known(name, key)
         columns = [column for rule in row_rules for column in rule.columns]
         total = -(-file.metadata.num_rows // size)
         with Splitter(self.out, name, clean, file.schema_arrow, self.run_id) as splitter:
@@ -195,12 +202,22 @@ class _Job:
                 owner = np.full(chunk.num_rows, KEEP, dtype=np.int64)
                 _own(owner, rows, rows.check(frame, offset), names)
                 repeated = first.repeated(offset, owner == KEEP)
+                repeated[known[(known >= offset) & (known < offset + len(repeated))] - offset] = True
                 _own(owner, keys, keys.check(pd.DataFrame({"repeated": repeated}), offset), names)
                 splitter.write(chunk, owner, names)
                 after(chunk.filter(pa.array(owner == KEEP)))
         outcome.add(rows)
         outcome.add(keys)
         outcome.facts |= {"clean_rows": splitter.clean, "quarantined": splitter.quarantined}
+
+    def _known(self, name: str, key: tuple[str, ...]) -> np.ndarray:
+        """Rows whose key the tables they belong to hold already, int64 [r]."""
+        if self.part_of is None:
+            return np.empty(0, dtype=np.int64)
+        columns = ", ".join(f'"{column}"' for column in key)
+        query = f"""SELECT file_row_number AS row FROM {name}
+            SEMI JOIN (SELECT {columns} FROM known_{name}) USING ({columns})"""
+        return np.asarray(self.connection.execute(query).fetchnumpy()["row"], dtype=np.int64)
 
     def _id_problems(self) -> list[str]:
         log = self.files["interactions"].schema_arrow
