@@ -340,8 +340,13 @@ class Settings(BaseSettings):
         return env_settings, init_settings
 
     def section(self, *names: str) -> dict[str, Any]:
-        """JSON-able parts of the settings, for manifests; secrets are masked."""
-        return {name: getattr(self, name).model_dump(mode="json") for name in names}
+        """JSON-able parts of the settings, for manifests; secrets are masked.
+
+        `data.path` is left out: what lies there counts (its digest is an input), not where it lies.
+        """
+        parts = {name: getattr(self, name).model_dump(mode="json") for name in names}
+        parts.get("data", {}).pop("path", None)
+        return parts
 
 
 def load_settings(path: str | Path) -> Settings:
