@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from bentoml.exceptions import BentoMLException, InvalidArgument, ServiceUnavailable
 from fastapi import FastAPI, HTTPException
+from prometheus_client import Counter
 from pydantic import BaseModel, Field
 from starlette.responses import Response
 
@@ -35,6 +36,7 @@ GET = FastAPI(title="llm4msr", docs_url=None, redoc_url=None, openapi_url=None)
 BUCKETS = [0.001, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.02, 0.05, 0.1, 0.25, 1.0]
 # Reading in a thread costs more than a good read takes, but a store that hangs must not hold up the other requests.
 CAREFUL_SECONDS = 5.0
+DEGRADED = Counter("llm4msr_degraded_total", "Answers by what they lacked", ["what"])
 UNAVAILABLE = "online_store:unavailable"
 
 
@@ -91,6 +93,7 @@ class Ranker:
                 degraded.append("candidates:truncated")
             if context:
                 degraded.append("context:not_read")
+            _count(degraded)
             rows, scores = rank(live, user, scenario, chosen.rows, k or self.settings.serving.k)
             ids, titles = live.catalogue.columns["item_id"], live.catalogue.titles
             ranked = zip(ids[rows].tolist(), rows.tolist(), scores.tolist(), strict=True)
@@ -116,7 +119,9 @@ class Ranker:
             raise InvalidArgument(f"item_id {item_id!r} is not in the catalogue")
         with _our_fault():
             user, degraded = await self._read_user(live, known_id)
-            return _json(_explanation(live, user, scenario, item, degraded, user_id))
+            answer = _explanation(live, user, scenario, item, degraded, user_id)
+            _count(answer.degraded)
+            return _json(answer)
 
     @GET.get("/scenarios")
     async def scenarios(self) -> list[ScenarioInfo]:
@@ -194,6 +199,11 @@ def _text(live: Generation, kind: str, key: Any, degraded: list[str]) -> tuple[s
         LOG.warning("online store: %s", error)
         degraded.append(UNAVAILABLE)
         return None
+
+
+def _count(degraded: list[str]) -> None:
+    for what in degraded:
+        DEGRADED.labels(what).inc()
 
 
 def _scenario_status(live: Generation, scenario: str) -> list[str]:
