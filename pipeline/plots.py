@@ -90,6 +90,25 @@ def volume(rows: pa.Table) -> str:
         return _svg(figure)
 
 
+def drift(found: dict[str, Any]) -> str:
+    """Population stability index per feature: a dot per scenario, a ring for all rows, a line at the limit."""
+    names = list(found["features"])[::-1]
+    with plt.rc_context(_STYLE):
+        figure, axes = plt.subplots(figsize=(7, 0.8 + 0.3 * max(len(names), 1)))
+        for place, name in enumerate(names):
+            for group, body in found["features"][name].items():
+                if body["psi"] is not None:
+                    colour = KNOWING if body["drift"] else PLAIN
+                    face = "none" if group == "all" else colour
+                    axes.plot(body["psi"], place, "o", color=colour, mfc=face, ms=8 if group == "all" else 4)
+        axes.axvline(found["limits"]["psi"], color=MUTED, lw=1, zorder=0)
+        axes.set_yticks(range(len(names)), names)
+        axes.set_xlim(left=0)
+        axes.set_xlabel("population stability index against the champion's training rows (ring: all rows; line: limit)")
+        axes.tick_params(length=0)
+        return _svg(figure)
+
+
 def _bins(values: dict[str, Any]) -> tuple[list[float], list[float]]:
     bins = [b for b in (values.get("calibration") or {}).get("bins", []) if b["rows"]]
     return [b["predicted"] for b in bins], [b["actual"] for b in bins]

@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 
 from core import Built, Manifest, Settings, Window
 from pipeline import plots
+from pipeline.drift import measure_drift
 from pipeline.stages import artifact_store
 
 TEMPLATES = Path(__file__).parent / "templates"
@@ -24,7 +25,7 @@ def report(settings: Settings, window: Window = Window()) -> Manifest:  # noqa: 
     """Write `report.html` from the window's artifacts."""
     store = artifact_store(settings)
     names = ("ingest", "validate", "features", "knowledge", "dataset", "train", "evaluate", "promote")
-    parts = {name: store.get(name, window) for name in names}
+    parts = {name: store.get(name, window) for name in names} | {"drift": measure_drift(settings, window)}
     return store.build(
         "report",
         window,
@@ -50,7 +51,7 @@ def _content(settings: Settings, parts: dict[str, Manifest]) -> dict[str, Any]:
         columns=["user_id", "item_id", "scenario", "label", "split", "event_timestamp", "user_pooled_row"],
     )
     rejected = _rejected(parts["validate"])
-    verdict = _json(parts["promote"], "verdict.json")
+    verdict, drift = _json(parts["promote"], "verdict.json"), _json(parts["drift"], "drift.json")
     docs = parts["validate"].path / "run" / "data_docs" / "index.html"
     return {
         "project": settings.project,
@@ -70,7 +71,9 @@ def _content(settings: Settings, parts: dict[str, Manifest]) -> dict[str, Any]:
         "curve_plot": plots.curves(_json(parts["train"], "curves.json")),
         "calibration_plot": plots.calibration(metrics["knowledge"]),
         "volume_plot": plots.volume(rows),
-        "findings": _findings(parts["ingest"], rejected, metrics, lift, verdict, rows),
+        "drift": drift,
+        "drift_plot": plots.drift(drift) if drift["features"] else None,
+        "findings": _findings(parts["ingest"], rejected, metrics, lift, verdict, rows) + _drift_findings(drift),
     }
 
 
@@ -107,6 +110,17 @@ def _findings(
     if untold:
         found.append(f"No difference can be told in {', '.join(untold)}: too few users, or no effect.")
     return found
+
+
+def _drift_findings(drift: dict[str, Any]) -> list[str]:
+    """The feature that drifted most, and how many others did."""
+    sizes = [(drift["features"][name][group]["psi"], name, group) for name, group in drift["drifted"]]
+    if not sizes:
+        return []
+    psi, name, group = max(sizes)
+    where = "all rows" if group == "all" else group
+    others = f"; {len(sizes) - 1} more pairs of feature and scenario drifted" if len(sizes) > 1 else ""
+    return [f"{name} in {where} drifted from the champion's training data (stability index {psi:.2f}){others}."]
 
 
 def _scenario_rows(rows: pa.Table) -> list[dict[str, Any]]:
