@@ -1,0 +1,149 @@
+"""A window of the log must look like the windows before it; a rule speaks only when enough of them are known."""
+
+from __future__ import annotations
+
+import copy
+
+import duckdb
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from core import Settings, Window, from_micros
+from core.tables import TIMESTAMP
+from validation import history
+
+DAY = 86_400_000_000
+BEGIN = 19_000 * DAY
+SETTINGS = Settings(data={"user_categorical": ["age"], "item_dense": ["price"]})
+
+
+class Day:
+    """One day's sound tables; a test plants its fault."""
+
+    def __init__(self, number, rows=1500):
+        rng = np.random.default_rng(number)
+        self.number = number
+        scenario = rng.choice(["home", "search"], rows)
+        self.log = {
+            "user_id": rng.integers(0, 200, rows),
+            "item_id": rng.integers(0, 100, rows) + 150,
+            "scenario": scenario,
+            "event_timestamp": BEGIN + number * DAY + np.sort(rng.integers(0, DAY, rows)),
+            "label": (rng.random(rows) < np.where(scenario == "home", 0.2, 0.5)).astype(int),
+            "weight": np.ones(rows),
+        }
+        self.users = {"user_id": np.arange(200), "age": np.array(["young", "old"] * 100)}
+        self.items = {"item_id": np.arange(100) + 150, "price": np.linspace(1.0, 50.0, 100)}
+
+    def keep(self, mask):
+        self.log = {name: values[mask] for name, values in self.log.items()}
+
+    def described(self):
+        times = pa.array(self.log["event_timestamp"]).cast(TIMESTAMP)
+        window = Window(from_micros(BEGIN + self.number * DAY), from_micros(BEGIN + (self.number + 1) * DAY))
+        with duckdb.connect() as connection:
+            connection.register("interactions", pa.table({**self.log, "event_timestamp": times}))
+            connection.register("users", pa.table(self.users))
+            connection.register("items", pa.table(self.items))
+            return history.describe(connection, SETTINGS, window)
+
+
+@pytest.fixture(scope="module")
+def past():
+    return [Day(number).described() for number in range(6)]
+
+
+def problems(day, past):
+    return {name for name, text in history.judge(day.described(), past, SETTINGS).items() if text}
+
+
+@pytest.mark.parametrize("number", [6, 7, 8])
+def test_a_window_like_those_before_is_no_problem(past, number):
+    assert problems(Day(number), past) == set()
+
+
+def lose_an_hour(day):
+    day.keep((day.log["event_timestamp"] % DAY) // (DAY // 24) != 13)
+
+
+def shift_time_zone(day):
+    day.log["event_timestamp"] = day.log["event_timestamp"] + 2 * DAY // 24
+    day.keep(day.log["event_timestamp"] < BEGIN + 7 * DAY)
+
+
+def lose_half(day):
+    day.keep(np.arange(1500) % 2 == 0)
+
+
+def swap_ids(day):
+    day.log["user_id"], day.log["item_id"] = day.log["item_id"], day.log["user_id"]
+
+
+def rename_scenario(day):
+    day.log["scenario"] = np.where(day.log["scenario"] == "home", "house", "search")
+
+
+def flip_labels(day):
+    day.log["label"] = 1 - day.log["label"]
+
+
+def one_user(day):
+    day.log["user_id"][:300] = 7
+
+
+def cents(day):
+    day.items["price"] = day.items["price"] * 100
+
+
+def recode(day):
+    day.users["age"] = np.char.upper(day.users["age"])
+
+
+def empty(day):
+    day.users["age"] = np.array([None] * 200, dtype=object)
+
+
+def resend(day):
+    old = Day(5)
+    day.log = {**old.log, "event_timestamp": old.log["event_timestamp"] + DAY}
+
+
+def send_old_partition(day):
+    day.log["event_timestamp"] = day.log["event_timestamp"] - 3 * DAY
+
+
+@pytest.mark.parametrize(
+    ("plant", "rule"),
+    [
+        (lose_an_hour, "gap_problems"),
+        (shift_time_zone, "gap_problems"),
+        (lose_half, "volume_problems"),
+        (swap_ids, "link_problems"),
+        (rename_scenario, "scenario_problems"),
+        (flip_labels, "scenario_problems"),
+        (one_user, "busiest_user_problems"),
+        (cents, "items_drift_problems"),
+        (recode, "users_drift_problems"),
+        (empty, "users_drift_problems"),
+        (resend, "resent_problems"),
+        (send_old_partition, "watermark_problems"),
+    ],
+)
+def test_a_planted_fault_is_named(past, plant, rule):
+    day = Day(6)
+    plant(day)
+    assert rule in problems(day, past)
+
+
+def test_with_too_few_windows_only_the_watermark_is_judged(past):
+    day = Day(6)
+    lose_half(day)
+    assert problems(day, past[:2]) == set() and problems(day, []) == set()
+
+
+def test_unbounded_windows_are_not_compared_with(past):
+    unbounded = copy.deepcopy(past[0]) | {"bounded": False}
+    results = [{"tables": {"interactions": {"facts": {"window": body}}}} for body in [unbounded, *past[1:]]]
+    assert history.earlier(results, SETTINGS) == past[1:]
+    assert history.earlier([{"tables": {"interactions": {"facts": {}}}}], SETTINGS) == []
