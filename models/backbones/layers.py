@@ -171,22 +171,20 @@ class ExpertLinear(nn.Module):
     def __init__(self, experts: int, inputs: int, outputs: int, norm: bool = False) -> None:
         super().__init__()
         bound = 1 / math.sqrt(inputs)
-        self.weight = nn.Parameter(torch.empty(experts, inputs, outputs).uniform_(-bound, bound))
+        self.weight = nn.Parameter(torch.empty(inputs, experts, outputs).uniform_(-bound, bound))
         self.bias = nn.Parameter(torch.empty(experts, outputs).uniform_(-bound, bound))
         self.gamma = nn.Parameter(torch.ones(experts, outputs)) if norm else None
         self.beta = nn.Parameter(torch.zeros(experts, outputs)) if norm else None
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, in], the same for all experts, or [B, E, in] -> [B, E, out]."""
-        experts, inputs, outputs = self.weight.shape
         if x.dim() == 2:
-            weight = self.weight.transpose(0, 1).reshape(inputs, experts * outputs)
-            x = torch.addmm(self.bias.flatten(), x, weight).unflatten(1, (experts, outputs))
+            x = torch.addmm(self.bias.flatten(), x, self.weight.flatten(1)).unflatten(1, self.bias.shape)
         else:
-            x = torch.einsum("bei,eio->beo", x, self.weight) + self.bias
+            x = torch.einsum("bei,ieo->beo", x, self.weight) + self.bias
         if self.gamma is None or self.beta is None:
             return x
-        return torch.addcmul(self.beta, functional.layer_norm(x, (outputs,)), self.gamma)
+        return torch.addcmul(self.beta, functional.layer_norm(x, x.shape[2:]), self.gamma)
 
 
 class PartitionedNorm(nn.Module):

@@ -19,8 +19,13 @@ def dense(w, name, x):
 
 
 def own(w, name, s, x):
-    """The linear layer of scenario (or expert) s."""
+    """The linear layer of scenario s."""
     return x @ w[f"{name}.weight"][s] + w[f"{name}.bias"][s]
+
+
+def one(w, name, e, x):
+    """The linear layer of expert e."""
+    return x @ w[f"{name}.weight"][:, e] + w[f"{name}.bias"][e]
 
 
 def layer_norm(x):
@@ -35,7 +40,7 @@ def tower(w, s, x, hidden=1):
 
 def expert(w, name, e, x, layers=1):
     for layer in range(layers):
-        x = relu(own(w, f"{name}.{layer}", e, x))
+        x = relu(one(w, f"{name}.{layer}", e, x))
     return x
 
 
@@ -88,7 +93,7 @@ def norm(w, name, s, v):
 
 def sar_net(w, x, s):
     v = x * w["own_scale"][s] + w["own_shift"][s]
-    experts = [own(w, "shared", e, norm(w, "shared_norm", 0, v)) for e in range(3)]
+    experts = [one(w, "shared", e, norm(w, "shared_norm", 0, v)) for e in range(3)]
     experts += np.split(own(w, "specific", s, norm(w, "specific_norm", s, v)), 2)
     f = sum(g * e for g, e in zip(softmax(dense(w, "gate", v)), experts, strict=True))
     return dense(w, "out", relu(dense(w, "layers.0", f)))[0]
@@ -103,7 +108,7 @@ def m3oe(w, x, s):
         return relu(v * w[f"{name}.1.weight"] + w[f"{name}.1.bias"])
 
     def normed(name, e, v):
-        v = layer_norm(own(w, f"{name}.0", e, v))
+        v = layer_norm(one(w, f"{name}.0", e, v))
         return relu(v * w[f"{name}.0.gamma"][e] + w[f"{name}.0.beta"][e])
 
     star = x @ (w["star.weight"] * w["star.own_weight"][s]) + w["star.bias"] + w["star.own_bias"][s]
@@ -128,7 +133,7 @@ def test_ple_of_one_level_has_no_shared_gate(check_equations, make_backbone):
 
 
 def test_experts_are_as_many_as_scenarios_unless_said_otherwise(make_backbone):
-    assert len(make_backbone("mmoe", experts=None)[0].experts[0].weight) == 3
+    assert len(make_backbone("mmoe", experts=None)[0].experts[0].bias) == 3
 
 
 def test_a_row_of_an_early_scenario_trains_no_later_step(make_backbone):

@@ -57,7 +57,7 @@ def m2m(w, x, s):
         width = len(v)
         return v @ dense(w, f"{name}.weight", code).reshape(width, width) + dense(w, f"{name}.bias", code)
 
-    experts = [relu(own(w, "experts.0", e, x)) for e in range(3)]
+    experts = [relu(x @ w["experts.0.weight"][:, e] + w["experts.0.bias"][e]) for e in range(3)]
     score = [leaky(unit("attention", np.concatenate((e, task)))) @ w["score"] for e in experts]
     r = sum(a * e for a, e in zip(softmax(np.array(score)), experts, strict=True))
     for layer in range(2):
