@@ -1,0 +1,41 @@
+"""The catalogue in memory."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from handmade import write_catalogue
+
+from bento.catalogue import load_catalogue
+from core.errors import CorruptArtifactError
+
+
+def test_members_are_the_scenarios_items_with_most_positives_first(catalogue):
+    ids = catalogue.columns["item_id"]
+    assert ids[catalogue.members["home"]].tolist() == [12, 15, 11, 13]
+    assert ids[catalogue.members["search"]].tolist() == [15, 11, 14, 13]
+
+
+def test_find_gives_each_known_id_once_in_the_order_asked(catalogue):
+    rows, unknown = catalogue.find([14, 99, 11, 14, "x", 99])
+    assert catalogue.columns["item_id"][rows].tolist() == [14, 11]
+    assert unknown == [99, "x"]
+
+
+def test_find_of_nothing_is_nothing(catalogue):
+    rows, unknown = catalogue.find([])
+    assert (len(rows), rows.dtype, unknown) == (0, np.int64, [])
+
+
+def test_an_altered_file_is_refused(tmp_path):
+    write_catalogue(tmp_path / "c")
+    with (tmp_path / "c" / "items.parquet").open("ab") as stream:
+        stream.write(b"x")
+    with pytest.raises(CorruptArtifactError, match="items.parquet"):
+        load_catalogue(tmp_path / "c")
+
+
+def test_another_catalogue_than_the_pointers_is_refused(tmp_path):
+    write_catalogue(tmp_path / "c")
+    with pytest.raises(CorruptArtifactError, match="not the catalogue"):
+        load_catalogue(tmp_path / "c", "another digest")

@@ -1,0 +1,220 @@
+"""How one generation takes over from another."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+from handmade import SCENARIO_DIM, Store, make_bundle, write_catalogue
+
+import bento.live
+from bento.live import Live
+from core import Settings
+from core.errors import BundleError
+
+
+class Project:
+    """A root with a catalogue and named bundles; what loading a bundle gives is decided here."""
+
+    def __init__(self, root, monkeypatch):
+        self.root, self.store, self.bundles = root, Store(), {}
+        self.settings = Settings(root=root, clock={"mode": "wall"})
+        monkeypatch.setattr(bento.live, "OnlineReader", self.store.reader)
+        monkeypatch.setattr(bento.live, "_checked_bundle", self.load)
+        monkeypatch.setattr(bento.live, "LATE_SECONDS", 0.0)
+        monkeypatch.delenv("LLM4MSR_SEED_BUNDLE", raising=False)
+        (root / "serving").mkdir(parents=True)
+
+    def load(self, folder):
+        found = self.bundles[folder.name]
+        if isinstance(found, Exception):
+            raise found
+        return found
+
+    def publish_bundle(self, name, version):
+        self.write("current.json", {"bundle": name, "digest": name, "model": "m", "version": version})
+
+    def publish_catalogue(self, name, **options):
+        self.write("catalogue.json", write_catalogue(self.root / name, **options))
+
+    def write(self, name, body):
+        (self.root / "serving" / name).write_text(json.dumps(body))
+
+
+@pytest.fixture
+def project(tmp_path, monkeypatch):
+    project = Project(tmp_path / "root", monkeypatch)
+    project.bundles = {"one": make_bundle(), "two": make_bundle(), "bad": BundleError("weights: other bytes")}
+    project.publish_catalogue("c1")
+    project.publish_bundle("one", 1)
+    return project
+
+
+@pytest.fixture
+def live(project):
+    return Live(project.settings)
+
+
+def test_the_same_pointers_change_nothing(live):
+    assert live.refresh()
+    before = live.current
+    assert not live.refresh()
+    assert live.current is before
+
+
+def test_a_new_bundle_takes_over_with_the_same_catalogue(project, live):
+    live.refresh()
+    catalogue = live.current.catalogue
+    project.publish_bundle("two", 2)
+    assert live.refresh()
+    assert (live.current.versions["version"], live.current.catalogue) == (2, catalogue)
+
+
+@pytest.mark.parametrize("error", [BundleError("bad"), RuntimeError("bad"), AttributeError("bad")])
+def test_whatever_a_bundle_raises_is_a_refusal(project, live, error):
+    live.refresh()
+    before = live.current
+    project.bundles["bad"] = error
+    project.publish_bundle("bad", 2)
+    assert not live.refresh()
+    assert (live.current, live.refused) == (before, "bad")
+    project.publish_bundle("one", 1)
+    live.refresh()
+    assert live.refused is None
+
+
+def test_a_bundle_that_cannot_score_is_refused(project):
+    def exercise(generation):
+        if generation.pointer["bundle"] == "two":
+            raise ValueError("does not score")
+
+    live = Live(project.settings, exercise)
+    live.refresh()
+    project.publish_bundle("two", 2)
+    assert not live.refresh()
+    assert live.current.versions["version"] == 1
+
+
+def test_a_process_that_starts_before_its_views_are_filled_becomes_ready_later(project, live):
+    project.store.populated = False
+    assert live.refresh()
+    assert not live.current.populated
+    project.store.populated = True
+    live.refresh()
+    assert live.current.populated
+
+
+def test_a_process_that_starts_while_the_store_is_dead_becomes_ready_later(project, live):
+    project.store.dead = True
+    live.refresh()
+    assert (live.current.populated, live.current.scenario_vectors) == (False, {})
+    project.store.dead = False
+    live.refresh()
+    assert live.current.populated
+    assert set(live.current.scenario_vectors) == {"home"}
+
+
+@pytest.mark.parametrize("trouble", ["dead", "empty"])
+def test_a_new_bundle_waits_until_its_views_are_filled(project, live, trouble):
+    live.refresh()
+    project.store.dead, project.store.populated = trouble == "dead", False
+    project.publish_bundle("two", 2)
+    assert not live.refresh()
+    assert (live.current.versions["version"], live.current.populated) == (1, True)
+    project.store.dead, project.store.populated = False, True
+    assert live.refresh()
+    assert live.current.versions["version"] == 2
+
+
+@pytest.mark.parametrize("trouble", ["dead", "empty"])
+def test_a_loss_of_the_store_never_unreadies_and_a_new_catalogue_goes_live_anyway(project, live, trouble):
+    live.refresh()
+    project.store.dead, project.store.populated = trouble == "dead", False
+    project.publish_catalogue("c2", ids=(11, 12, 13, 14, 16))
+    assert live.refresh()
+    assert live.current.populated
+    assert 16 in live.current.catalogue.rows
+    assert set(live.current.scenario_vectors) == {"home"}
+
+
+def test_scenario_knowledge_is_read_again_with_a_new_catalogue(project, live):
+    live.refresh()
+    project.store.scenarios["home"] = np.full(SCENARIO_DIM, 2, np.float32)
+    live.refresh()
+    project.publish_catalogue("c2", ids=(11, 12, 13, 14, 16))
+    live.refresh()
+    assert live.current.scenario_vectors["home"].tolist() == [2] * SCENARIO_DIM
+
+
+def test_scenario_knowledge_that_comes_late_is_found(project, live):
+    live.refresh()
+    assert "search" not in live.current.scenario_vectors
+    project.store.scenarios["search"] = np.ones(SCENARIO_DIM, np.float32)
+    live.refresh()
+    assert "search" in live.current.scenario_vectors
+
+
+def test_a_catalogue_with_text_of_another_version_waits_for_a_bundle_that_fits(project, live):
+    live.refresh()
+    old = live.current.catalogue.digest
+    project.publish_catalogue("c2", text_version="t2")
+    live.refresh()
+    assert (live.current.catalogue.digest, live.current.reduced) == (old, ())
+    project.bundles["two"] = make_bundle(text_version="t2")
+    project.publish_bundle("two", 2)
+    live.refresh()
+    assert live.current.catalogue.digest != old
+    assert live.current.reduced == ()
+
+
+def test_a_roll_back_to_a_bundle_of_other_text_happens_and_says_what_it_lacks(project, live):
+    project.publish_catalogue("c2", text_version="t2")
+    project.bundles["two"] = make_bundle(text_version="t2")
+    project.publish_bundle("two", 2)
+    live.refresh()
+    project.publish_bundle("one", 1)
+    assert live.refresh()
+    assert live.current.versions["version"] == 1
+    assert live.current.reduced == ("item_text:other_version",)
+
+
+def test_a_damaged_catalogue_is_refused(project, live):
+    live.refresh()
+    before = live.current
+    project.publish_catalogue("c2", ids=(11, 12, 13, 14, 16))
+    (project.root / "c2" / "items.parquet").write_bytes(b"nothing")
+    assert not live.refresh()
+    assert live.current is before
+    assert "items.parquet" in live.refused
+
+
+def test_the_seed_serves_while_nothing_is_published(project, live, monkeypatch):
+    (project.root / "serving" / "current.json").unlink()
+    live.refresh()
+    assert live.current is None
+    assert "llm4msr run" in live.refused
+    monkeypatch.setenv("LLM4MSR_SEED_BUNDLE", "two")
+    assert live.refresh()
+    assert live.current.versions["model"] == "seed"
+    project.publish_bundle("one", 1)
+    live.refresh()
+    assert live.current.versions["model"] == "m"
+
+
+def test_the_seed_serves_at_a_start_where_the_champion_is_damaged(project, live, monkeypatch):
+    monkeypatch.setenv("LLM4MSR_SEED_BUNDLE", "two")
+    project.publish_bundle("bad", 1)
+    live.refresh()
+    assert (live.current.versions["model"], live.refused) == ("seed", "weights: other bytes")
+    project.publish_bundle("one", 2)
+    assert live.refresh()
+    assert live.current.versions["version"] == 2
+
+
+def test_nothing_is_served_without_a_catalogue(project, live):
+    (project.root / "serving" / "catalogue.json").unlink()
+    shutil.rmtree(project.root / "c1")
+    assert not live.refresh()
+    assert live.current is None

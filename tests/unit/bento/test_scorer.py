@@ -1,0 +1,126 @@
+"""From a request to scores."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from handmade import SCENARIO_DIM, TEXT_DIM, USER_DIM, make_bundle, make_generation, write_catalogue
+
+from bento.catalogue import load_catalogue
+from bento.scorer import nearest_history, pick_candidates, rank, score_parts, user_side
+from feature_repo import UserState
+from models import RequestBatch
+
+KNOWN = UserState(
+    1,
+    {"user_rows": 7, "user_positives": 3, "user_rate": 0.4},
+    [11, 12, 99, 13, 14],
+    {"user_pooled": np.arange(USER_DIM, dtype=np.float32)},
+)
+
+
+@pytest.fixture
+def live(bundle, catalogue):
+    return make_generation(bundle, catalogue)
+
+
+def raw_request(live, user: UserState, scenario: str, rows: np.ndarray) -> RequestBatch:
+    """The same request without anything encoded ahead."""
+    side = user_side(live, user, scenario)
+    side.scenario, side.user_index = [scenario] * len(rows), np.zeros(len(rows), np.int64)
+    side.item = {name: [values[row] for row in rows] for name, values in live.catalogue.columns.items()}
+    side.item_text = np.array(live.catalogue.text[rows])
+    return side
+
+
+@pytest.mark.parametrize("scenario", ["home", "search"])
+@pytest.mark.parametrize("user", [KNOWN, UserState.unknown(5)], ids=["known", "unknown"])
+def test_items_encoded_ahead_score_as_items_encoded_in_the_request(live, user, scenario):
+    rows = np.array([4, 0, 2, 1])
+    ahead = live.bundle.score_items(live.items, rows, scenario, user_side(live, user, scenario))
+    within = live.bundle.score(raw_request(live, user, scenario, rows))
+    for part in ("probability", "backbone_logit", "scenario_logit"):
+        np.testing.assert_allclose(getattr(ahead, part), getattr(within, part), rtol=0, atol=1e-6)
+    assert len(set(ahead.probability.tolist())) == len(rows)
+
+
+def test_knowledge_of_user_and_scenario_counts_and_neutral_leaves_both_out(live):
+    known, neutral = score_parts(live, KNOWN, "home", 1)
+    unknown, same = score_parts(live, UserState(1, KNOWN.values, KNOWN.history), "search", 1)
+    assert abs(known.probability[0] - neutral.probability[0]) > 1e-4
+    np.testing.assert_array_equal(unknown.probability, same.probability)
+
+
+def test_rank_gives_the_best_first_and_all_when_k_is_larger(live):
+    rows, scores = rank(live, KNOWN, "home", np.arange(5), 50)
+    assert len(rows) == 5
+    assert (np.diff(scores) <= 0).all()
+    best, _ = rank(live, KNOWN, "home", np.arange(5), 2)
+    assert best.tolist() == rows[:2].tolist()
+
+
+def test_equal_scores_fall_to_the_lower_row(live):
+    for parameter in live.bundle.head.parameters():
+        parameter.data.zero_()
+    rows, scores = rank(live, KNOWN, "home", np.array([3, 1, 4]), 3)
+    assert rows.tolist() == [1, 3, 4]
+    assert set(scores.tolist()) == {0.5}
+
+
+def test_no_candidates_give_no_items(live):
+    chosen = pick_candidates(live, "home", [], 10)
+    rows, scores = rank(live, KNOWN, "home", chosen.rows, 10)
+    assert (len(rows), len(scores), chosen.truncated) == (0, 0, False)
+
+
+def test_too_many_candidates_are_cut_and_reported(live):
+    asked = pick_candidates(live, "home", [14, 11, 12], 2)
+    assert (live.catalogue.columns["item_id"][asked.rows].tolist(), asked.truncated) == ([14, 11], True)
+    whole = pick_candidates(live, "home", None, 2)
+    assert (live.catalogue.columns["item_id"][whole.rows].tolist(), whole.truncated) == ([12, 15], True)
+    assert not pick_candidates(live, "home", None, 4).truncated
+
+
+def test_text_ids_rank_as_numbers_do(tmp_path):
+    ids = ("i1", "i2", "i3", "i4", "i5")
+    pointer = write_catalogue(tmp_path / "c", ids=ids)
+    live = make_generation(make_bundle(ids[:4], string_ids=True), load_catalogue(Path(pointer["catalogue"])))
+    chosen = pick_candidates(live, "home", ["i4", "i1", "11"], 10)
+    rows, scores = rank(live, UserState("u1", KNOWN.values, ["i1", "i2"]), "home", chosen.rows, 10)
+    assert {live.catalogue.columns["item_id"][row] for row in rows} == {"i4", "i1"}
+    assert chosen.unknown == ["11"]
+    assert scores[0] != scores[1]
+
+
+def test_text_of_another_version_counts_as_unknown_and_is_reported(tmp_path, live):
+    pointer = write_catalogue(tmp_path / "new", text_version="t2")
+    other = make_generation(live.bundle, load_catalogue(Path(pointer["catalogue"])))
+    assert other.reduced == ("item_text:other_version",)
+    assert live.reduced == ()
+    assert not other.items.known.any()
+    assert live.items.known.flatten().tolist() == [1, 1, 0, 1, 1]
+
+
+def test_a_column_that_the_catalogue_lost_counts_as_unknown_and_is_reported(tmp_path, bundle):
+    pointer = write_catalogue(tmp_path / "new", columns=("genre",))
+    live = make_generation(bundle, load_catalogue(Path(pointer["catalogue"])))
+    assert live.reduced == ("item_features:missing",)
+    assert np.isfinite(rank(live, KNOWN, "home", np.arange(5), 5)[1]).all()
+
+
+def test_a_vector_of_another_width_counts_as_unknown(live):
+    wrong = UserState(1, KNOWN.values, KNOWN.history, {"user_pooled": np.ones(USER_DIM + 1, np.float32)})
+    without = UserState(1, KNOWN.values, KNOWN.history)
+    expected = rank(live, without, "home", np.arange(5), 5)[1]
+    np.testing.assert_array_equal(rank(live, wrong, "home", np.arange(5), 5)[1], expected)
+
+
+def test_nearest_history_is_by_text_without_the_item_itself_and_without_unknown_text(live):
+    near = nearest_history(live, KNOWN, 0)
+    assert {row for row, _ in near} <= {1, 2, 3}
+    assert all(-1 <= similarity <= 1 for _, similarity in near)
+    assert [s for _, s in near] == sorted((s for _, s in near), reverse=True)
+    assert nearest_history(live, KNOWN, 2) == []
+    assert (live.items.vectors.shape[1], live.scenario_vectors["home"].shape[0]) == (TEXT_DIM, SCENARIO_DIM)
