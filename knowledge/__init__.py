@@ -11,11 +11,25 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from knowledge.build import build_knowledge
+    from knowledge.inspection import difference, user_state
+    from knowledge.material import read_part, user_prompt, workload
     from knowledge.pooler import Pooler, load_pooler
     from knowledge.reasoners import Reasoner, make_reasoner
     from knowledge.snapshots import due
 
-__all__ = ["Pooler", "Reasoner", "build_knowledge", "due", "load_pooler", "make_reasoner"]
+__all__ = [
+    "Pooler",
+    "Reasoner",
+    "build_knowledge",
+    "difference",
+    "due",
+    "load_pooler",
+    "make_reasoner",
+    "read_part",
+    "user_prompt",
+    "user_state",
+    "workload",
+]
 
 _HOMES = {
     "build_knowledge": "knowledge.build",
@@ -24,6 +38,11 @@ _HOMES = {
     "Reasoner": "knowledge.reasoners",
     "make_reasoner": "knowledge.reasoners",
     "due": "knowledge.snapshots",
+    "difference": "knowledge.inspection",
+    "user_state": "knowledge.inspection",
+    "read_part": "knowledge.material",
+    "user_prompt": "knowledge.material",
+    "workload": "knowledge.material",
 }
 
 

@@ -106,12 +106,14 @@ class Work:
         train_start: int,
         cache: Path,
         compressors: ArtifactStore,
+        part: tuple[int, int] | None = None,
     ) -> Work:
+        """Read catalogue and log, and load the reasoner."""
         catalogue = read_catalogue(sources, settings.data)
         log = read_log(sources, catalogue, clock.now_micros())
         reasoner = make_reasoner(settings.knowledge)
         thinker = make_thinker(settings.knowledge, reasoner)
-        return cls(out, settings, train_start, cache, compressors, catalogue, log, reasoner, thinker)
+        return cls(out, settings, train_start, cache, compressors, catalogue, log, reasoner, thinker, part)
 
     def due(self) -> Snapshots:
         """All snapshots that were due by the settings' rule."""
@@ -228,9 +230,7 @@ class Work:
         """Scenario vectors, standardised over the scenarios at the start of training; also the newest raw ones."""
         template = self._template("scenario_v1")
         count = len(self.catalogue.scenarios)
-        texts = [
-            text for moment in moments for text in prompts.scenario_prompts(self.log, self.catalogue, template, moment)
-        ]
+        texts = self.scenario_prompts(moments)
         raw = self._encode(texts, "encoding scenarios")
         recipe = {
             "template": template.digest,
@@ -248,6 +248,11 @@ class Work:
         hashes = [sha256_text(texts[i]) for i in order]
         written, version = self._finish("scenario", rows.take(order), version, hashes, compressor, vectors)
         return written, version, raw[-count:]
+
+    def scenario_prompts(self, moments: Sequence[int]) -> list[str]:
+        """The prompts of all scenarios at each moment."""
+        template = self._template("scenario_v1")
+        return [text for m in moments for text in prompts.scenario_prompts(self.log, self.catalogue, template, m)]
 
     def user_texts(
         self,
@@ -290,6 +295,10 @@ class Work:
             self.out / "scenario_text.parquet", rows.take(order), told, [version] * count, ["summary"] * count
         )
         return len(texts)
+
+    def cached(self, thinks: bool = False) -> Cache:
+        """The cache of the reasoner, or of what reads the users' prompts."""
+        return self._cache(self.thinker if thinks else self.reasoner)
 
     def _encode(self, texts: list[str], description: str) -> np.ndarray:
         parts = [

@@ -9,11 +9,12 @@ from typing import Annotated
 
 import typer
 
-from core import Manifest, Settings, Window, configure, load_settings, logger
+from core import Manifest, Settings, Window, configure, logger
 from core.errors import Llm4msrError, SettingsError
+from pipeline.knowledge_cli import knowledge_app
+from pipeline.options import DEFAULT_FILE, End, SettingsFile, Start, settings_of
 
 LOG = logger("cli")
-DEFAULT_FILE = Path("llm4msr.yaml")
 app = typer.Typer(
     name="llm4msr",
     no_args_is_help=True,
@@ -23,13 +24,6 @@ app = typer.Typer(
     help="Multi-scenario ranking with language-model knowledge: from a raw log to a ranked answer.\n\n"
     "First steps:  llm4msr demo  |  llm4msr init  then  llm4msr run  and  llm4msr serve",
 )
-
-SettingsFile = Annotated[
-    Path | None,
-    typer.Option("--settings", "-s", envvar="LLM4MSR_SETTINGS", help="settings file [default: ./llm4msr.yaml]"),
-]
-Start = Annotated[str | None, typer.Option(help="first event time, ISO 8601; none: from the log's start")]
-End = Annotated[str | None, typer.Option(help="event time to stop before, ISO 8601; none: to the log's end")]
 
 
 @app.callback()
@@ -41,17 +35,6 @@ def main_options(
     if log_format not in ("human", "json"):
         raise typer.BadParameter("choose human or json", param_hint="--log-format")
     configure(log_format, log_level.upper())
-
-
-def settings_of(path: Path | None) -> Settings:
-    """The settings file that was named, or ./llm4msr.yaml.
-
-    Raises:
-        SettingsError: there is none.
-    """
-    if path is None and not DEFAULT_FILE.is_file():
-        raise SettingsError("no settings: name a file with --settings, or write one with `llm4msr init`")
-    return load_settings(path or DEFAULT_FILE)
 
 
 def _stage(name: str, help_text: str, function: Callable[[Settings, Window], Manifest] | None = None) -> None:
@@ -68,7 +51,7 @@ def _stage(name: str, help_text: str, function: Callable[[Settings, Window], Man
 _stage("ingest", "Read raw logs into the canonical tables (interactions, users, items, scenarios).")
 _stage("validate", "Check the tables with Great Expectations; faulty rows go to quarantine, faulty tables stop.")
 _stage("features", "Build leak-free statistics and histories, one row per entity and event time.")
-_stage("knowledge", "Let the reasoner read users, items and scenarios; write versioned vectors and texts.")
+app.add_typer(knowledge_app)
 _stage("materialize", "Write the newest values to the online store and publish the catalogue.")
 _stage("dataset", "Join the point-in-time training table through Feast; the gate stops a leak.")
 _stage("train", "Train the plain backbone and the same backbone with knowledge.")
@@ -173,7 +156,9 @@ def doctor(settings: SettingsFile = None) -> None:
 
 @app.command()
 def demo(
-    settings: SettingsFile = None,
+    settings: Annotated[
+        Path | None, typer.Option("--settings", "-s", help="settings file [default: the demo's]")
+    ] = None,
     port: Annotated[int | None, typer.Option(help="port of the short-lived service [default: a free one]")] = None,
 ) -> None:
     """Run everything on MovieLens latest-small and print what came out."""

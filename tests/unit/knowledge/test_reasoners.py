@@ -1,9 +1,5 @@
 from __future__ import annotations
 
-import http.server
-import json
-import threading
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +12,6 @@ from core.settings import KnowledgeSettings
 from knowledge import make_reasoner
 from knowledge.reasoners.base import to_half
 from knowledge.reasoners.minilm import minilm
-from knowledge.reasoners.openai import OpenAIReasoner
 from knowledge.reasoners.transformers import TransformersReasoner, batches
 
 TEXTS = ["Red River", "Blue Moon and Green Fields and Black Rain", "x", "", "White Noise, Golden Eye, Silver Lake"] * 3
@@ -110,53 +105,3 @@ def test_the_packaged_model_places_like_near_like() -> None:
 def test_a_reasoner_without_a_model_is_refused(kind: Any) -> None:
     with pytest.raises(SettingsError, match=r"knowledge\.model"):
         make_reasoner(KnowledgeSettings(reasoner=kind))
-
-
-class Server(http.server.BaseHTTPRequestHandler):
-    """An embeddings endpoint: the vector of a text is (its length, 0.5, -1); answers in reverse order."""
-
-    def do_POST(self) -> None:
-        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        rows = [
-            {"object": "embedding", "index": i, "embedding": [len(t), 0.5, -1]} for i, t in enumerate(body["input"])
-        ]
-        status = 200 if body["model"] == "known" else 404
-        answer = (
-            {"object": "list", "model": body["model"], "data": rows[::-1]}
-            if status == 200
-            else {"error": "no such model"}
-        )
-        self.send_response(status)
-        self.send_header("Content-Type", "application/json")
-        self.end_headers()
-        self.wfile.write(json.dumps(answer).encode())
-
-    def log_message(self, *_: Any) -> None:
-        pass
-
-
-@pytest.fixture
-def server() -> Iterator[str]:
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Server) as running:
-        thread = threading.Thread(target=running.serve_forever)
-        thread.start()
-        yield f"http://127.0.0.1:{running.server_port}/v1"
-        running.shutdown()
-        thread.join()
-
-
-def test_served_vectors_come_back_in_the_order_of_the_texts(server: str) -> None:
-    texts = ["abc", "a", "abcdefgh" * 4, ""]
-    reasoner = OpenAIReasoner("known", server, batch_tokens=64)
-    assert reasoner.dim == 3
-    assert reasoner.encode(texts)[:, 0].tolist() == [3, 1, 32, 0]
-
-
-def test_a_served_text_is_cut_to_the_estimated_limit(server: str) -> None:
-    reasoner = OpenAIReasoner("known", server, max_tokens=10)
-    assert reasoner.encode(["a" * 1000])[0, 0] == 32
-
-
-def test_a_refusing_server_is_a_users_error(server: str) -> None:
-    with pytest.raises(SettingsError, match=r"knowledge\.base_url.*failed"):
-        OpenAIReasoner("unknown", server).encode(["a"])

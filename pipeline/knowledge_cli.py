@@ -1,0 +1,275 @@
+"""`llm4msr knowledge`: the stage itself, and commands to look into it, to plan it and to go back in time with it."""
+
+from __future__ import annotations
+
+import datetime as dt
+import json
+import re
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from core import Manifest, Settings, Window, as_utc, logger, to_micros
+from core.errors import MissingArtifactError, SettingsError
+from pipeline.options import End, SettingsFile, Start, settings_of
+
+LOG = logger("knowledge")
+_UNITS = {"m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
+knowledge_app = typer.Typer(
+    name="knowledge",
+    invoke_without_command=True,
+    rich_markup_mode=None,
+    help="Let the reasoner read users, items and scenarios; write versioned vectors and texts.",
+)
+AsJson = Annotated[bool, typer.Option("--json", help="one JSON object instead of a page for people")]
+
+
+@knowledge_app.callback()
+def stage(
+    context: typer.Context,
+    settings: SettingsFile = None,
+    start: Start = None,
+    end: End = None,
+    shard: Annotated[
+        str | None, typer.Option(help="i/n: only let the reasoner read every n-th shard; run the stage after all n")
+    ] = None,
+) -> None:
+    """Run the stage, unless a subcommand is named."""
+    context.obj = settings
+    if context.invoked_subcommand is not None:
+        return
+    chosen, window = settings_of(settings), Window.parse(start, end)
+    if shard is not None:
+        typer.echo(_read_part(chosen, window, shard))
+        return
+    from pipeline.run import STAGES
+
+    manifest = STAGES["knowledge"](chosen, window)
+    typer.echo(f"{manifest.path}\t{manifest.digest}")
+
+
+@knowledge_app.command()
+def show(
+    context: typer.Context,
+    user: Annotated[str, typer.Option(help="user id")],
+    settings: SettingsFile = None,
+    start: Start = None,
+    end: End = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show what is known about a user: prompt, text, snapshots, vector norms, versions and neighbours."""
+    from knowledge import user_prompt, user_state
+
+    chosen, window = settings_of(settings or context.obj), Window.parse(start, end)
+    state = user_state(_artifact(chosen, window).path, user)
+    state["prompt"] = user_prompt(**_material(chosen, window), user_id=state["user_id"])
+    typer.echo(json.dumps(state, indent=1, ensure_ascii=False) if as_json else _user_page(state))
+
+
+@knowledge_app.command()
+def diff(
+    context: typer.Context,
+    a: Annotated[str, typer.Argument(help="a knowledge artifact: folder, fingerprint, digest or window key")],
+    b: Annotated[str, typer.Argument(help="another one")],
+    settings: SettingsFile = None,
+    most: Annotated[int, typer.Option(min=0, help="how many of those that moved most to name")] = 10,
+    as_json: AsJson = False,
+) -> None:
+    """Say how far knowledge moved between two artifacts, and for whom most."""
+    from knowledge import difference
+
+    chosen = settings_of(settings or context.obj)
+    found = difference(_named(chosen, a), _named(chosen, b), most)
+    typer.echo(json.dumps(found, indent=1, ensure_ascii=False) if as_json else _difference_page(found))
+
+
+@knowledge_app.command()
+def backfill(
+    context: typer.Context,
+    every: Annotated[str, typer.Option(help="length of a period, e.g. 7d, 12h or P7D")],
+    settings: SettingsFile = None,
+    start: Start = None,
+    end: End = None,
+) -> None:
+    """Write historical snapshots at calendar ticks beside the thresholds, as point-in-time joins read them.
+
+    In each period a user's first row makes a snapshot. The versions stay what they are: the vectors lie in the same
+    space, there are only more of them.
+    """
+    chosen, span = settings_of(settings or context.obj), duration(every)
+    from pipeline.run import STAGES
+
+    ticked = chosen.model_copy(update={"knowledge": chosen.knowledge.model_copy(update={"every": span})})
+    manifest = STAGES["knowledge"](ticked, Window.parse(start, end))
+    if chosen.knowledge.every != span:
+        LOG.info("set knowledge.every to %s days in the settings to keep these ticks", span / dt.timedelta(days=1))
+    typer.echo(f"{manifest.path}\t{manifest.digest}")
+
+
+@knowledge_app.command()
+def plan(
+    context: typer.Context,
+    settings: SettingsFile = None,
+    start: Start = None,
+    end: End = None,
+    model: Annotated[str | None, typer.Option(help="a folder or a known shape [default: the settings' model]")] = None,
+    device: Annotated[str | None, typer.Option(help="h200, h100, a100, l4 or here [default: here]")] = None,
+    tflops: Annotated[
+        float | None, typer.Option(help="the device's matrix-product limit, instead of a named one")
+    ] = None,
+    share: Annotated[float, typer.Option(min=0.01, max=1, help="of the limit that is reached on a named device")] = 0.6,
+    price: Annotated[float | None, typer.Option(help="money per device hour")] = None,
+    measure: Annotated[bool, typer.Option(help="check the formula against a short run on this machine")] = True,
+    as_json: AsJson = False,
+) -> None:
+    """Print users, tokens, floating-point operations, hours and money before anything runs."""
+    from pipeline.knowledge_plan import make_plan
+
+    chosen, window = settings_of(settings or context.obj), Window.parse(start, end)
+    found = make_plan(chosen, _material(chosen, window), model, device, tflops, share, price, measure)
+    typer.echo(json.dumps(found, indent=1) if as_json else _plan_page(found))
+
+
+def duration(text: str) -> dt.timedelta:
+    """A length of time from `7d`, `12h`, `30m`, `2w` or ISO 8601 (`P7D`).
+
+    Raises:
+        SettingsError: it is none, or not longer than nothing.
+    """
+    from pydantic import TypeAdapter, ValidationError
+
+    match = re.fullmatch(r"(\d+)([mhdw])", text)
+    try:
+        span = (
+            dt.timedelta(**{_UNITS[match.group(2)]: int(match.group(1))})
+            if match
+            else TypeAdapter(dt.timedelta).validate_python(text)
+        )
+    except (ValidationError, OverflowError) as error:
+        raise SettingsError(f"{text!r} is no length of time; write 7d, 12h, 30m or P7D") from error
+    if span <= dt.timedelta(0):
+        raise SettingsError(f"{text!r} must be longer than nothing")
+    return span
+
+
+def parse_shard(text: str) -> tuple[int, int]:
+    """(i, n) from `i/n`, 1 <= i <= n.
+
+    Raises:
+        SettingsError: it is not of that form.
+    """
+    match = re.fullmatch(r"(\d+)/(\d+)", text)
+    if not match or not 1 <= int(match.group(1)) <= int(match.group(2)):
+        raise SettingsError(f"--shard {text!r}: write i/n with i from 1 to n, e.g. 1/8")
+    return int(match.group(1)), int(match.group(2))
+
+
+def _read_part(settings: Settings, window: Window, shard: str) -> Path:
+    from knowledge import read_part
+    from pipeline.stages import clean_tables
+
+    part = parse_shard(shard)
+    ends = [to_micros(as_utc(m.window["end"])) for m in clean_tables(settings, window) if m.window["end"]]
+    return read_part(**_material(settings, window), part=part, window_ends=ends)
+
+
+def _material(settings: Settings, window: Window) -> dict[str, Any]:
+    from pipeline.stages import clean_tables, stage_clock, training_start
+
+    clean = clean_tables(settings, window)
+    return {
+        "sources": [m.path for m in clean],
+        "settings": settings,
+        "clock": stage_clock(settings, window),
+        "train_start": training_start(settings, clean),
+        "cache": settings.root / "cache",
+    }
+
+
+def _artifact(settings: Settings, window: Window) -> Manifest:
+    from pipeline.stages import artifact_store
+
+    return artifact_store(settings).get("knowledge", window)
+
+
+def _named(settings: Settings, name: str) -> Path:
+    """A knowledge artifact by folder, fingerprint or digest (or a beginning of one), or window key."""
+    if (Path(name) / "versions.json").is_file():
+        return Path(name)
+    folder = settings.root / "objects" / "knowledge"
+    reference = settings.root / "refs" / "knowledge" / f"{name}.json"
+    if reference.is_file():
+        return folder / json.loads(reference.read_text())["object"]
+    found = [
+        path
+        for path in sorted(folder.iterdir() if folder.is_dir() else ())
+        if (path / "manifest.json").is_file()
+        and (path.name.startswith(name) or json.loads((path / "manifest.json").read_text())["digest"].startswith(name))
+    ]
+    if len(found) != 1:
+        known = ", ".join(path.name for path in sorted(folder.iterdir())) if folder.is_dir() else "none"
+        raise MissingArtifactError(
+            f"{name!r} names {len(found)} knowledge artifacts below {folder}; there are: {known}"
+        )
+    return found[0]
+
+
+def _user_page(state: dict[str, Any]) -> str:
+    lines = [f"user {state['user_id']}"]
+    for kind, told in state["kinds"].items():
+        lines.append(f"\n{kind}, version {told['version']}: {len(told['snapshots'])} snapshots")
+        lines += [
+            f"  watermark {s['watermark']}  readable {s['readable_from']}  norm {s['norm']:.3f}  {s['prompt_sha256'][:12]}"
+            for s in told["snapshots"]
+        ]
+        near = ", ".join(f"{n['user_id']} ({n['cosine']:.2f})" for n in told["neighbours"])
+        lines.append(f"  nearest users: {near or 'none'}")
+    text = state["text"]
+    if text:
+        lines.append(f"\ntext ({text['text_source']}, version {text['version']}):\n{text['text']}")
+    else:
+        lines.append("\nno text: the user has too few rows for a snapshot, and gets no vector")
+    lines.append(f"\nprompt:\n{state['prompt'] or 'none'}")
+    return "\n".join(lines)
+
+
+def _difference_page(found: dict[str, Any]) -> str:
+    lines = []
+    for kind, told in found.items():
+        old, new = told["versions"]
+        lines.append(f"{kind}: {told['in_both']} in both, {told['added']} added, {told['removed']} removed")
+        if old != new:
+            kept = told.get("same_neighbours")
+            shown = "nothing to compare" if kept is None else f"{kept:.0%} of the ten nearest are the same"
+            lines.append(f"  versions {old} and {new} are different spaces; {shown}")
+        elif "distance" in told:
+            d = told["distance"]
+            lines.append(
+                f"  version {old}: {told['moved']} moved, {told['prompt_changed']} were read anew; cosine distance "
+                f"mean {d['mean']:.4f}, median {d['median']:.4f}, p95 {d['p95']:.4f}, most {d['max']:.4f}"
+            )
+            if told["most"]:
+                lines.append("  most: " + ", ".join(f"{m['id']} ({m['distance']:.3f})" for m in told["most"]))
+    return "\n".join(lines)
+
+
+def _plan_page(found: dict[str, Any]) -> str:
+    lines = [
+        f"{found['model']} on {found['device']}: {found['tflops']:.3g} TFLOP/s, {found['share']:.0%} of it expected"
+    ]
+    lines.append(f"{'kind':<10} {'texts':>11} {'to read':>8} {'tokens':>14} {'PFLOP':>10} {'hours':>9} {'money':>9}")
+    for row in [*found["costs"], found["total"]]:
+        money = "" if row["money"] is None else f"{row['money']:.2f}"
+        lines.append(
+            f"{row['kind']:<10} {row['texts']:>11,} {row['new_share']:>8.0%} {row['tokens']:>14,} "
+            f"{row['flops'] / 1e15:>10.4g} {row['hours']:>9.4f} {money:>9}"
+        )
+    lines.append(f"users with prompts: {found['users']:,}" if found["users"] else "no user prompts: vectors are pooled")
+    if check := found["check"]:
+        lines.append(
+            f"checked here: {check['texts']} texts of {check['tokens']} tokens took {check['seconds']:.2f} s; the formula "
+            f"at this machine's {check['tflops']:.3g} TFLOP/s says {check['formula_seconds']:.2f} s at full rate "
+            f"({check['share']:.0%} of the limit reached)"
+        )
+    return "\n".join(lines)

@@ -1,0 +1,95 @@
+"""`llm4msr knowledge plan`: counts from the log, costs from the formula, a short run to check it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from core import Settings
+from core.errors import SettingsError
+
+_MEASURED = 64
+
+
+def make_plan(
+    settings: Settings,
+    material: Mapping[str, Any],
+    model: str | None,
+    device: str | None,
+    tflops: float | None,
+    share: float,
+    price: float | None,
+    measure: bool,
+) -> dict[str, Any]:
+    """The plan as JSON-able numbers: `costs` per kind, `total`, `users`, and `check` if a short run was measured.
+
+    Where the plan is for this machine and model, the measured share of the limit takes the place of `share`.
+    """
+    from knowledge import make_reasoner, workload
+    from knowledge.plan import DEVICES, Device, cost, layer_share, matrix_rate, shape_from_config, shape_of
+
+    chosen = settings.knowledge
+    here = device in (None, "here") and tflops is None
+    if device not in (None, "here") and device not in DEVICES:
+        raise SettingsError(f"--device {device!r}: known are here, {', '.join(DEVICES)}; or give --tflops")
+    texts, sample = workload(**material)
+    check, own, rate = None, None, None
+    local = chosen.reasoner != "openai"
+    if local:
+        reasoner: Any = make_reasoner(chosen)
+        own = shape_from_config(reasoner.model.config)
+    if local and (measure or here):
+        rate = matrix_rate(chosen.device if chosen.device != "auto" else "cuda", chosen.dtype)
+    if local and own and rate and measure and sample:
+        check = _check(reasoner, sample[:: max(1, len(sample) // _MEASURED)][:_MEASURED], own, rate)
+    shape = shape_of(model) if model else own
+    if shape is None:
+        raise SettingsError("the model runs on a server: name its --model (a folder or a known shape) and its --device")
+    if here and rate is None:
+        raise SettingsError("the model does not run on this machine: name its --device or --tflops")
+    named = DEVICES.get(device or "", Device(rate or 1.0, 1e11))
+    limit = Device(tflops * 1e12, named.bandwidth) if tflops else named
+    reached = check["share"] if here and check and not model else share
+    # The loaded model is already cut at its layer; another model is cut in proportion.
+    layers = layer_share(chosen, shape.layers) if model else 1.0
+    answer = chosen.generate.max_new_tokens if chosen.generate else 0
+    costs = cost(texts, shape, limit, share=max(reached, 1e-6), layers=layers, answer=answer, price=price)
+    rows = [c.as_json() for c in costs]
+    return {
+        "model": model or chosen.model or chosen.reasoner,
+        "device": device or ("--tflops" if tflops else "this machine"),
+        "tflops": limit.flops / 1e12,
+        "share": reached,
+        "users": sum(c.texts for c in costs if c.kind == "prompt"),
+        "costs": rows,
+        "total": _total(rows),
+        "check": check,
+    }
+
+
+def _check(reasoner: Any, sample: list[str], shape: Any, rate: float) -> dict[str, Any]:
+    import numpy as np
+
+    lengths = np.minimum(reasoner.tokens(sample), reasoner.max_tokens)
+    reasoner.encode(sample[:2])
+    begin = time.perf_counter()
+    reasoner.encode(sample)
+    seconds = time.perf_counter() - begin
+    formula = shape.flops(lengths) / rate
+    return {
+        "texts": len(sample),
+        "tokens": int(lengths.sum()),
+        "seconds": seconds,
+        "tflops": rate / 1e12,
+        "formula_seconds": formula,
+        "share": min(1.0, formula / seconds),
+    }
+
+
+def _total(rows: list[dict[str, Any]]) -> dict[str, Any]:
+    texts = sum(row["texts"] for row in rows)
+    new = sum(row["texts"] * row["new_share"] for row in rows)
+    money = None if any(row["money"] is None for row in rows) else sum(row["money"] for row in rows)
+    sums = {name: sum(row[name] for row in rows) for name in ("tokens", "flops", "hours")}
+    return {"kind": "total", "texts": texts, "new_share": new / max(1, texts), **sums, "money": money}

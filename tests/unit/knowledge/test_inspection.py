@@ -1,0 +1,163 @@
+from __future__ import annotations
+
+import datetime as dt
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from knowledge_worlds import START, Build, log_rows, micros, write_source
+
+from core import ArtifactStore, Settings, replay
+from core.errors import MissingArtifactError, SettingsError
+from knowledge import build_knowledge, difference, read_part, user_prompt, user_state, workload
+from knowledge.plan import SHAPES, Device, Shape, Texts, cost, shape_of
+
+
+def material(tmp_path: Path, settings: Settings) -> dict[str, Any]:
+    source = write_source(tmp_path / "source", log_rows())
+    clock = replay(START + dt.timedelta(seconds=10_000))
+    shared = {"settings": settings, "clock": clock, "train_start": micros(45.0), "cache": tmp_path / "cache"}
+    return {"sources": [source], **shared}
+
+
+def test_a_users_state_has_its_snapshots_norms_versions_and_neighbours(build: Build) -> None:
+    out, built = build(log_rows())
+    state = user_state(out, "3")
+    assert state["user_id"] == 3
+    for kind in ("pooled", "prompt"):
+        told = state["kinds"][kind]
+        assert told["version"] == built.versions[kind]
+        assert len(told["snapshots"]) == 3
+        assert all(s["norm"] > 0 for s in told["snapshots"])
+        assert sorted(n["user_id"] for n in told["neighbours"]) == [0, 1, 2, 4, 5]
+        cosines = [n["cosine"] for n in told["neighbours"]]
+        assert cosines == sorted(cosines, reverse=True)
+    assert state["text"]["text_source"] == "summary"
+
+
+def test_a_user_without_history_has_no_vector_and_no_text(build: Build) -> None:
+    state = user_state(build(log_rows())[0], "77")
+    assert state["text"] is None
+    assert [told["snapshots"] for told in state["kinds"].values()] == [[], []]
+
+
+def test_an_id_that_is_no_integer_is_refused(build: Build) -> None:
+    with pytest.raises(SettingsError, match="integers"):
+        user_state(build(log_rows())[0], "three")
+
+
+def test_the_shown_prompt_is_the_one_that_was_read(tmp_path: Path, build: Build, settings: Settings) -> None:
+    from core.digest import sha256_text
+
+    newest = user_state(build(log_rows())[0], "3")["kinds"]["prompt"]["snapshots"][-1]
+    prompt = user_prompt(**material(tmp_path, settings), user_id=3)
+    assert prompt is not None
+    assert sha256_text(prompt) == newest["prompt_sha256"]
+    assert user_prompt(**material(tmp_path, settings), user_id=77) is None
+
+
+def test_difference_names_who_moved_most_within_one_version(build: Build) -> None:
+    rows = log_rows()
+    old, _ = build(rows)
+    new, _ = build(rows + [(2, 7, "search", 130.0 + k, 1) for k in range(40)])
+    assert difference(old, old)["pooled"]["moved"] == 0
+    found = difference(old, new)["pooled"]
+    assert (found["in_both"], found["added"], found["removed"]) == (6, 0, 0)
+    same, _ = build(rows + [(9, k % 8, "home", 130.0 + k, 1) for k in range(4)])
+    assert difference(old, same)["pooled"]["added"] == 1
+
+
+def test_difference_sees_a_moved_vector(build: Build, tmp_path: Path) -> None:
+    import shutil
+
+    old, _ = build(log_rows())
+    new = tmp_path / "moved"
+    shutil.copytree(old, new)
+    vectors = np.load(new / "user_pooled" / "vectors.npy")
+    vectors[-1] *= -1.0
+    np.save(new / "user_pooled" / "vectors.npy", vectors)
+    found = difference(old, new)["pooled"]
+    assert found["moved"] == 1
+    assert found["most"] == [{"id": 5, "distance": 2.0}]
+
+
+def test_difference_of_two_versions_compares_neighbourhoods(build: Build, settings: Settings) -> None:
+    old, _ = build(log_rows())
+    new, _ = build(log_rows(), settings=Settings(knowledge=settings.knowledge.model_dump() | {"layer": 1}))
+    found = difference(old, new)["item_text"]
+    assert found["versions"][0] != found["versions"][1]
+    assert 0 <= found["same_neighbours"] <= 1
+    with pytest.raises(MissingArtifactError, match="in common"):
+        difference(old, old / "nothing")
+
+
+def test_parts_read_everything_between_them_and_the_stage_then_reads_nothing(
+    tmp_path: Path, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from knowledge.reasoners.transformers import TransformersReasoner
+
+    small = Settings(knowledge=settings.knowledge.model_dump() | {"shard_rows": 3})
+    shared = material(tmp_path, small)
+    marks = [read_part(**shared, part=(i, 3)) for i in (2, 1, 3)]
+    assert [json.loads(mark.read_text())["part"] for mark in marks] == [2, 1, 3]
+
+    def forbidden(*_: Any) -> None:
+        raise AssertionError("the reasoner was asked again")
+
+    monkeypatch.setattr(TransformersReasoner, "encode", forbidden)
+    out = tmp_path / "out"
+    out.mkdir()
+    sources = shared.pop("sources")
+    build_knowledge(
+        sources, out, small, shared["clock"], train_start=shared["train_start"], cache=shared["cache"],
+        compressors=ArtifactStore(tmp_path),
+    )  # fmt: skip
+    assert (out / "versions.json").is_file()
+    with pytest.raises(SettingsError, match="count from 1"):
+        read_part(sources, **shared, part=(4, 3))
+
+
+def test_ticks_add_snapshots_and_change_no_version(build: Build, settings: Settings) -> None:
+    import pyarrow.parquet as pq
+
+    plain, one = build(log_rows())
+    knowledge = settings.knowledge.model_dump() | {"every": dt.timedelta(seconds=20)}
+    ticked, two = build(log_rows(), settings=Settings(knowledge=knowledge))
+    assert dict(one.versions) == dict(two.versions)
+    keys = []
+    for out in (plain, ticked):
+        index = pq.read_table(out / "user_pooled" / "index.parquet")
+        keys.append(set(zip(index["user_id"].to_pylist(), index["watermark"].to_pylist(), strict=True)))
+    assert keys[0] < keys[1]
+
+
+def test_a_workload_counts_texts_and_what_the_cache_lacks(tmp_path: Path, settings: Settings) -> None:
+    shared = material(tmp_path, settings)
+    found, sample = workload(**shared)
+    assert {t.kind: t.count for t in found} == {"item_text": 8, "prompt": 18, "scenario": 2}
+    assert all(t.new == 1.0 and t.tokens > 0 for t in found)
+    assert len(sample) == 18
+    read_part(**shared, part=(1, 1))
+    assert all(t.new == 0.0 for t in workload(**shared)[0])
+
+
+def test_the_formula_gives_the_known_users_per_second() -> None:
+    texts = [Texts("prompt", 24_752, np.full(10, 800))]
+    [line] = cost(texts, SHAPES["chatglm2-6b"], Device(790e12, 4.8e12), share=0.6, price=3.0)
+    assert line.hours * 60 == pytest.approx(8.1, rel=0.02)
+    assert line.money == pytest.approx(line.hours * 3.0)
+    half = cost(texts, SHAPES["chatglm2-6b"], Device(790e12, 4.8e12), layers=0.5)[0]
+    assert half.flops == pytest.approx(line.flops / 2)
+    longer = cost(texts, SHAPES["chatglm2-6b"], Device(790e12, 4.8e12), answer=200)[0]
+    assert longer.tokens == 24_752 * 1000
+    assert longer.hours > line.hours
+
+
+def test_a_shape_is_read_from_a_folder_without_its_weights(llama: Path, tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_bytes((llama / "config.json").read_bytes())
+    shape = shape_of(str(tmp_path))
+    assert shape == Shape(3 * (16 * 16 * 2 + 2 * 16 * 8 + 3 * 16 * 32), 3, 16, causal=True)
+    with pytest.raises(SettingsError, match="chatglm2-6b"):
+        shape_of("no-such-model")
