@@ -215,3 +215,84 @@ def test_a_kind_that_the_settings_ask_for_must_be_there(gate, knowledge):
     del knowledge.index["user_pooled"]
     with pytest.raises(MissingArtifactError, match="user_pooled"):
         gate()
+
+
+def test_vectors_swapped_between_two_users_are_named(gate, knowledge, tmp_path, clock):
+    gate()
+    vectors = knowledge.vectors["user_pooled"]
+    vectors[[1, 4]] = vectors[[4, 1]]
+    np.save(tmp_path / "user_pooled" / "vectors.npy", vectors)
+    settings = Settings(knowledge={"user_dim": 4, "item_dim": 8})
+    with pytest.raises(GateError, match=r"2 rows break vector_of_someone_else .*row 1: True; row 4: True"):
+        validate_knowledge(tmp_path, settings, clock, USERS)
+
+
+def test_a_vector_on_another_scale_is_named(gate, knowledge):
+    knowledge.vectors["user_pooled"][2] *= 100
+    assert_named(stopped(gate), {"norm_unlike_others": 2})
+
+
+@pytest.mark.parametrize(
+    ("text", "source", "sound"),
+    [
+        ("Likes quiet films.", "generated", True),
+        ("Likes: Heat, Alien", "summary", True),
+        ("Sorry, that film is sad, she says.", "summary", True),
+        ("Likes quiet films and", "generated", False),
+        ("I'm sorry, but I can't help with that.", "generated", False),
+        ("As an AI language model, I have no view.", "generated", False),
+    ],
+)
+def test_refusals_and_cut_texts_are_judged_where_they_were_generated(gate, knowledge, text, source, sound):
+    knowledge.texts["user"]["text"][3], knowledge.texts["user"]["text_source"][3] = text, source
+    if sound:
+        gate()
+    else:
+        assert_named(stopped(gate), {"text_useless": 3})
+
+
+@pytest.fixture
+def again(knowledge, clock, tmp_path):
+    """Judge the knowledge against what it was before the test changed it."""
+    before = knowledge.write(tmp_path / "before")
+    settings = Settings(knowledge={"user_dim": 4, "item_dim": 8})
+    gate = validate_knowledge(before, settings, clock, USERS)
+    (before / "gate.json").write_text(json.dumps(gate))
+    return lambda: validate_knowledge(knowledge.write(tmp_path / "now"), settings, clock, USERS, before)
+
+
+def test_unchanged_knowledge_passes_against_the_artifact_before(again):
+    facts = again()["tables"]["user_pooled"]["facts"]
+    assert (facts["changed_unprompted"], facts["lost_ids"], facts["coverage_drop"]) == (0, 0, 0)
+
+
+def test_another_vector_for_the_same_version_and_prompt_stops(again, knowledge):
+    knowledge.vectors["user_pooled"][0] *= 1.5
+    with pytest.raises(GateError, match=r"changed_unprompted is 0\.1666"):
+        again()
+
+
+def test_a_new_version_may_have_other_vectors(again, knowledge):
+    knowledge.vectors["user_pooled"] *= 1.5
+    knowledge.index["user_pooled"]["version"] = ["v2"] * USERS
+    knowledge.versions["pooled"] = "v2"
+    assert again()["verdict"] == "passed"
+
+
+def test_users_who_lost_their_knowledge_stop_the_run(again, knowledge):
+    knowledge.index["user_pooled"] = {name: values[:4] for name, values in knowledge.index["user_pooled"].items()}
+    knowledge.vectors["user_pooled"] = knowledge.vectors["user_pooled"][:4]
+    with pytest.raises(GateError, match=r"(?s)lost_ids is 0\.333.*coverage_drop is 0\.333"):
+        again()
+
+
+def test_changed_prompts_with_the_old_vectors_stop_the_run(again, knowledge, monkeypatch):
+    monkeypatch.setattr("validation.identity.FEW", 2)
+    monkeypatch.setattr("validation.identity.Sameness.share", lambda self: None)
+    later = NOW - dt.timedelta(days=1)
+    index = knowledge.index["user_pooled"]
+    index["prompt_sha256"] = [f"new{i}" for i in range(USERS)]
+    for column in ("watermark", "event_timestamp", "created_timestamp"):
+        index[column] = [later] * USERS
+    with pytest.raises(GateError, match="unchanged_vectors is 1"):
+        again()

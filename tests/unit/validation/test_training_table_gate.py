@@ -10,11 +10,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from validation_tables import NOW, write
+from validation_tables import NOW, knowledge_rows, write
 
 from core import Settings
+from core.digest import vector_digests
 from core.errors import GateError
-from core.tables import TIMESTAMP, IdTypes, user_log_schema
+from core.tables import TIMESTAMP, IdTypes, knowledge_schema, user_log_schema
 from validation import validate_training_table
 
 START = NOW - dt.timedelta(days=3)
@@ -238,3 +239,67 @@ def test_a_matrix_of_another_width_than_the_spec_says_stops(gate, table):
 def test_an_empty_table_stops(gate, table):
     table.rows = {name: [] for name in table.rows}
     assert "rows is 0" in stopped(gate)
+
+
+@pytest.mark.parametrize("column", ["user_rows", "user_positives"])
+def test_counters_that_hold_their_own_row_stop_the_run(gate, table, column):
+    # User 2's rows: 2, 6, 10, ...; from the third on, each counts itself.
+    for row in range(10, N, USERS):
+        table.rows[column][row] += 1
+    with pytest.raises(GateError, match="statistics_jump is 1 states of user_id, e.g. row_id 6"):
+        gate()
+
+
+def test_counters_with_a_lag_are_not_judged_by_their_steps(gate, table):
+    table.rows["user_rows"][30] += 1
+    assert gate(user_stats=3600)["verdict"] == "passed"
+
+
+@pytest.fixture
+def bound(table, clock, tmp_path):
+    """Judge the table together with the knowledge it points to; `change` alters its columns first."""
+
+    def run(change=lambda rows: None, tamper=lambda folder: None):
+        rows, knowledge = table.rows, tmp_path / "knowledge"
+        owners = {"user_pooled": "user_id", "scenario": "scenario", "item_text": "item_id"}
+        rows["user_pooled_row"] = [None if k is None else rows["user_id"][i] for i, k in enumerate(rows["user_rows"])]
+        rows["user_pooled_watermark"] = [None if k is None else START for k in rows["user_rows"]]
+        for kind, key in owners.items():
+            ids = {at: owner for at, owner in zip(rows[f"{kind}_row"], rows[key], strict=True) if at is not None}
+            count = len(ids)
+            index = knowledge_rows(key, [ids[at] for at in range(count)], kind)
+            index["watermark"] = [START] * count
+            key_type = pa.string() if key == "scenario" else pa.int64()
+            write(knowledge / kind, "index", index, knowledge_schema(key, key_type))
+            table.vectors[kind] = table.vectors[kind][:count]
+            digests = vector_digests(index[key], "v1", index["prompt_sha256"], table.vectors[kind])
+            np.save(knowledge / kind / "digests.npy", digests)
+        change(rows)
+        folder = table.write(tmp_path / "dataset")
+        tamper(folder)
+        settings = Settings(features={"lag": {"item_stats": 0}})
+        return validate_training_table(folder, settings, clock, knowledge)
+
+    return run
+
+
+def test_rows_that_point_to_their_own_vectors_pass(bound):
+    assert bound()["verdict"] == "passed"
+
+
+def test_a_row_that_points_to_another_users_vector_stops_the_run(bound):
+    def swap(rows):
+        rows["user_pooled_row"][9] = 3
+
+    with pytest.raises(GateError, match="1 rows point to a user_pooled vector of another user_id, .*row_id 9"):
+        bound(swap)
+
+
+def test_a_vector_that_was_replaced_after_it_was_made_stops_the_run(bound):
+    def replace(folder):
+        vectors = np.load(folder / "vectors" / "item_text.npy")
+        vectors[[0, 1]] = vectors[[1, 0]]
+        np.save(folder / "vectors" / "item_text.npy", vectors)
+
+    with pytest.raises(GateError, match="2 item_text vectors are not those that were made, e.g. that of 0"):
+        bound(tamper=replace)
