@@ -21,7 +21,7 @@ from torch.nn import functional
 
 from models.backbones.inputs import Count, Inputs, Shape, Share, Widths
 from models.backbones.layers import Groups, StarLinear
-from models.dropout import dropout
+from models.dropout import relu_dropout
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ class AdaptDHM(nn.Module):
         groups = Groups(self.route(inputs.x), self.config.clusters)
         hidden = groups.gather(inputs.x)
         for layer in self.layers[:-1]:
-            hidden = dropout(torch.relu(layer(hidden, groups)), self.config.dropout, self.training)
+            hidden = relu_dropout(layer(hidden, groups), self.config.dropout, self.training)
         return groups.restore(self.layers[-1](hidden, groups).squeeze(1))
 
     @torch.no_grad()

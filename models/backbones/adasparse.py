@@ -19,7 +19,7 @@ from torch.nn import functional
 
 from models.backbones.inputs import Count, Inputs, Shape, Share, Widths
 from models.backbones.layers import Groups
-from models.dropout import dropout
+from models.dropout import relu_dropout
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ class AdaSparse(nn.Module):
         alpha, hidden = self.alpha.clone(), groups.gather(inputs.x)
         for number, layer in enumerate(self.layers):
             if number:
-                hidden = dropout(torch.relu(hidden), self.config.dropout, self.training)
+                hidden = relu_dropout(hidden, self.config.dropout, self.training)
             hidden = layer(hidden * self._factors(number, hidden, alpha, groups))
         return groups.restore(hidden.squeeze(1))
 

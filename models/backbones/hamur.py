@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from models.backbones.inputs import Count, Inputs, Shape, Share, Widths
 from models.backbones.layers import Groups, PartitionedNorm, ScenarioLinear, mlp
-from models.dropout import dropout
+from models.dropout import relu_dropout
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ class HAMUR(nn.Module):
         hidden = groups.gather(inputs.x)
         core = self.core(self.hyper(hidden)).unflatten(1, (self.config.k, self.config.k))  # [B, k, k]
         for layer in self.layers:
-            hidden = dropout(torch.relu(layer(hidden, groups)), self.config.dropout, self.training)
+            hidden = relu_dropout(layer(hidden, groups), self.config.dropout, self.training)
         adapted = self.up(torch.sigmoid(self.down(hidden, core)), core)
         hidden = hidden + self.norm(adapted, groups)
         return groups.restore(self.out(hidden, groups).squeeze(1))

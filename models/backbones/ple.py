@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from models.backbones.inputs import Count, Inputs, Shape, Share, Widths
 from models.backbones.layers import Experts, Groups, ScenarioLinear, Tower, mix
-from models.dropout import dropout
+from models.dropout import relu_dropout
 
 
 @dataclass(frozen=True)
@@ -52,14 +52,14 @@ class Level(nn.Module):
 
     def forward(self, own: Tensor, shared: Tensor, groups: Groups) -> Tensor:
         """The last level: q_s of the row's scenario and q_0, each [B, in], by scenario -> q_s, [B, m]."""
-        specific = dropout(torch.relu(self.specific(own, groups)), self.share, self.training)
+        specific = relu_dropout(self.specific(own, groups), self.share, self.training)
         experts = torch.cat((specific.unflatten(1, self.cut), self.shared(shared)), dim=1)
         return mix(experts, self.gate(own, groups))
 
     def everywhere(self, own: Tensor, shared: Tensor) -> tuple[Tensor, Tensor]:
         """Any other level: all q_s [B, S, in] and q_0 [B, in] -> [B, S, m] and [B, m]."""
         assert self.shared_gate is not None
-        specific = dropout(torch.relu(self.specific.everywhere(own)), self.share, self.training)
+        specific = relu_dropout(self.specific.everywhere(own), self.share, self.training)
         specific, common = specific.unflatten(2, self.cut), self.shared(shared)  # [B, S, E, m], [B, E', m]
         experts = torch.cat((specific, common.unsqueeze(1).expand(-1, own.shape[1], -1, -1)), dim=2)
         mixed = mix(experts.flatten(0, 1), self.gate.everywhere(own).flatten(0, 1)).unflatten(0, own.shape[:2])
