@@ -102,7 +102,7 @@ class ValidationSettings(Section):
     history_windows: int = Field(14, ge=1, description="a window is compared with so many windows before it")
     min_history_windows: int = Field(3, ge=2, description="fewer earlier windows than this are not compared with")
     volume_band: tuple[float, float] = Field(
-        (0.7, 1.5), description="rows, users and items: from .. times the least to .. times the most of those windows"
+        (0.8, 1.3), description="rows, users and items: from .. times the least to .. times the most of those windows"
     )
     max_gap_ratio: float = Field(3.0, ge=1, description="longest time without a row, against that of those windows")
     rate_sigmas: float = Field(6.0, gt=0, description="how unusual a scenario's shares of rows and positives may be")

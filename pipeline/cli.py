@@ -13,6 +13,7 @@ from core import Manifest, Settings, Window, configure, logger
 from core.errors import Llm4msrError, SettingsError
 from pipeline.knowledge_cli import knowledge_app
 from pipeline.options import DEFAULT_FILE, End, SettingsFile, Start, settings_of
+from pipeline.quarantine_cli import quarantine_app
 
 LOG = logger("cli")
 app = typer.Typer(
@@ -52,6 +53,7 @@ _stage("ingest", "Read raw logs into the canonical tables (interactions, users, 
 _stage("validate", "Check the tables with Great Expectations; faulty rows go to quarantine, faulty tables stop.")
 _stage("features", "Build leak-free statistics and histories, one row per entity and event time.")
 app.add_typer(knowledge_app)
+app.add_typer(quarantine_app)
 _stage("materialize", "Write the newest values to the online store and publish the catalogue.")
 _stage("dataset", "Join the point-in-time training table through Feast; the gate stops a leak.")
 _stage("train", "Train the plain backbone and the same backbone with knowledge.")
