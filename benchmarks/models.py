@@ -24,11 +24,12 @@ from benchmarks.evidence.source import SENTENCES, read_ratings, text_vectors
 from benchmarks.harness import figure, finish
 from core import configure
 from core.errors import Llm4msrError, SettingsError
+from core.settings import ModelSettings
 
 LAGS = {"0": 0, "1h": 3600, "24h": 86_400}
 FIRST = "plain,both,concat,full,full_shuffled"
 PUBLISHED = {"shared_bottom": 0.8095, "star": 0.8096, "mmoe": 0.8086, "ple": 0.8091, "sar_net": 0.8092}
-PUBLISHED |= {"m2m": 0.8115, "ada_sparse": 0.8108, "adapt_dhm": 0.8083, "epnet": 0.8097, "ppnet": 0.8063}
+PUBLISHED |= {"m2m": 0.8115, "adasparse": 0.8108, "adaptdhm": 0.8083, "epnet": 0.8097, "ppnet": 0.8063}
 
 
 def main() -> None:
@@ -49,11 +50,15 @@ def planned(options: argparse.Namespace) -> list[runner.Run]:
     """Runs in order: all systems of a seed before the next seed, so that early stops leave whole comparisons.
 
     Raises:
-        SettingsError: an unknown system, lag or setting.
+        SettingsError: an unknown system, backbone, lag or setting.
     """
-    names, backbones = options.systems.split(","), options.backbones.split(",")
+    known = list(get_args(ModelSettings.model_fields["backbone"].annotation))
+    names = options.systems.split(",")
+    backbones = known if options.backbones == "all" else options.backbones.split(",")
     for name in names:
         systems.find(name)
+    if unknown := [name for name in backbones if name not in known]:
+        raise SettingsError(f"no backbone {unknown[0]!r}; there are {', '.join(known)}")
     if options.lag not in LAGS:
         raise SettingsError(f"--lag {options.lag}: choose {', '.join(LAGS)}")
     changes = dict(_setting(text) for text in options.set)
@@ -122,7 +127,7 @@ def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, help="folder of MovieLens-1M; without it nothing is run")
     parser.add_argument("--protocol", choices=get_args(Name), default="scenario-wise-rec")
-    parser.add_argument("--backbones", default="shared_bottom,star")
+    parser.add_argument("--backbones", default="shared_bottom,star", help="names, or all")
     parser.add_argument("--systems", default=FIRST, help=f"of {', '.join(systems.SYSTEMS)}")
     parser.add_argument("--seeds", type=int, default=5, help="how many")
     parser.add_argument("--first-seed", type=int, default=0)
