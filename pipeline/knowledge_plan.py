@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from core import Settings
@@ -34,6 +35,8 @@ def make_plan(
     if device not in (None, "here") and device not in DEVICES:
         raise SettingsError(f"--device {device!r}: known are here, {', '.join(DEVICES)}; or give --tflops")
     texts, sample = workload(**material)
+    if model:  # the cache holds what the settings' model read, not what this one would
+        texts = [replace(text, new=1.0) for text in texts]
     check, own, rate = None, None, None
     local = chosen.reasoner != "openai"
     if local:
