@@ -101,6 +101,7 @@ class ValidationSettings(Section):
     )
     history_windows: int = Field(14, ge=1, description="a window is compared with so many windows before it")
     min_history_windows: int = Field(3, ge=2, description="fewer earlier windows than this are not compared with")
+    min_history_rows: int = Field(1000, ge=1, description="windows with fewer rows vary too much to compare with")
     volume_band: tuple[float, float] = Field(
         (0.8, 1.3), description="rows, users and items: from .. times the least to .. times the most of those windows"
     )

@@ -87,6 +87,7 @@ def judge(now: Mapping[str, Any], past: Sequence[Mapping[str, Any]], settings: S
     if not now["bounded"] or not past:
         return {}
     found = {"watermark_problems": _watermark(now, past)}
+    past = [body for body in past if body["rows"] >= settings.validation.min_history_rows]
     if len(past) < settings.validation.min_history_windows:
         return found
     found |= {

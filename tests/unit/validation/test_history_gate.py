@@ -142,6 +142,11 @@ def test_with_too_few_windows_only_the_watermark_is_judged(past):
     assert problems(day, past[:2]) == set() and problems(day, []) == set()
 
 
+def test_windows_with_few_rows_are_not_compared_with():
+    sparse = [Day(number, rows=40).described() for number in range(6)]
+    assert problems(Day(6), sparse) == set()
+
+
 def test_unbounded_windows_are_not_compared_with(past):
     unbounded = copy.deepcopy(past[0]) | {"bounded": False}
     results = [{"tables": {"interactions": {"facts": {"window": body}}}} for body in [unbounded, *past[1:]]]
