@@ -18,7 +18,7 @@ from core.digest import sha256_json, sha256_text
 from core.store import write_json
 from knowledge import matrix, pooled, prompts, snapshots, summary
 from knowledge.cache import Cache
-from knowledge.compressor import FILE, Compressor, kept_compressor
+from knowledge.compressor import FILE, MAX_FIT_ROWS, Compressor, kept_compressor
 from knowledge.matrix import Rows
 from knowledge.reasoners import Reasoner, make_reasoner, make_thinker
 from knowledge.snapshots import Snapshots
@@ -154,10 +154,7 @@ class Work:
     def pooled(self, due: Snapshots, raw: np.ndarray, known: np.ndarray) -> tuple[int, str]:
         """Pooled user vectors at every due snapshot."""
         early = due.take(due.watermarks <= self.train_start)
-        fitted = np.concatenate(
-            [np.zeros((0, 2 * raw.shape[1])), *(v for _, v in pooled.pool(self.log, early, raw, known))]
-        )
-        fitted = fitted[~np.isnan(fitted).any(axis=1)]
+        fitted = self._pooled_sample(early, raw, known)
         if len(fitted) < 2:
             LOG.warning("fewer than 2 user snapshots before training starts: `pooled` is fitted on item texts instead")
             nothing = np.zeros_like(raw[known])
@@ -173,6 +170,17 @@ class Work:
             for row, value in zip(place[part], values, strict=True):
                 hashes[row] = hashlib.sha256(value.tobytes()).hexdigest()
         return self._finish("pooled", rows, version, hashes, compressor, vectors)
+
+    def _pooled_sample(self, early: Snapshots, raw: np.ndarray, known: np.ndarray) -> np.ndarray:
+        """The snapshots a compressor is fitted on, evenly spaced among those with a vector, float64 [n, 2 d]."""
+        usable = np.flatnonzero(self._with_vectors(early, known))
+        if len(usable) > MAX_FIT_ROWS:
+            usable = usable[np.linspace(0, len(usable) - 1, MAX_FIT_ROWS).astype(np.int64)]
+        parts = [np.zeros((0, 2 * raw.shape[1]))]
+        for part, values in pooled.pool(self.log, early, raw, known):
+            chosen = usable[np.searchsorted(usable, part.start) : np.searchsorted(usable, part.stop)]
+            parts.append(values[chosen - part.start])
+        return np.concatenate(parts)
 
     def prompted(self, due: Snapshots) -> Snapshots:
         """The due snapshots that get a prompt vector: those of the users within the cap."""
