@@ -52,14 +52,14 @@ def build_catalogue(
     for file in (items, index, stats):
         if not file.is_file():
             raise MissingArtifactError(f"{file} does not exist; run the stages before `llm4msr materialize` first")
-    until = clock.now_micros()
+    until, live = clock.now_micros(), clock.fixed is None
     names = pq.read_schema(items).names
     declared = [c for c in (*settings.data.item_categorical, *settings.data.item_dense) if c in names]
     query = _CATALOGUE.format(
         declared="".join(f', i."{column}"' for column in declared),
-        items=newest_query(items, "item_id", until=until),
-        stats=newest_query(stats, "item_id", until=until),
-        text=newest_query(index, "item_id", until=until),
+        items=newest_query(items, "item_id", until=until, live=live),
+        stats=newest_query(stats, "item_id", until=until, live=live),
+        text=newest_query(index, "item_id", until=until, live=live),
     )
     with duckdb.connect() as connection:
         table = connection.sql(query).to_arrow_table().combine_chunks()

@@ -55,13 +55,14 @@ def materialize(
 ) -> dict[str, int]:
     """Write the newest value of every entity to the online store, and tell the registry of this generation.
 
-    What counts is published between `start` (less an overlap of a day) and the clock's now. A view that is not yet
+    What counts is published between `start` (less an overlap of a day) and the clock's now; where the clock is the
+    machine's own, all that is built is published now, before its lag is over: a lag is what training assumes. A view that is not yet
     online, or was lost, is written from the beginning whatever `start` says. Doing it twice changes nothing; a newer
     row that was pushed meanwhile stays; a correction with the same times wins.
 
     Args:
         settings: stores, declared columns, history length, times to live.
-        clock: values published after its now stay offline.
+        clock: values published after its now stay offline, if it stands still.
         sources: validate artifacts, oldest window first.
         features, knowledge: artifact folders.
         start: window start in microseconds; None for everything.
@@ -84,7 +85,7 @@ def materialize(
     for view, feast_view in views.value_views(generation, paths).items():
         probe = _live_probe(settings, table, feast_view)
         since = _DAWN if start is None or probe is None else max(_DAWN, min(start - overlap, until))
-        span = Span(since, until)
+        span = Span(since, until, live=clock.fixed is None)
         file, rows = write_source(generation, paths, view, feast_view, span, settings.features.history_length)
         _write_online(table, feast_view, file, rows)
         _remember(settings, feast_view, file, rows, since, probe)

@@ -32,6 +32,13 @@ WHERE epoch_us(event_timestamp) <= {until} AND epoch_us(created_timestamp) <= {u
   AND (epoch_us(event_timestamp) >= {since} OR epoch_us(event_timestamp) = {undated})
 QUALIFY row_number() OVER (PARTITION BY {key} ORDER BY event_timestamp DESC, created_timestamp DESC{more}) = 1
 """
+# Live, a value is published by this very job, whatever lag its history assumes; pushed rows are dated the same way.
+_LIVE = """
+SELECT * REPLACE (watermark AS event_timestamp) FROM read_parquet('{file}') built
+WHERE epoch_us(watermark) <= {until} AND (epoch_us(built.event_timestamp) >= {since}
+  OR epoch_us(built.event_timestamp) = {undated})
+QUALIFY row_number() OVER (PARTITION BY {key} ORDER BY watermark DESC, created_timestamp DESC) = 1
+"""
 _HISTORY = """
 SELECT n.{key}, any_value(n.event_timestamp) AS event_timestamp, any_value(n.created_timestamp) AS created_timestamp,
   any_value(n.watermark) AS watermark, coalesce(list(g.item_id ORDER BY g.position) FILTER (g.item_id IS NOT NULL), [])
@@ -44,10 +51,15 @@ GROUP BY n.{key}
 
 @dataclass(frozen=True)
 class Span:
-    """Event times from `since` to `until`, both included, in microseconds; undated rows always count."""
+    """Event times from `since` to `until`, both included, in microseconds; undated rows always count.
+
+    `live` says that the clock runs: what is built goes online at once, and its event time there is its watermark. A
+    clock that stands still replays the past, where a value could be read only once its lag was over.
+    """
 
     since: int
     until: int
+    live: bool = False
 
 
 def write_source(
@@ -90,7 +102,7 @@ def newest(
     if not file.is_file():
         raise MissingArtifactError(f"{file} does not exist; run the stages before `llm4msr materialize` first")
     key = schema.names[0]
-    query = newest_query(file, key, until=span.until, since=span.since)
+    query = newest_query(file, key, until=span.until, since=span.since, live=span.live)
     if view == "user_history":
         log = _quoted(file.with_name("user_log.parquet"))
         query = _HISTORY.format(newest=query, key=key, log=log, length=history_length)
@@ -110,15 +122,16 @@ def newest(
         shutil.rmtree(spill, ignore_errors=True)
 
 
-def newest_query(file: Path, key: str, *, until: int, since: int = 0) -> str:
+def newest_query(file: Path, key: str, *, until: int, since: int = 0, live: bool = False) -> str:
     """SQL: the newest row of each `key` published from `since` to `until` (microseconds), and undated ones."""
-    return _NEWEST.format(
+    derived = "watermark" in pq.read_schema(file).names
+    return (_LIVE if live and derived else _NEWEST).format(
         file=_quoted(file),
         key=key,
         since=since,
         until=until,
         undated=UNDATED_MICROS,
-        more=", watermark DESC" if "watermark" in pq.read_schema(file).names else "",
+        more=", watermark DESC" if derived else "",
     )
 
 

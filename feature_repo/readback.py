@@ -38,7 +38,7 @@ def sample_online(
         StorageError: a store cannot be reached.
     """
     store, generation, paths = apply(settings, sources=sources, features=features, knowledge=knowledge)
-    table, span = OnlineTable(store), Span(0, clock.now_micros())
+    table, span = OnlineTable(store), Span(0, clock.now_micros(), live=clock.fixed is None)
     found = {}
     for view, feast_view in views.value_views(generation, paths).items():
         schema = schema_of(generation, view, feast_view)
