@@ -5,19 +5,21 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from knowledge_worlds import Letters
 
-from knowledge.cache import encode_cached
+from knowledge.cache import Cache, encode_cached
 
 TEXTS = [f"Red River {i} " * (1 + i % 4) for i in range(22)]
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from knowledge.cache import encode_cached
+from knowledge.cache import Cache, encode_cached
 from knowledge_worlds import Letters
 class Dies(Letters):
     calls = 0
@@ -78,6 +80,46 @@ def test_a_damaged_shard_is_made_again(reasoner: Letters, tmp_path: Path, file: 
     assert np.array_equal(encode_cached(TEXTS, reasoner, tmp_path, shard_rows=5), whole)
     assert len(reasoner.asked) == len(json.loads((damaged.parent / "index.json").read_text())["hashes"])
     assert bytes_below(tmp_path) == before
+
+
+class Speaking(Letters):
+    """Letters that also answers."""
+
+    identity = "speaking"
+
+    def answer(self, texts: Sequence[str], progress: Any = iter) -> tuple[np.ndarray, list[str]]:
+        return self.encode(texts, progress), [f"said {text}" for text in texts]
+
+
+def test_answers_are_kept_beside_the_vectors_and_a_damaged_one_is_asked_for_again(tmp_path: Path) -> None:
+    speaking = Speaking()
+    vectors, answers = Cache(tmp_path, speaking, shard_rows=5).answer(TEXTS)
+    assert answers == [f"said {text}" for text in TEXTS]
+    damaged = sorted(tmp_path.rglob("answers.json"))[0]
+    damaged.write_text(damaged.read_text().replace("said", "sung"))
+    speaking.asked = []
+    again, repeated = Cache(tmp_path, speaking, shard_rows=5).answer(TEXTS)
+    assert repeated == answers
+    assert np.array_equal(again, vectors)
+    assert len(speaking.asked) == len(json.loads((damaged.parent / "index.json").read_text())["hashes"])
+
+
+def test_parts_are_disjoint_and_complete_and_end_in_the_bytes_of_one_job(reasoner: Letters, tmp_path: Path) -> None:
+    encode_cached(TEXTS, reasoner, tmp_path / "alone", shard_rows=3)
+    asked = []
+    for part in (3, 1, 2):
+        reasoner.asked = []
+        Cache(tmp_path / "parts", reasoner, shard_rows=3, part=(part, 3)).fill(TEXTS)
+        asked += reasoner.asked
+    assert sorted(asked) == sorted(set(TEXTS))
+    assert bytes_below(tmp_path / "parts") == bytes_below(tmp_path / "alone")
+
+
+def test_a_job_that_began_before_another_wrote_still_reads_right(reasoner: Letters, tmp_path: Path) -> None:
+    early = Cache(tmp_path, reasoner, shard_rows=5)
+    expected = Cache(tmp_path, reasoner, shard_rows=4).encode(TEXTS)
+    assert np.array_equal(early.encode(TEXTS), expected)
+    assert np.array_equal(Cache(tmp_path, reasoner, shard_rows=5).encode(TEXTS), expected)
 
 
 def test_two_processes_leave_one_whole_cache(reasoner: Letters, tmp_path: Path) -> None:
