@@ -1,7 +1,8 @@
 """The reference of the training benchmark: a training loop as research code for multi-scenario ranking has it.
 
 A `Dataset` returns one row, a `DataLoader` collates rows, each field has its own `nn.Embedding`, and Adam updates all
-weights densely. Fields, layer widths and batch size are those of our own model.
+weights densely. Fields, layer widths and batch size are those of our own model. Rows come out of the columns of a data
+frame one by one, as in the trainer of Scenario-Wise-Rec; a leaner form of the same loop reads them from arrays.
 
 It runs in a process of its own: a `DataLoader` forks its workers, and a process in which our training has started
 threads must not be forked.
@@ -16,8 +17,10 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pandas as pd
 import psutil
 import torch
 from torch import Tensor, nn
@@ -31,23 +34,20 @@ class RowDataset(Dataset):
     """One row at a time.
 
     Args:
-        fields: name -> ids [N] of a one-hot field.
+        fields: name -> ids [N] of a one-hot field: a data frame, as published, or a dict of arrays.
         dense: [N, D].
-        scenario: [N].
         label: [N].
     """
 
-    def __init__(self, fields: dict[str, np.ndarray], dense: np.ndarray, scenario: np.ndarray, label: np.ndarray):
-        self.fields = {name: torch.as_tensor(ids) for name, ids in fields.items()}
-        self.dense, self.scenario = torch.as_tensor(dense), torch.as_tensor(scenario)
-        self.label = torch.as_tensor(label, dtype=torch.float32)
+    def __init__(self, fields: pd.DataFrame | dict[str, np.ndarray], dense: np.ndarray, label: np.ndarray) -> None:
+        self.fields, self.dense, self.label = fields, dense, label
 
     def __len__(self) -> int:
         return len(self.label)
 
-    def __getitem__(self, index: int) -> tuple[dict[str, Tensor], Tensor]:
+    def __getitem__(self, index: int) -> tuple[dict[str, Any], Any]:
         row = {name: ids[index] for name, ids in self.fields.items()}
-        row["dense"], row["scenario"] = self.dense[index], self.scenario[index]
+        row["dense"] = self.dense[index]
         return row, self.label[index]
 
 
@@ -67,12 +67,14 @@ class ResearchSharedBottom(nn.Module):
         shared = self.bottom(torch.cat([*embedded, rows["dense"]], dim=1))
         result = torch.zeros(len(shared), 1)
         for scenario, tower in enumerate(self.towers):
-            mask = (rows["scenario"] == scenario).unsqueeze(1)
+            mask = (rows["field_scenario"] == scenario).unsqueeze(1)
             result = torch.where(mask, torch.sigmoid(tower(shared)), result)
         return result.squeeze(1)
 
 
-def measure(rows: Path, workers: int, threads: int, batches: int, batch_size: int) -> dict[str, float]:
+def measure(
+    rows: Path, workers: int, threads: int, batches: int, batch_size: int, *, lean: bool = False
+) -> dict[str, float]:
     """Samples per second of the loop, measured in a fresh process: `wall`, and `cpu` by its and its workers' processors.
 
     Args:
@@ -81,8 +83,9 @@ def measure(rows: Path, workers: int, threads: int, batches: int, batch_size: in
         threads: of torch.
         batches: measured steps, after two to warm up.
         batch_size: rows per step.
+        lean: read from arrays, not from a data frame.
     """
-    order = json.dumps([str(rows), workers, threads, batches, batch_size])
+    order = json.dumps([str(rows), workers, threads, batches, batch_size, lean])
     command = [sys.executable, "-W", "ignore", "-c", _COMMAND, order]
     root = Path(__file__).resolve().parent.parent
     done = subprocess.run(command, cwd=root, stdout=subprocess.PIPE, text=True, check=True, timeout=900)
@@ -105,13 +108,16 @@ def measure_here() -> None:
     print(json.dumps(_measure_here(Path(folder), *rest)))
 
 
-def _measure_here(folder: Path, workers: int, threads: int, batches: int, batch_size: int) -> dict[str, float]:
+def _measure_here(
+    folder: Path, workers: int, threads: int, batches: int, batch_size: int, lean: bool
+) -> dict[str, float]:
     torch.set_num_threads(threads)
     torch.manual_seed(1)
     sizes = json.loads((folder / "sizes.json").read_text())
     stored = np.load(folder / "rows.npz")
     fields = {f"field_{name}": stored[f"ids_{name}"] for name in sizes}
-    data = RowDataset(fields, stored["dense"], stored["ids_scenario"], stored["label"])
+    label = stored["label"].astype(np.float32)
+    data = RowDataset(fields if lean else pd.DataFrame(fields), stored["dense"], label)
     tables = {f"field_{name}": size for name, size in sizes.items()}
     model = ResearchSharedBottom(tables, stored["dense"].shape[1], sizes["scenario"], dim=16, hidden=128, tower=32)
     return samples_per_second(data, model, batch_size=batch_size, workers=workers, batches=batches)
