@@ -66,6 +66,9 @@ def write_tables(out: Path, protocol: str, rows: Sequence[Row]) -> None:
         f"# {protocol}: what was measured\n",
         "Written by `llm4msr bench models`; README.md says how to read it.\n",
     ]
+    if any(row["system"] == "full" for row in rows):
+        parts.append(f"![What each system adds over the plain backbone, where and for whom]({protocol}-lift.svg)\n")
+        parts.append(f"![Predicted against observed, per scenario]({protocol}-calibration.svg)\n")
     for lag in lags:
         if len(lags) > 1:
             parts.append(f"## Lag {lag // 3600} h\n")
