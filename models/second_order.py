@@ -20,10 +20,11 @@ class SecondOrder(nn.Module):
     def __init__(self, width: int, vectors: tuple[int, ...] = ()) -> None:
         super().__init__()
         self.width = width
-        self.project = nn.ModuleList([nn.Linear(dim, width) for dim in vectors])
-        for project in self.project:  # As small as embeddings start, or the first products overshoot.
-            nn.init.normal_(project.weight, std=0.01)
-            nn.init.zeros_(project.bias)
+        projections = [nn.Linear(dim, width) for dim in vectors]
+        for projection in projections:  # As small as embeddings start, or the first products overshoot.
+            nn.init.normal_(projection.weight, std=0.01)
+            nn.init.zeros_(projection.bias)
+        self.project = nn.ModuleList(projections)
         self.weight = nn.Parameter(torch.ones(width))
 
     def forward(self, embedded: Tensor, vectors: tuple[tuple[Tensor, Tensor | None], ...] = ()) -> Tensor:
