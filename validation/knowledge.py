@@ -89,7 +89,9 @@ def _vectors(
     spread = _check_vectors(outcome, index, matrix, key, settings.data.batch_rows, digests)
     outcome.stop_on_rows()
     found = _index_facts(folder / "index.parquet", key)
-    coverage = share(found["entities"], active_users) if of_users else None
+    covered = share(found["entities"], active_users) if of_users else None
+    # Users of earlier windows count too, those of this one only are active.
+    coverage = None if covered is None else min(covered, 1.0)
     outcome.judge(
         {
             "versions": len(found["versions"]),
