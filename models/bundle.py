@@ -239,6 +239,7 @@ def _spec(data: TrainingData, encoder: Encoder, head: Head, name: str) -> dict[s
         *(["scenario"] if layout.scenario_dim else []),
         *(["item_text"] if layout.item_dim else []),
     ]
+    unread = spec["vectors"].keys() - set(read)
     return {
         "format": FORMAT,
         "name": name,
@@ -246,10 +247,8 @@ def _spec(data: TrainingData, encoder: Encoder, head: Head, name: str) -> dict[s
         "encoder": encoder.as_json(),
         "vectors": {kind: spec["vectors"][kind] for kind in read},
         "scenarios": list(layout.scenarios),
-        **{
-            key: spec.get(key)
-            for key in ("views", "service", "id_types", "history_length", "prior_rate", "train_start")
-        },
+        "views": {view: columns for view, columns in (spec.get("views") or {}).items() if view not in unread},
+        **{key: spec.get(key) for key in ("service", "id_types", "history_length", "prior_rate", "train_start")},
         **{f"{side}_{kind}": spec[f"{side}_{kind}"] for side in ("user", "item") for kind in ("categorical", "dense")},
     }
 
