@@ -34,6 +34,20 @@ def test_a_loaded_bundle_reproduces_its_golden_rows(trained):
     assert bundle.info["vectors"]["user_pooled"] == {"dim": 8, "version": "v1"}
 
 
+def test_a_bundle_names_only_the_views_its_model_reads(data, tmp_path):
+    from dataclasses import replace
+
+    from core.settings import ModelSettings, TrainSettings
+
+    columns = {"user_stats": ["user_rows"], "user_pooled": ["vector"], "scenario": ["vector"], "item_text": ["vector"]}
+    table = replace(data, spec={**data.spec, "views": columns})
+    tiny = {"hidden": [8], "tower": [4], "embedding_dim": 4, "bottleneck": 2}
+    models.train(table, models.plain(ModelSettings(**tiny)), TrainSettings(epochs=1), tmp_path / "plain", name="plain")
+
+    info = models.load_bundle(tmp_path / "plain").info
+    assert info["views"] == {"user_stats": ["user_rows"], "item_text": ["vector"]}
+
+
 def test_a_request_scores_as_the_table_does(data, trained):
     bundle = models.load_bundle(trained)
     table = models.predict(bundle, data, "test", batch_size=100)
