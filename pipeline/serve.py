@@ -131,7 +131,12 @@ def free_port() -> int:
 
 
 def _environment(settings: Settings) -> dict[str, str]:
-    quiet = {"BENTOML_DO_NOT_TRACK": "True", "PYTHONUNBUFFERED": "1", "OMP_NUM_THREADS": "1"}
+    quiet = {
+        "BENTOML_DO_NOT_TRACK": "True",
+        "PYTHONUNBUFFERED": "1",
+        "PYTHONWARNINGS": "ignore::DeprecationWarning,ignore::FutureWarning",
+        "OMP_NUM_THREADS": "1",
+    }
     path = os.pathsep.join(filter(None, [str(REPOSITORY), os.environ.get("PYTHONPATH")]))
     return {**quiet, **os.environ, "PYTHONPATH": path, "LLM4MSR_SETTINGS": str(settings.file)}
 
