@@ -6,11 +6,18 @@ Run with `llm4msr serve`, or `bentoml serve bento.service:Ranker` with LLM4MSR_S
 from __future__ import annotations
 
 import json
+import logging
 import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Annotated, Any
+
+from core import configure, load_settings, logger
+
+# A serving process imports this module first: set up before the libraries below have anything to warn of.
+if not logging.getLogger("llm4msr").handlers:
+    configure(os.environ.get("LLM4MSR_LOG_FORMAT", "human"))
 
 import bentoml
 import numpy as np
@@ -24,7 +31,6 @@ from starlette.responses import Response
 from bento.live import Generation, Live
 from bento.schemas import ExplainAnswer, NearItem, RankAnswer, ScenarioInfo, Versions
 from bento.scorer import nearest_history, pick_candidates, rank, score_parts
-from core import configure, load_settings, logger
 from core.errors import Llm4msrError
 from feature_repo import UserState
 
@@ -51,7 +57,6 @@ class Ranker:
     """Ranks candidates for a user in a scenario and explains single scores."""
 
     def __init__(self) -> None:
-        configure(os.environ.get("LLM4MSR_LOG_FORMAT", "human"))
         # One process has one core's work: threads inside a product of this size only wait for each other.
         torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
         self.settings = load_settings(os.environ.get("LLM4MSR_SETTINGS", "llm4msr.yaml"))

@@ -66,7 +66,9 @@ def _quiet_libraries(handler: logging.Handler) -> None:
 
 
 def _worth_reading(record: logging.LogRecord) -> bool:
-    return not any(kind in record.getMessage() for kind in ("DeprecationWarning: ", "FutureWarning: "))
+    return not any(
+        kind in record.getMessage() for kind in ("DeprecationWarning: ", "FutureWarning: ", "PydanticDeprecated")
+    )
 
 
 def progress(items: Iterable[T], description: str, total: int | None = None, unit: str = "") -> Iterator[T]:

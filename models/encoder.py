@@ -366,7 +366,7 @@ def _known(vectors: np.ndarray | None, count: int, dim: int, kind: str) -> tuple
         return torch.zeros(count, dim), torch.zeros(count, 1)
     if vectors.shape != (count, dim):
         raise DataError(f"{kind} vectors are {vectors.shape}, the model reads {(count, dim)}; take its own version")
-    found = torch.from_numpy(np.ascontiguousarray(vectors, np.float32))
+    found = torch.from_numpy(np.require(vectors, np.float32, ["C", "W"]))
     known = ~found.isnan().any(dim=1, keepdim=True)
     if not bool(known.any()):
         return torch.zeros(count, dim), torch.zeros(count, 1)

@@ -134,7 +134,6 @@ def _environment(settings: Settings) -> dict[str, str]:
     quiet = {
         "BENTOML_DO_NOT_TRACK": "True",
         "PYTHONUNBUFFERED": "1",
-        "PYTHONWARNINGS": "ignore::DeprecationWarning,ignore::FutureWarning",
         "OMP_NUM_THREADS": "1",
     }
     path = os.pathsep.join(filter(None, [str(REPOSITORY), os.environ.get("PYTHONPATH")]))
