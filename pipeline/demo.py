@@ -91,6 +91,8 @@ def _print_answer(console: Console, settings: Settings, url: str) -> None:
     console.print(f"  scenario: {_short(why['scenario_text'])}", markup=False)
     near = ", ".join(f"{n['title']} ({n['similarity']:.2f})" for n in why["nearest_history"])
     console.print(f"  nearest in the user's history: {near or 'none'}", markup=False)
+    show = f"llm4msr knowledge show --user {user} --settings {settings.file}"
+    console.print(f"  prompt, vectors and neighbours: {show}", markup=False, soft_wrap=True)
 
 
 def _number(value: float | None) -> str:
