@@ -17,6 +17,10 @@ Key = tuple[str, str]
 BASELINE = "plain"
 
 
+# An AUC of fewer rows than this says nothing, and is not shown.
+FEWEST_ROWS = 50
+
+
 def grouped(rows: Sequence[Row], lag: int = 0) -> dict[Key, list[Row]]:
     """(backbone, system) -> its rows in order of seed, in order of the backbones' names and of the systems' list."""
     found: dict[Key, list[Row]] = defaultdict(list)
@@ -148,7 +152,8 @@ def _scenarios(groups: Mapping[Key, Sequence[Row]]) -> str:
 
 
 def _part(rows: Sequence[Row], name: str) -> str:
-    values = [row[name]["auc"] for row in rows if row.get(name) and row[name]["auc"] is not None]
+    parts = [row[name] for row in rows if row.get(name)]
+    values = [part["auc"] for part in parts if part["auc"] is not None and part["rows"] >= FEWEST_ROWS]
     return f"{mean(values):.4f}" if values else ""
 
 
