@@ -180,11 +180,13 @@ def _point(
     now: dt.datetime,
 ) -> None:
     store = artifact_store(settings)
+    # After a roll-back the higher number is the previous one's; no two bundles may share a number.
+    known = [champion or {}, (champion or {}).get("previous") or {}]
     body = {
         "bundle": bundle,
         "digest": source.digest,
         "model": settings.model.name,
-        "version": (champion or {}).get("version", 0) + 1,
+        "version": max(pointer.get("version", 0) for pointer in known) + 1,
         "promoted_at": now.isoformat(),
         "reason": reason,
         "previous": {k: v for k, v in champion.items() if k != "previous"} if champion else None,

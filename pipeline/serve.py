@@ -94,7 +94,7 @@ def running_service(settings: Settings, port: int | None = None, wait_seconds: f
             start_new_session=True,
         )
         try:
-            if not _wait_ready(process, url, wait_seconds):
+            if not wait_ready(process, url, wait_seconds):
                 log.seek(0)
                 tail = log.read().decode(errors="replace")[-2000:]
                 raise UserError(f"the service did not become ready within {wait_seconds:.0f} s:\n{tail}")
@@ -141,7 +141,8 @@ def _environment(settings: Settings) -> dict[str, str]:
     return {**quiet, **os.environ, "PYTHONPATH": path, "LLM4MSR_SETTINGS": str(settings.file)}
 
 
-def _wait_ready(process: subprocess.Popen[bytes], url: str, seconds: float) -> bool:
+def wait_ready(process: subprocess.Popen[bytes], url: str, seconds: float) -> bool:
+    """Ask /readyz until it says yes, the process ends, or the time is over; whether it said yes."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline and process.poll() is None:
         try:

@@ -7,14 +7,13 @@ import shutil
 import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
 
 import httpx
 import pytest
 from conftest import Project
 
-from pipeline.serve import free_port
+from pipeline.serve import free_port, wait_ready
 
 pytestmark = pytest.mark.e2e
 WAIT = 120.0
@@ -67,25 +66,13 @@ def served(project, home, tmp_path_factory):
             stderr=log,
         )
         try:
-            if not ready(process, url):
+            if not wait_ready(process, url, WAIT):
                 log.seek(0)
                 pytest.fail("the Bento did not become ready:\n" + log.read().decode(errors="replace")[-3000:])
             yield url
         finally:
             process.terminate()
             process.wait(timeout=30)
-
-
-def ready(process: subprocess.Popen[bytes], url: str) -> bool:
-    deadline = time.monotonic() + WAIT
-    while time.monotonic() < deadline and process.poll() is None:
-        try:
-            if httpx.get(url + "/readyz", timeout=2).status_code == 200:
-                return True
-        except httpx.TransportError:
-            pass
-        time.sleep(0.2)
-    return False
 
 
 def test_it_holds_the_rooms_that_serve_the_seed_and_a_lock_without_addresses(bento):
