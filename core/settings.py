@@ -111,6 +111,14 @@ class ValidationSettings(Section):
     max_unusual_share: float = Field(
         0.05, ge=0, lt=0.5, description="share of rows whose column may be newly empty, new or out of range"
     )
+    vector_tolerance: float = Field(
+        0.02,
+        ge=0,
+        description="relative change of a vector of unchanged version and prompt: another machine's rounding",
+    )
+    allow_constant: list[str] = Field(
+        default_factory=list, description="declared features that may have one value in all training rows"
+    )
     max_online_age: dt.timedelta | None = Field(
         None, description="the newest value of each online view may be this old after materialising; none: any age"
     )
@@ -139,28 +147,37 @@ class FeatureSettings(Section):
 class SplitSettings(Section):
     kind: Literal["per_user_tail", "time"] = "per_user_tail"
     warmup: float = Field(0.1, ge=0, lt=1, description="first share of the log: feeds statistics and compressors only")
-    validation: float = Field(0.1, gt=0, lt=1)
-    test: float = Field(0.2, gt=0, lt=1)
+    validation: float = Field(0.1, gt=0, lt=1, description="share of the rows: stops training, chooses nothing else")
+    test: float = Field(0.2, gt=0, lt=1, description="share of the rows: measured once, at the end")
     horizon: dt.timedelta | None = Field(None, description="train on this much before the window's end; none: on all")
-    protocol: Literal["causal"] = "causal"
+    protocol: Literal["causal"] = Field("causal", description="a row reads only what was known before it")
 
 
 class GenerateSettings(Section):
     max_new_tokens: int = Field(200, ge=1, description="longest answer in tokens; greedy, so the same every time")
     chat: bool = Field(True, description="put the prompt into the model's chat template, where it has one")
+    model: str | None = Field(None, description="reasoner `openai`: what answers; none: knowledge.model, which embeds")
+    base_url: str | None = Field(None, description="reasoner `openai`: where that is served; none: knowledge.base_url")
+
+
+class RaySettings(Section):
+    address: str | None = Field(None, description="of a Ray cluster, e.g. ray-head:6379; none: one on this machine")
+    workers: int = Field(2, ge=1, description="actors; each loads the reasoner")
+    num_cpus: float = Field(1.0, ge=0, description="processors per actor")
+    num_gpus: float = Field(0.0, ge=0, description="GPUs per actor")
 
 
 class KnowledgeSettings(Section):
     reasoner: Literal["minilm", "transformers", "openai"] = "minilm"
     model: str | None = Field(None, description="reasoner `transformers` or `openai`: path or name of the model")
     revision: str | None = None
-    device: str = "cpu"
+    device: str = Field("cpu", description="of torch, e.g. cuda; auto: spread over what there is")
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     layer: int = Field(-1, description="hidden layer to pool; -1 is the last")
     pooling: Literal["mean", "last"] = "mean"
     max_tokens: int = Field(256, ge=8, description="longest prompt in tokens")
     batch_tokens: int = Field(8192, ge=64, description="tokens per forward pass")
-    language: Literal["en", "zh"] = "en"
+    language: Literal["en", "zh"] = Field("en", description="of the prompt templates")
     base_url: str | None = None
     api_key: SecretStr | None = None
     concurrency: int = Field(8, ge=1, description="reasoner `openai`: requests at a time")
@@ -177,11 +194,14 @@ class KnowledgeSettings(Section):
     every: dt.timedelta | None = Field(
         None, description="also due with the first row of each such period of the calendar, e.g. P7D; none: never"
     )
+    pooled_half_life: dt.timedelta | None = Field(
+        None, description="a row counts half as much in `pooled` with each such period of the calendar; none: all alike"
+    )
     lag: dict[str, dt.timedelta] = Field(
         default_factory=dict, description="time from watermark to readable online, per kind of vector"
     )
-    user_dim: int = Field(128, ge=4)
-    item_dim: int = Field(64, ge=4)
+    user_dim: int = Field(128, ge=4, description="width of a user's compressed vector")
+    item_dim: int = Field(64, ge=4, description="width of an item's compressed vector")
     prompt_users: int | None = Field(None, description="most users that get a `prompt` vector; none: all that are due")
     prompt_snapshots: Literal["due", "newest"] = Field(
         "due", description="prompt vectors at every snapshot that was due, or only at each user's newest"
@@ -191,11 +211,20 @@ class KnowledgeSettings(Section):
         None, description="let the reasoner answer user prompts and pool the answer's states; none: pool the prompt's"
     )
     shard_rows: int = Field(1024, ge=1, description="texts per cached shard; a kill loses one at the most")
+    engine: Literal["local", "ray"] = Field("local", description="who lets the reasoner read: this process or Ray")
+    ray: RaySettings = RaySettings()
 
     @field_validator("lag")
     @classmethod
     def _complete_lag(cls, value: dict[str, dt.timedelta]) -> dict[str, dt.timedelta]:
         return _with_defaults(value, KNOWLEDGE_LAG)
+
+    @field_validator("pooled_half_life")
+    @classmethod
+    def _lasting(cls, value: dt.timedelta | None) -> dt.timedelta | None:
+        if value is not None and value <= dt.timedelta(0):
+            raise ValueError("must be longer than nothing")
+        return value
 
 
 class ModelSettings(Section):
@@ -220,7 +249,7 @@ class ModelSettings(Section):
     backbone_options: dict[str, Any] = Field(
         default_factory=dict, description="further settings of the backbone; `llm4msr models list` prints them"
     )
-    embedding_dim: int = Field(16, ge=4, multiple_of=4)
+    embedding_dim: int = Field(16, ge=4, multiple_of=4, description="width of every embedding")
     hidden: list[int] | None = Field(
         None, description="widths of the layers below the towers; none: the backbone's own"
     )
@@ -234,15 +263,22 @@ class ModelSettings(Section):
     bottleneck: int = Field(32, ge=1)
     rank: int = Field(16, ge=1, description="low_rank: size of the generated core")
     maps: int = Field(4, ge=1, description="full: number of shared basis maps; the cost of a step grows with it")
+    meta_depth: int = Field(1, ge=1, description="generated layers of each level, one after another")
+    meta_width: int | None = Field(
+        None, ge=1, description="width of the scenario's meta tower; none: the first of `tower`, or 32"
+    )
     knowledge_dropout: float = Field(0.1, ge=0, lt=1, description="share of users trained as if unknown")
     user_vectors: list[Literal["pooled", "prompt"]] = Field(
         default_factory=lambda: ["pooled"],  # type: ignore[arg-type]
         description="which of knowledge.user_vectors the model reads",
     )
     knowledge_features: bool = Field(True, description="user vectors also enter as plain features")
-    second_order: Literal["none", "fm"] = Field(
-        "none", description="fm: pairwise products of embeddings, item text and user vectors, beside the backbone"
+    second_order: Literal["none", "fm", "dcn_v2"] = Field(
+        "none",
+        description="beside the backbone. fm: pairwise products of embeddings, item text and user vectors; dcn_v2: a cross "
+        "network over the backbone's input",
     )
+    cross_layers: int = Field(2, ge=1, description="dcn_v2: number of its layers")
 
 
 class TrainSettings(Section):
@@ -251,17 +287,20 @@ class TrainSettings(Section):
     patience: int = Field(2, ge=1)
     learning_rate: float = Field(1e-3, gt=0)
     embedding_learning_rate: float = Field(0.05, gt=0)
-    weight_decay: float = Field(1e-6, ge=0)
+    weight_decay: float = Field(1e-6, ge=0, description="of Adam; tables have none")
+    schedule: Literal["constant", "linear"] = Field(
+        "constant", description="linear: both learning rates fall to 0 over all `epochs`"
+    )
     seed: int = 1
-    threads: int = Field(1, ge=1)
-    device: str = "cpu"
+    threads: int = Field(1, ge=1, description="of torch, per process")
+    device: str = Field("cpu", description="cpu or cuda")
 
 
 class PromotionSettings(Section):
     margin: float = 0.002
     min_users: int = 200
     min_positives: int = 500
-    confidence: float = 0.95
+    confidence: float = Field(0.95, gt=0, lt=1, description="of the verdict's bounds and the report's intervals")
     cold_rows: int = Field(10, ge=0, description="a user with at most this many rows before a row is cold there")
     resamples: int = Field(1000, ge=100)
     max_age: dt.timedelta = dt.timedelta(days=30)
@@ -285,6 +324,14 @@ class ServingSettings(Section):
     k: int = Field(10, ge=1)
     max_candidates: int = Field(5000, ge=1)
     poll_seconds: float = Field(2.0, gt=0, description="how often processes look for a new bundle or catalogue")
+
+
+class PushSettings(Section):
+    http: bool = Field(False, description="the service takes POST /push; whoever reaches its port can then write")
+    ingest: bool = Field(True, description="ingest adds what was pushed in the window and the source does not hold")
+    batch_rows: int = Field(500, ge=1, le=100_000, description="push --follow writes after so many lines at the latest")
+    batch_ms: int = Field(200, ge=0, description="and this long after a line came, at the latest")
+    max_request_rows: int = Field(1000, ge=1, description="longer POST /push requests are refused")
 
 
 class TrackingSettings(Section):
@@ -313,6 +360,7 @@ class Settings(BaseSettings):
     online: OnlineSettings = OnlineSettings()
     registry: RegistrySettings = RegistrySettings()
     serving: ServingSettings = ServingSettings()
+    push: PushSettings = PushSettings()
     tracking: TrackingSettings = TrackingSettings()
 
     _file: Path | None = PrivateAttr(default=None)

@@ -26,6 +26,7 @@ from typing import Any
 from core.clock import Clock, wall
 from core.digest import canonical_json, code_version, sha256_file, sha256_json
 from core.errors import CorruptArtifactError, MissingArtifactError, StorageError
+from core.filesystem import locked
 from core.log import logger
 from core.window import Window
 
@@ -128,7 +129,7 @@ class ArtifactStore:
             try:
                 self._fill(work, {**identity, "fingerprint": fingerprint}, builder)
                 if still_valid is not None:
-                    self._retire(stage, target)
+                    self.retire(target)
                 _publish(work, target)
             finally:
                 shutil.rmtree(work, ignore_errors=True)
@@ -159,13 +160,24 @@ class ArtifactStore:
             stage: the stage's name.
             until: leave out windows that end after this one ends.
         """
-        folder = self.root / "refs" / stage
-        refs = [path for path in sorted(folder.glob("*.json")) if path.stem != "latest"] if folder.is_dir() else []
-        found = [self._load(self.root / "objects" / stage / json.loads(p.read_text())["object"]) for p in refs]
+        found = [self._load(folder) for ref, folder in self.refs(stage).items() if ref.stem != "latest"]
         if until is not None and until.end is not None:
             limit = until.end.isoformat()
             found = [m for m in found if m.window["end"] is not None and str(m.window["end"]) <= limit]
         return sorted(found, key=lambda m: (m.window["start"] or "", m.window["end"] or "~"))
+
+    def refs(self, stage: str) -> dict[Path, Path]:
+        """Each reference of a stage, one a window and `latest`, and the object's folder it names."""
+        folder = self.root / "refs" / stage
+        found = sorted(folder.glob("*.json")) if folder.is_dir() else []
+        return {ref: self.root / "objects" / stage / json.loads(ref.read_text())["object"] for ref in found}
+
+    def retire(self, target: Path) -> None:
+        """Take an object away in one step, so that no reader meets a half of it; references to it stay."""
+        away = self._temporary(target.parent.name)
+        with contextlib.suppress(FileNotFoundError):
+            target.rename(away / "retired")
+        shutil.rmtree(away, ignore_errors=True)
 
     def verify(self, manifest: Manifest) -> None:
         """Re-read an artifact's files and check them, and the counts and versions, against its digest.
@@ -193,8 +205,9 @@ class ArtifactStore:
                 scratch = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
                 try:
                     write_json(scratch, value)
-                    with contextlib.suppress(FileExistsError):
-                        os.link(scratch, path)
+                    with locked(path.with_name(".lock")):
+                        if not path.is_file():
+                            scratch.replace(path)
                 finally:
                     scratch.unlink(missing_ok=True)
         return json.loads(path.read_text())
@@ -236,13 +249,6 @@ class ArtifactStore:
         work.mkdir(parents=True)
         return work
 
-    def _retire(self, stage: str, target: Path) -> None:
-        """Take an object away in one step, so that no reader meets a half of it."""
-        away = self._temporary(stage)
-        with contextlib.suppress(FileNotFoundError):
-            target.rename(away / "retired")
-        shutil.rmtree(away, ignore_errors=True)
-
     def _sweep(self) -> None:
         """Remove what killed processes of this machine left behind."""
         folder = self.root / "tmp"
@@ -263,10 +269,15 @@ def write_json(path: Path, value: Any) -> None:
 
 def replace_json(path: Path, value: Any) -> None:
     """Write JSON so that a reader sees the old or the new file, never a part."""
+    replace_file(path, lambda scratch: write_json(scratch, value))
+
+
+def replace_file(path: Path, write: Callable[[Path], None]) -> None:
+    """Let `write` fill a file beside its place and rename it there: a reader sees the old or the new one, never a part."""
     path.parent.mkdir(parents=True, exist_ok=True)
     scratch = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
     try:
-        write_json(scratch, value)
+        write(scratch)
         scratch.replace(path)
     finally:
         scratch.unlink(missing_ok=True)

@@ -7,9 +7,10 @@ row was built from source rows strictly before it; `event_timestamp` says when i
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -141,6 +142,15 @@ def quarantine_schema(source: pa.Schema) -> pa.Schema:
             pa.field("run", pa.string(), nullable=False),
         ]
     )
+
+
+def from_values(columns: Mapping[str, Sequence[Any]], schema: pa.Schema) -> pa.Table:
+    """Plain values as a table of a schema; times are microseconds since 1970-01-01 UTC."""
+    arrays = []
+    for field in schema:
+        values, timed = list(columns[field.name]), field.type == TIMESTAMP
+        arrays.append(pa.array(values, pa.int64()).cast(TIMESTAMP) if timed else pa.array(values, field.type))
+    return pa.Table.from_arrays(arrays, schema=schema)
 
 
 def conform(table: pa.Table, schema: pa.Schema, name: str, file: str | Path | None = None) -> pa.Table:
