@@ -3,7 +3,8 @@
 Everything streams: a log larger than memory passes through in batches of `data.batch_rows`.
 """
 
+from ingest.pushed import PushedLog
 from ingest.read import open_source, read_source, source_digest
 from ingest.source import Source
 
-__all__ = ["Source", "open_source", "read_source", "source_digest"]
+__all__ = ["PushedLog", "Source", "open_source", "read_source", "source_digest"]

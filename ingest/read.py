@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from core.clock import from_micros
+from core.clock import from_micros, wall
 from core.digest import sha256_file, sha256_json
 from core.errors import DataError, SettingsError
 from core.log import logger, progress
@@ -20,6 +20,7 @@ from core.tables import UNDATED_MICROS, interactions_schema
 from core.window import Window
 from ingest.canonical import Entities, canonical_interactions, nullable
 from ingest.delimited import rebatch
+from ingest.pushed import PushedLog, merge
 from ingest.scenarios import ScenarioMap, scenario_table
 from ingest.source import Source
 
@@ -68,7 +69,7 @@ def source_digest(settings: Settings) -> str:
     return sha256_json({str(p.relative_to(base) if p.is_relative_to(base) else p): sha256_file(p) for p in files})
 
 
-def read_source(settings: Settings, window: Window, out: Path) -> Built:
+def read_source(settings: Settings, window: Window, out: Path, pushed: PushedLog | None = None) -> Built:
     """Read the source and write interactions, users, items and scenarios of a window, and meta.json.
 
     Rows keep the source's order; rows outside the window are left out. Cells that a row rule can judge (no scenario,
@@ -79,6 +80,7 @@ def read_source(settings: Settings, window: Window, out: Path) -> Built:
         settings: whose `data` section counts.
         window: the event time wanted.
         out: an existing folder.
+        pushed: what was pushed; rows of the window that the source does not hold follow its own.
 
     Returns:
         Row counts of the four tables.
@@ -92,6 +94,8 @@ def read_source(settings: Settings, window: Window, out: Path) -> Built:
         LOG.debug("reading %s", path)
     mapping = ScenarioMap(settings.data.scenario, source.rule)
     log = _write_log(source, mapping, window, out / "interactions.parquet")
+    if pushed is not None:
+        _add_pushed(log, pushed.between(window, source.ids), out / "interactions.parquet")
     users = _write_entities(Entities.users(source, mapping), log.users, window, out / "users.parquet")
     items = _write_entities(Entities.items(source, mapping), log.items, window, out / "items.parquet")
     scenarios = scenario_table(settings.data, source, mapping, log.scenarios)
@@ -103,12 +107,18 @@ def read_source(settings: Settings, window: Window, out: Path) -> Built:
 
 
 class _LogWriter:
-    """Writes batches of the log and remembers what the other tables need: ids, scenarios, first and last time."""
+    """Writes batches of the log and remembers what the other tables need: ids, scenarios, first and last time.
+
+    The last time is that of the newest row that the machine's clock has reached: a replay stands there, and one row of
+    the year 5000 must not carry it along. If all rows are of the future it is the machine's time.
+    """
 
     def __init__(self, source: Source) -> None:
         self.rows = self.read = 0
+        self.now = wall().now_micros()
         self.first: int | None = None
         self.last: int | None = None
+        self.future = False
         self.scenarios: set[str] = set()
         self.users = None if source.users() is not None else pa.array([], source.ids.user)
         self.items = None if source.items() is not None else pa.array([], source.ids.item)
@@ -116,17 +126,21 @@ class _LogWriter:
     def note(self, batch: pa.RecordBatch) -> None:
         self.rows += batch.num_rows
         self.scenarios.update(pc.unique(batch["scenario"]).drop_null().to_pylist())
-        span = pc.min_max(batch["event_timestamp"].cast(pa.int64())).as_py()
+        times = batch["event_timestamp"].cast(pa.int64())
+        span = pc.min_max(times).as_py()
         if span["min"] is not None:
             self.first = span["min"] if self.first is None else min(self.first, span["min"])
-            self.last = span["max"] if self.last is None else max(self.last, span["max"])
+            self.future = self.future or span["max"] > self.now
+            reached = pc.max(times.filter(pc.less_equal(times, self.now))).as_py() if self.future else span["max"]
+            if reached is not None:
+                self.last = reached if self.last is None else max(self.last, reached)
         if self.users is not None:
             self.users = _merged(self.users, batch["user_id"])
         if self.items is not None:
             self.items = _merged(self.items, batch["item_id"])
 
     def times(self) -> dict[str, Any]:
-        return {"first": self.first, "last": self.last}
+        return {"first": self.first, "last": self.now if self.last is None and self.future else self.last}
 
 
 def _write_log(source: Source, mapping: ScenarioMap, window: Window, path: Path) -> _LogWriter:
@@ -146,6 +160,17 @@ def _write_log(source: Source, mapping: ScenarioMap, window: Window, path: Path)
             file=source.files()[0],
         )
     return log
+
+
+def _add_pushed(log: _LogWriter, rows: pa.Table, path: Path) -> None:
+    if not rows.num_rows:
+        return
+    counted, replaced = merge(path, rows)
+    for batch in counted.to_batches():
+        log.note(batch)
+    log.rows -= replaced
+    held = rows.num_rows - counted.num_rows
+    LOG.info("%s pushed rows, %s of them in the source too", f"{rows.num_rows:,}", f"{held + replaced:,}")
 
 
 def _windowed(source: Source, mapping: ScenarioMap, window: Window, log: _LogWriter) -> Iterator[pa.RecordBatch]:

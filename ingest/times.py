@@ -70,7 +70,8 @@ def _numbers(column: pa.Array, unit: str) -> pa.Array:
 def _iso(column: pa.Array) -> pa.Array:
     if not (pa.types.is_string(column.type) or pa.types.is_large_string(column.type)):
         raise _NoTimeError(column[0].as_py() if len(column) else None, 0)
-    text = pc.utf8_trim_whitespace(column)
+    # .NET and Java write seven and nine decimals; the microsecond is the house's grain.
+    text = pc.replace_substring_regex(pc.utf8_trim_whitespace(column), r"(\.\d{6})\d+", r"\1")
     zoned = pc.match_substring_regex(text, r"(Z|[+-]\d\d(:?\d\d)?)$")
     # The time part is what tells a zone (-05) from the day of a bare date (2024-01-05).
     zoned = pc.and_(zoned, pc.match_substring_regex(text, r"\d[T ]\d"))

@@ -1,0 +1,164 @@
+"""Interactions that were pushed: kept until, and after, a window of the log holds them.
+
+One SQLite file, `root/live/pushed.db`, because a push must be on the disk when it returns, and because a user's rows must
+be found without a look at anyone else's. One row per (user, item, scenario, time): of two, the one that was published later
+(`created_timestamp`) counts, and of equals the one that came last.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import sqlite3
+from collections.abc import Iterable, Sequence
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from core.duck import quoted
+from core.sqlite import transaction
+from core.store import replace_file
+from core.tables import TIMESTAMP, IdTypes, from_values, interactions_schema
+from core.window import Window
+
+_TABLES = """
+CREATE TABLE IF NOT EXISTS pushed (user_id, t INTEGER, item_id, scenario TEXT, label INTEGER, weight REAL,
+    created INTEGER, PRIMARY KEY (user_id, t, item_id, scenario)) WITHOUT ROWID;
+CREATE INDEX IF NOT EXISTS pushed_by_time ON pushed (t);
+CREATE TABLE IF NOT EXISTS waiting (user_id PRIMARY KEY) WITHOUT ROWID;
+"""
+_ADD = """
+INSERT INTO pushed VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT (user_id, t, item_id, scenario)
+DO UPDATE SET label = excluded.label, weight = excluded.weight, created = excluded.created
+WHERE excluded.created >= pushed.created
+"""
+_COLUMNS = ("user_id", "event_timestamp", "item_id", "scenario", "label", "weight", "created_timestamp")
+_ORDER = "SELECT * FROM pushed WHERE t >= ? AND t < ? ORDER BY t, user_id, item_id, scenario"
+_EVER = (-(2**63), 2**63 - 1)
+_BATCH = 65_536
+_KEY = ("user_id", "item_id", "scenario", "event_timestamp")
+
+
+class PushedLog:
+    """The rows that were pushed below a root; safe for several processes of one machine.
+
+    Args:
+        root: of the project; `root/live` is made when something is added.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self.file = root / "live" / "pushed.db"
+
+    def add(self, rows: pa.Table) -> None:
+        """Keep rows in the schema of interactions, and note that their users wait to be written online.
+
+        Raises:
+            StorageError: the file cannot be written.
+        """
+        table = rows.select(_COLUMNS)
+        for name in ("event_timestamp", "created_timestamp"):
+            place = table.schema.get_field_index(name)
+            table = table.set_column(place, name, table[name].cast(TIMESTAMP).cast(pa.int64()))
+        columns = [column.to_pylist() for column in table.columns]
+        with self._open() as connection:
+            connection.executemany(_ADD, zip(*columns, strict=True))
+            connection.executemany("INSERT OR IGNORE INTO waiting VALUES (?)", ((user,) for user in set(columns[0])))
+
+    def waiting(self) -> list[Any]:
+        """Users whose rows are kept but whose state was not yet written online, in order."""
+        with self._open() as connection:
+            return [user for (user,) in connection.execute("SELECT user_id FROM waiting ORDER BY user_id")]
+
+    def written(self, users: Iterable[Any]) -> None:
+        """These users' states are online now."""
+        with self._open() as connection:
+            connection.executemany("DELETE FROM waiting WHERE user_id = ?", ((user,) for user in users))
+
+    def rows_of(self, users: Sequence[Any]) -> dict[Any, list[tuple[int, Any, str, int, int]]]:
+        """(time, item, scenario, label, created) of each of these users that has any, in order of time; microseconds."""
+        query = "SELECT t, item_id, scenario, label, created FROM pushed WHERE user_id = ?"
+        with self._open() as connection:
+            found = {user: connection.execute(query, (user,)).fetchall() for user in users}
+        return {user: rows for user, rows in found.items() if rows}
+
+    def between(self, window: Window, ids: IdTypes) -> pa.Table:
+        """The rows of a window in the schema of interactions, in order of time."""
+        with self._open() as connection:
+            rows = connection.execute(_ORDER, _bounds(window)).fetchall()
+        columns = dict(zip(_COLUMNS, zip(*rows, strict=True), strict=True)) if rows else dict.fromkeys(_COLUMNS, ())
+        return from_values(columns, interactions_schema(ids))
+
+    def digest(self, window: Window) -> str | None:
+        """Hex SHA-256 of the rows of a window; None where there are none."""
+        if not self.file.is_file():
+            return None
+        digest, count = hashlib.sha256(), 0
+        with self._open() as connection:
+            for row in connection.execute(_ORDER, _bounds(window)):
+                digest.update(repr(row).encode())
+                count += 1
+        return digest.hexdigest() if count else None
+
+    def _open(self) -> AbstractContextManager[sqlite3.Connection]:
+        return transaction(self.file, _TABLES)
+
+
+def merge(path: Path, pushed: pa.Table) -> tuple[pa.Table, int]:
+    """Add what was pushed to a window's interactions; a key that the source holds too counts once.
+
+    Of two rows of one key the one published later counts, and of equals the source's.
+
+    Args:
+        path: the source's rows; replaced.
+        pushed: rows in the schema of interactions, one per key.
+
+    Returns:
+        The pushed rows that count, and how many rows of the source they took the place of.
+    """
+    matches = _matches(path, pushed)
+    created = pushed["created_timestamp"].cast(pa.int64()).to_numpy()
+    rival = np.full(pushed.num_rows, _EVER[0])
+    np.maximum.at(rival, matches["n"], matches["created"])
+    counts = created > rival
+    beaten = np.unique(matches["place"][counts[matches["n"]]])
+    winners = pushed.filter(pa.array(counts))
+    if winners.num_rows:
+        _rewrite(path, beaten, winners)
+    return winners, len(beaten)
+
+
+def _matches(path: Path, pushed: pa.Table) -> dict[str, np.ndarray]:
+    """Rows of a file that share a key with a pushed row: `place` in the file, `created` (microseconds), `n` pushed."""
+    numbered = pushed.select(_KEY).append_column("n", pa.array(np.arange(pushed.num_rows)))
+    with duckdb.connect() as connection:
+        connection.register("pushed", numbered)
+        return connection.execute(
+            "SELECT s.file_row_number AS place, epoch_us(s.created_timestamp) AS created, p.n AS n "
+            f"FROM read_parquet({quoted(path)}, file_row_number = true) s "
+            f"JOIN pushed p USING ({', '.join(_KEY)}) ORDER BY place"
+        ).fetchnumpy()
+
+
+def _rewrite(path: Path, beaten: np.ndarray, winners: pa.Table) -> None:
+    source = pq.ParquetFile(path)
+
+    def write(scratch: Path) -> None:
+        begin = 0
+        with pq.ParquetWriter(scratch, source.schema_arrow, compression="zstd") as writer:
+            for batch in source.iter_batches(_BATCH):
+                kept = np.ones(batch.num_rows, dtype=bool)
+                kept[beaten[(beaten >= begin) & (beaten < begin + batch.num_rows)] - begin] = False
+                writer.write_batch(batch.filter(pa.array(kept)))
+                begin += batch.num_rows
+            writer.write_table(winners.select(source.schema_arrow.names).cast(source.schema_arrow))
+
+    replace_file(path, write)
+
+
+def _bounds(window: Window) -> tuple[int, int]:
+    start, end = window.bounds_micros()
+    return _EVER[0] if start is None else start, _EVER[1] if end is None else end
