@@ -3,6 +3,7 @@
     CACHE/IDENTITY/SHARD/vectors.npy    float16 [n, dim]
     CACHE/IDENTITY/SHARD/answers.json   the answers, where the reasoner writes some
     CACHE/IDENTITY/SHARD/index.json     the prompts' hashes in row order, and the checksums of the other files
+    CACHE/IDENTITY.users/BUCKET/SHARD   the same for the prompts of a bucket of users
 
 A shard is written beside its place and renamed into it: it is whole or absent, so its name is its done-mark. A killed
 process loses the shard it was working on; two processes may compute the same shard, and the first one's stays. A shard
@@ -24,6 +25,7 @@ import numpy as np
 
 from core.digest import sha256_file, sha256_json, sha256_text
 from core.log import logger, progress
+from knowledge.buckets import Bucket, named
 from knowledge.reasoners.base import AnsweringReasoner, Reasoner
 
 LOG = logger("knowledge")
@@ -39,17 +41,25 @@ class Cache:
         reasoner: whose `identity` names the folder.
         shard_rows: texts per shard.
         part: (i, n), counted from 1: work only on every n-th shard; the others are left to other processes.
+        bucket: of users, whose prompts these are; only theirs are looked for, so that the index stays small.
     """
 
     def __init__(
-        self, root: Path, reasoner: Reasoner, *, shard_rows: int = 1024, part: tuple[int, int] | None = None
+        self,
+        root: Path,
+        reasoner: Reasoner,
+        *,
+        shard_rows: int = 1024,
+        part: tuple[int, int] | None = None,
+        bucket: Bucket | None = None,
     ) -> None:
-        self._folder, self._reasoner = root / reasoner.identity, reasoner
-        self._shard_rows, self._part = shard_rows, part
+        folder = root / reasoner.identity
+        self._folder = folder if bucket is None else folder.with_name(f"{folder.name}.users") / bucket.name
+        self._reasoner, self._shard_rows, self._part, self._cut = reasoner, shard_rows, part, 0
         self._shards: list[Path] = []
         self._files: dict[int, tuple[np.ndarray, list[str] | None]] = {}
         self._keys, self._places = np.zeros(0, _KEY), np.zeros((0, 2), np.int64)
-        self._load_index()
+        self._load_index([self._folder] if bucket is None else _overlapping(self._folder.parent, bucket))
 
     def encode(self, texts: Sequence[str], description: str = "encoding") -> np.ndarray:
         """Vectors of the texts in their order, float16 [n, dim], computing only those that are not there."""
@@ -82,7 +92,10 @@ class Cache:
         known = self._checked(wanted)
         shards = [wanted[i : i + self._shard_rows] for i in range(0, len(wanted), self._shard_rows)]
         if self._part is not None:
-            shards = shards[self._part[0] - 1 :: self._part[1]]
+            # Counted on from call to call, so that parts get the same number of shards.
+            first = (self._part[0] - 1 - self._cut) % self._part[1]
+            self._cut += len(shards)
+            shards = shards[first :: self._part[1]]
         todo = [left for shard in shards if (left := [h for h in shard if h not in known])]
         for number, shard in enumerate(todo, start=1):
             shown = functools.partial(_shown, f"{description} (shard {number} of {len(todo)})")
@@ -143,9 +156,9 @@ class Cache:
             found[here] = self._places[place[here]]
         return found
 
-    def _load_index(self) -> None:
+    def _load_index(self, folders: Sequence[Path]) -> None:
         keys, places = [], []
-        for folder in sorted(self._folder.iterdir()) if self._folder.is_dir() else ():
+        for folder in (shard for group in folders if group.is_dir() for shard in sorted(group.iterdir())):
             if folder.name.startswith("."):
                 continue
             try:
@@ -185,6 +198,12 @@ def encode_cached(
         description: what the progress bar says.
     """
     return Cache(cache, reasoner, shard_rows=shard_rows).encode(texts, description)
+
+
+def _overlapping(folder: Path, bucket: Bucket) -> list[Path]:
+    """The folders of the bucket and of buckets of other sizes that share users with it."""
+    found = named(path.name for path in folder.iterdir()) if folder.is_dir() else []
+    return [folder / other.name for other in found if other.overlaps(bucket)]
 
 
 def _shown(description: str, batches: Iterable[Any]) -> Iterator[Any]:

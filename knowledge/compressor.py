@@ -8,7 +8,7 @@ Shapes: N rows, D raw width, K kept components, d output width.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -109,7 +109,12 @@ def exact_product(values: np.ndarray, components: np.ndarray) -> np.ndarray:
 
 
 def kept_compressor(
-    store: ArtifactStore, kind: str, recipe: Mapping[str, object], train_start: int, raw: np.ndarray, dim: int | None
+    store: ArtifactStore,
+    kind: str,
+    recipe: Mapping[str, object],
+    train_start: int,
+    fitted_on: Callable[[], np.ndarray],
+    dim: int | None,
 ) -> tuple[Compressor, str]:
     """The compressor of (kind, recipe, train_start): fitted and published once, then the same for every later window.
 
@@ -117,8 +122,8 @@ def kept_compressor(
         store: holds it as an artifact of stage `compressor`; a pin says which.
         kind: `item_text`, `pooled`, `prompt` or `scenario`.
         recipe: all that shapes the raw vectors: templates, reasoner, settings.
-        train_start: microseconds; `raw` must come from rows before it.
-        raw: what to fit on if there is none yet, [N, D].
+        train_start: microseconds; `fitted_on` must read rows before it only.
+        fitted_on: gives what to fit on, [N, D]; asked only if there is none yet.
         dim: see `fit`.
 
     Returns:
@@ -131,6 +136,7 @@ def kept_compressor(
     settings = {"kind": kind, "recipe": recipe, "train_start": train_start, "dim": dim, "algorithm": ALGORITHM}
 
     def publish() -> dict[str, str]:
+        raw = fitted_on()
         LOG.info("compressor %s: fitted on %s vectors before the training watermark", kind, f"{len(raw):,}")
         fitted = sha256_json({"shape": list(raw.shape), "bytes": _digest(raw)})
         manifest = store.build(

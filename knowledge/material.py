@@ -1,20 +1,22 @@
-"""Parts of a knowledge run on their own: one shard of the reading, one user's prompt, what a run would have to read."""
+"""Parts of a knowledge run on their own: one share of the reading, one user's prompt, what a run would have to read."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from core import ArtifactStore, Clock, Settings
 from core.digest import sha256_json
 from core.errors import SettingsError
 from core.store import replace_json
-from knowledge.build import Work
+from knowledge.buckets import Bucket, share_of
 from knowledge.plan import Texts
+from knowledge.scenarios import count, moments_of, scenario_texts
+from knowledge.work import BLOCK_SHARDS, Work, open_work, parts
 
 _SAMPLE = 256
 
@@ -48,84 +50,102 @@ def read_part(
     Raises:
         SettingsError: there is no such part.
     """
-    number, parts = part
-    if not 1 <= number <= parts:
-        raise SettingsError(f"--shard {number}/{parts}: count from 1 to {parts}")
-    work = _work(sources, settings, clock, train_start, cache, part)
-    knowledge = settings.knowledge
-    block = 16 * knowledge.shard_rows
-    texts = [text for text in work.catalogue.texts if text]
-    moments = [train_start, *sorted({end for end in window_ends if end > train_start})]
-    read = {"item_text": len(texts), "prompt": 0, "scenario": 0}
-    for start in range(0, len(texts), block):
-        work.cached().fill(texts[start : start + block], "encoding item texts")
-    if "prompt" in knowledge.user_vectors:
-        due, builder = work.prompted(work.due()), work.prompt_builder()
-        read["prompt"] = len(due)
-        for start in range(0, len(due), block):
-            built = builder.build(due.take(np.arange(start, min(len(due), start + block))))
-            work.cached(thinks=True).fill(built, "encoding user prompts")
-    if number == 1:
-        prompts = work.scenario_prompts(moments)
-        work.cached().fill(prompts, "encoding scenarios")
-        read["scenario"] = len(prompts)
+    number, of = part
+    if not 1 <= number <= of:
+        raise SettingsError(f"--shard {number}/{of}: count from 1 to {of}")
+    with _work(sources, settings, clock, train_start, cache) as work:
+        read = read_share(work, part, moments_of(train_start, window_ends))
+        told = {"part": number, "parts": of, "texts_of_the_part": read, "reasoner": work.reasoner.identity}
     key = sha256_json(
         {"sources": [str(s) for s in sources], "knowledge": settings.section("knowledge"), "now": clock.now_micros()}
     )[:16]
-    mark = cache / "done" / key / f"{number}-of-{parts}.json"
-    replace_json(mark, {"part": number, "parts": parts, "texts_of_the_run": read, "reasoner": work.reasoner.identity})
+    mark = cache / "done" / key / f"{number}-of-{of}.json"
+    replace_json(mark, told)
     return mark
+
+
+def read_share(work: Work, part: tuple[int, int], moments: Sequence[int]) -> Mapping[str, int]:
+    """Let the reasoner read part i of n: every n-th shard of the items, every n-th bucket of users (or a share of one,
+    where there are more parts than buckets), and the scenarios in the first part.
+
+    Returns:
+        How many texts were looked at per kind; a bucket's parts each look at all of its prompts.
+    """
+    knowledge = work.settings.knowledge
+    texts = [text for text in work.catalogue.texts if text]
+    read = {"item_text": len(texts), "prompt": 0, "scenario": 0}
+    for block in parts(len(texts), BLOCK_SHARDS * knowledge.shard_rows):
+        work.cached(part).fill(texts[block], "encoding item texts")
+    if "prompt" in knowledge.user_vectors:
+        for bucket, own in share_of(work.log.buckets, part):
+            cached = work.cached_users(bucket, own)
+            for due, prompts in work.prompt_texts(work.log.log(bucket)):
+                read["prompt"] += len(due)
+                cached.fill(prompts, "encoding user prompts")
+    if part[0] == 1:
+        prompts = scenario_texts(work, count(work, moments), moments)
+        work.cached().fill(prompts, "encoding scenarios")
+        read["scenario"] = len(prompts)
+    return read
 
 
 def user_prompt(
     sources: Sequence[Path], settings: Settings, clock: Clock, *, train_start: int, cache: Path, user_id: int | str
-) -> str | None:
-    """The prompt of a user's newest due snapshot; None for a user without one."""
-    work = _work(sources, settings, clock, train_start, cache)
-    place = pc.index(work.log.user_ids, pa.scalar(user_id, work.log.user_ids.type)).as_py()
-    due = work.due()
-    own = due.take(due.users == place).newest()
-    return work.prompt_builder().build(own)[0] if len(own) else None
+) -> tuple[str | None, int]:
+    """The prompt of a user's newest due snapshot, None for a user without one; and how many rows the user has."""
+    with _work(sources, settings, clock, train_start, cache) as work:
+        log = work.log.log(Bucket(1, 0), pa.array([user_id]))
+        own = work.due(log).newest()
+        prompt = work.prompt_builder(log).build(own)[0] if len(own) else None
+        return prompt, len(log.users)
 
 
 def workload(
     sources: Sequence[Path], settings: Settings, clock: Clock, *, train_start: int, cache: Path
 ) -> tuple[list[Texts], list[str]]:
-    """What a run would have to read, from samples of up to 256 evenly spaced texts of each kind.
+    """What a run would have to read, from samples of up to 256 texts of each kind.
 
     Returns:
         Counts, token counts and the share that the cache lacks, per kind; and the sampled user prompts, or item texts
         where no prompts are read, to measure with.
     """
-    work = _work(sources, settings, clock, train_start, cache)
-    texts = [text for text in work.catalogue.texts if text]
-    some = [texts[i] for i in _spread(len(texts))]
-    found = [_texts("item_text", len(texts), some, work, thinks=False)]
-    if "prompt" in settings.knowledge.user_vectors:
-        due = work.prompted(work.due())
-        some = work.prompt_builder().build(due.take(_spread(len(due))))
-        found.append(_texts("prompt", len(due), some, work, thinks=True))
-    prompts = work.scenario_prompts([train_start])
-    found.append(_texts("scenario", len(prompts), prompts, work, thinks=False))
-    return found, some
+    with _work(sources, settings, clock, train_start, cache) as work:
+        texts = [text for text in work.catalogue.texts if text]
+        some = [texts[i] for i in _spread(len(texts), _SAMPLE)]
+        found = [_texts("item_text", len(texts), some, work, work.cached().share_known(some))]
+        if "prompt" in settings.knowledge.user_vectors:
+            prompts, some = _prompts(work)
+            found.append(prompts)
+        scenarios = scenario_texts(work, count(work, [train_start]), [train_start])
+        found.append(_texts("scenario", len(scenarios), scenarios, work, work.cached().share_known(scenarios)))
+        return found, some
 
 
-def _texts(kind: str, count: int, sample: Sequence[str], work: Work, thinks: bool) -> Texts:
+def _prompts(work: Work) -> tuple[Texts, list[str]]:
+    """How many prompts there are, and a sample of about the same number from each bucket."""
+    some: list[str] = []
+    many, known = 0, 0.0
+    each = -(-_SAMPLE // len(work.log.buckets))
+    for bucket, log in work.log.logs():
+        due = work.prompted(log, work.due(log))
+        texts = work.prompt_builder(log).build(due.take(_spread(len(due), each)))
+        known += work.cached_users(bucket).share_known(texts) * len(texts)
+        many, some = many + len(due), some + texts
+    return _texts("prompt", many, some, work, known / max(1, len(some)), thinks=True), some
+
+
+def _texts(kind: str, many: int, sample: Sequence[str], work: Work, known: float, thinks: bool = False) -> Texts:
     reader = work.thinker if thinks else work.reasoner
-    lengths = np.minimum(reader.tokens(sample), work.settings.knowledge.max_tokens)
-    return Texts(kind, count, lengths, 1.0 - work.cached(thinks).share_known(sample))
+    lengths, most = reader.tokens(sample), work.settings.knowledge.max_tokens
+    cut = float((lengths > most).mean()) if len(sample) else 0.0
+    return Texts(kind, many, np.minimum(lengths, most), 1.0 - known, cut)
 
 
-def _spread(count: int) -> np.ndarray:
-    return np.unique(np.linspace(0, max(0, count - 1), min(count, _SAMPLE)).astype(np.int64))
+def _spread(many: int, sample: int) -> np.ndarray:
+    return np.unique(np.linspace(0, max(0, many - 1), min(many, sample)).astype(np.int64))
 
 
 def _work(
-    sources: Sequence[Path],
-    settings: Settings,
-    clock: Clock,
-    train_start: int,
-    cache: Path,
-    part: tuple[int, int] | None = None,
-) -> Work:
-    return Work.open(sources, cache, settings, clock, train_start, cache, ArtifactStore(cache.parent), part)
+    sources: Sequence[Path], settings: Settings, clock: Clock, train_start: int, cache: Path
+) -> AbstractContextManager[Work]:
+    return open_work(sources, settings, clock, train_start, cache, ArtifactStore(cache.parent))

@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 
 from core.digest import vector_digests
 from core.tables import TIMESTAMP, conform, knowledge_schema, knowledge_text_schema
+from knowledge.compressor import FILE, Compressor
 
 
 @dataclass(frozen=True)
@@ -56,32 +57,49 @@ def create(folder: Path, rows: int, dim: int) -> np.ndarray:
 
 def write_index(folder: Path, rows: Rows, kind: str, version: str, hashes: list[str]) -> None:
     """Write the index of the folder's matrix, whose row i belongs to entry i, and digests of entries and vectors."""
-    count = len(rows.watermarks)
-    table = pa.table(
-        {
-            **rows.columns(),
-            "kind": pa.array([kind] * count, pa.string()),
-            "version": pa.array([version] * count, pa.string()),
-            "prompt_sha256": pa.array(hashes, pa.string()),
-            "row": pa.array(np.arange(count)),
-        }
-    )
-    schema = knowledge_schema(rows.key, rows.ids.type)
-    pq.write_table(conform(table, schema, f"{kind} knowledge"), folder / "index.parquet", compression="zstd")
+    table = index_table(rows, kind, version, pa.array(hashes, pa.string()))
+    pq.write_table(table, folder / "index.parquet", compression="zstd")
     vectors = np.load(folder / "vectors.npy", mmap_mode="r", allow_pickle=False)
     digests = vector_digests(rows.ids.to_pylist(), version, hashes, vectors)
     np.save(folder / "digests.npy", digests, allow_pickle=False)
 
 
-def write_text(path: Path, rows: Rows, texts: list[str], versions: list[str], sources: list[str]) -> None:
-    """Write text for people; each with the version that made it and its source, `generated` or `summary`."""
+def index_table(rows: Rows, kind: str, version: str, hashes: pa.Array, first: int = 0) -> pa.Table:
+    """The index of the matrix rows from `first` on."""
+    count = len(rows.watermarks)
     table = pa.table(
         {
             **rows.columns(),
-            "text": pa.array(texts, pa.string()),
-            "text_source": pa.array(sources, pa.string()),
-            "version": pa.array(versions, pa.string()),
+            "kind": pa.repeat(kind, count),
+            "version": pa.repeat(version, count),
+            "prompt_sha256": hashes,
+            "row": pa.array(np.arange(first, first + count)),
         }
     )
-    schema = knowledge_text_schema(rows.key, rows.ids.type)
-    pq.write_table(conform(table, schema, "knowledge text"), path, compression="zstd")
+    return conform(table, knowledge_schema(rows.key, rows.ids.type), f"{kind} knowledge")
+
+
+def finish(
+    folder: Path, rows: Rows, kind: str, version: str, hashes: list[str], vectors: np.ndarray, compressor: Compressor
+) -> int:
+    """Flush the folder's matrix and write index, digests and compressor beside it; returns the rows."""
+    if isinstance(vectors, np.memmap):
+        vectors.flush()
+    write_index(folder, rows, kind, version, hashes)
+    compressor.save(folder / FILE)
+    return len(hashes)
+
+
+def write_text(path: Path, rows: Rows, texts: list[str], versions: list[str], sources: list[str]) -> None:
+    """Write text for people; each with the version that made it and its source, `generated` or `summary`."""
+    pq.write_table(
+        text_table(rows, texts, pa.array(versions, pa.string()), pa.array(sources, pa.string())),
+        path,
+        compression="zstd",
+    )
+
+
+def text_table(rows: Rows, texts: list[str], versions: pa.Array, sources: pa.Array) -> pa.Table:
+    """Texts for people, one per row."""
+    columns = {**rows.columns(), "text": pa.array(texts, pa.string()), "text_source": sources, "version": versions}
+    return conform(pa.table(columns), knowledge_text_schema(rows.key, rows.ids.type), "knowledge text")

@@ -8,7 +8,7 @@ are free, and there is no output head. Layers above the one that is pooled are n
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -64,12 +64,13 @@ _DECODE_BATCH, _WEIGHT_BYTES = 64, 2
 
 @dataclass(frozen=True)
 class Texts:
-    """What a run has to read: how many texts of a kind, and the token counts of a sample of them."""
+    """What a run has to read: how many texts of a kind, the token counts of a sample, the shares that are new and cut."""
 
     kind: str
     count: int
     sample: np.ndarray
     new: float = 1.0
+    cut: float = 0.0
 
     @property
     def tokens(self) -> float:
@@ -88,6 +89,7 @@ class Cost:
     flops: float
     hours: float
     money: float | None
+    cut: float = 0.0
 
     def as_json(self) -> dict[str, Any]:
         """Plain numbers."""
@@ -128,12 +130,14 @@ def cost(
             flops, seconds = flops + written * 2 * shape.linear, seconds + written * step / share
             tokens += written
         money = None if price is None else seconds / 3600 * price
-        found.append(Cost(kind.kind, kind.count, kind.new, round(tokens), flops, seconds / 3600, money))
+        found.append(Cost(kind.kind, kind.count, kind.new, round(tokens), flops, seconds / 3600, money, kind.cut))
     return found
 
 
 def shape_of(name: str) -> Shape:
     """A known model's shape, or one read from a local folder's config (weights are not read).
+
+    Only a name with a slash, as hubs have them, is looked up outside this machine: tries without a network take long.
 
     Raises:
         SettingsError: the name is neither.
@@ -143,7 +147,7 @@ def shape_of(name: str) -> Shape:
     from transformers import AutoConfig
 
     try:
-        config = AutoConfig.from_pretrained(name)
+        config = AutoConfig.from_pretrained(name, local_files_only="/" not in name)
     except (OSError, ValueError) as error:
         raise SettingsError(
             f"--model {name!r} is neither a folder with a config.json nor one of {', '.join(SHAPES)}"
@@ -166,20 +170,75 @@ def shape_from_config(config: Any) -> Shape:
 
 
 def matrix_rate(device: str, dtype: str, seconds: float = 1.0) -> float:
-    """The device's matrix-product rate as it is now, operations per second."""
+    """The device's matrix-product rate as it is now, operations per second: of torch's product or of oneDNN's, the faster."""
     import torch
 
+    from knowledge.reasoners.linear import product
+
     size = 2048 if torch.device(device).type == "cpu" else 8192
-    left = torch.ones((size, size), dtype=getattr(torch, dtype), device=device)
+    # Random numbers: with equal ones a GPU needs less power and is faster than it will ever be.
+    left, right = (torch.randn((size, size), device=device).to(getattr(torch, dtype)) for _ in range(2))
+    ways = [torch.nn.functional.linear, *([product] if left.device.type == "cpu" else [])]
     with torch.inference_mode():
-        _ = left @ left
-        runs, begin = 0, time.perf_counter()
-        while not runs or time.perf_counter() - begin < seconds:
-            product = left @ left
-            runs += 1
-            if product.is_cuda:
-                torch.cuda.synchronize()
-        return 2.0 * size**3 * runs / (time.perf_counter() - begin)
+        return max(_rate(lambda way=way: way(left, right), 2.0 * size**3, seconds / len(ways)) for way in ways)  # type: ignore[misc]
+
+
+def _rate(work: Callable[[], Any], operations: float, seconds: float) -> float:
+    import torch
+
+    runs, begin = 0, 0.0
+    while runs < 2 or time.perf_counter() - begin < seconds:
+        begin = time.perf_counter() if runs == 1 else begin  # the first warms up
+        runs += 1
+        if work().is_cuda:
+            torch.cuda.synchronize()
+    return operations * (runs - 1) / (time.perf_counter() - begin)
+
+
+@dataclass(frozen=True)
+class ShortRun:
+    """A short run on this machine, and how well its first half foretells its second.
+
+    Attributes:
+        texts: read in both halves.
+        tokens: of both halves.
+        seconds: both halves took.
+        tflops: this machine's matrix-product rate.
+        formula_seconds: what the formula says at that rate.
+        share: of the rate that was reached.
+        factor: seconds foretold for the second half, at the first one's share, over what it took.
+    """
+
+    texts: int
+    tokens: int
+    seconds: float
+    tflops: float
+    formula_seconds: float
+    share: float
+    factor: float
+
+
+def short_run(reasoner: Any, texts: Sequence[str], shape: Shape, rate: float) -> ShortRun:
+    """Read some texts and compare with the formula.
+
+    Args:
+        reasoner: what reads them.
+        texts: at least two; every other one is in the second half.
+        shape: of the reasoner's model.
+        rate: the machine's matrix-product rate, operations per second.
+    """
+    halves = [texts[::2], texts[1::2]]
+    lengths = [np.minimum(reasoner.tokens(half), reasoner.max_tokens) for half in halves]
+    reasoner.encode(halves[0][:2])
+    formula, taken = [shape.flops(long) / rate for long in lengths], []
+    for half in halves:
+        begin = time.perf_counter()
+        reasoner.encode(half)
+        taken.append(time.perf_counter() - begin)
+    both, seconds = sum(formula), sum(taken)
+    tokens = sum(int(long.sum()) for long in lengths)
+    factor = formula[1] * taken[0] / formula[0] / taken[1]
+    return ShortRun(len(texts), tokens, seconds, rate / 1e12, both, min(1.0, both / seconds), factor)
 
 
 def layer_share(settings: KnowledgeSettings, layers: int) -> float:

@@ -15,7 +15,10 @@ from knowledge.snapshots import Snapshots
 from knowledge.sources import Log
 
 _GRID = 2.0**20
+_MOST_HALVINGS = 16
 CHUNK_ROWS = 131_072
+# Raw item vectors [n, d] and what each counts [n].
+Rows = tuple[np.ndarray, np.ndarray]
 
 
 def on_grid(vectors: np.ndarray) -> np.ndarray:
@@ -23,37 +26,63 @@ def on_grid(vectors: np.ndarray) -> np.ndarray:
     return np.rint(vectors.astype(np.float64) * _GRID) / _GRID
 
 
-def pool_one(positives: np.ndarray, negatives: np.ndarray) -> np.ndarray | None:
+def weights(times: np.ndarray, watermarks: np.ndarray, half_life: int | None) -> np.ndarray:
+    """What rows count at a watermark, float64: 1 without a half-life.
+
+    With one it is 2**-n, n the borders between calendar periods of that length (from 1970-01-01 UTC) that lie between row and
+    watermark, 16 at the most. Powers of two keep sums exact, as long as a user's rows count for less than 8,192 in all.
+
+    Args:
+        times: of the rows, microseconds.
+        watermarks: of the snapshots the rows are counted in, microseconds; one per row, or one.
+        half_life: microseconds.
+    """
+    if half_life is None:
+        return np.ones(len(times))
+    return np.exp2(-np.clip(watermarks // half_life - times // half_life, 0, _MOST_HALVINGS).astype(np.float64))
+
+
+def pool_one(positives: Rows, negatives: Rows) -> np.ndarray | None:
     """One user's raw pooled vector, float64 [2 d].
 
     Args:
-        positives: raw vectors of the items of the user's positive rows, [p, d], one per row, repeats included.
-        negatives: the same for the negative rows, [q, d].
+        positives: raw vectors of the items of the user's positive rows, [p, d], one per row, repeats included, and what each
+            row counts, [p].
+        negatives: the same for the negative rows.
 
     Returns:
         Mean of the positives, then mean of the negatives, zeros where there are none; None where both are empty.
     """
-    if not len(positives) and not len(negatives):
+    if not len(positives[0]) and not len(negatives[0]):
         return None
-    halves = [on_grid(v).sum(axis=0) / max(1, len(v)) for v in (positives, negatives)]
+    halves = [(on_grid(v) * w[:, None]).sum(axis=0) / (w.sum() if len(w) else 1.0) for v, w in (positives, negatives)]
     return np.concatenate(halves)
 
 
-def pool(log: Log, snapshots: Snapshots, vectors: np.ndarray, known: np.ndarray) -> Iterator[tuple[slice, np.ndarray]]:
+def pool(
+    log: Log, snapshots: Snapshots, vectors: np.ndarray, known: np.ndarray, half_life: int | None = None
+) -> Iterator[tuple[slice, np.ndarray]]:
     """Raw pooled vectors of all snapshots, in chunks of bounded size.
+
+    A user's sums run on from snapshot to snapshot. With a half-life rows weigh less at each later one, and each is
+    summed anew.
 
     Args:
         log: the interactions.
         snapshots: sorted by (user, watermark).
         vectors: raw item vectors, float16 [items, d].
         known: bool [items]; items without a vector do not count.
+        half_life: microseconds, see `weights`.
 
     Yields:
         A slice of the snapshots and their vectors, float64 [n, 2 d]; a row of NaN where no item has a vector.
     """
-    begins = np.where(_first_of_user(snapshots.users), log.starts[snapshots.users], np.roll(snapshots.ends, 1))
+    starts = log.starts[snapshots.users]
+    running = half_life is None
+    begins = np.where(_first_of_user(snapshots.users), starts, np.roll(snapshots.ends, 1)) if running else starts
     for part in _chunks(snapshots, snapshots.ends - begins):
-        first = np.flatnonzero(_first_of_user(snapshots.users[part]))
+        changes = _first_of_user(snapshots.users[part]) if running else np.ones(part.stop - part.start, dtype=bool)
+        first = np.flatnonzero(changes)
         owner = np.repeat(np.arange(len(first)), np.diff(np.append(first, part.stop - part.start)))
         rows, bounds = _ranges(begins[part], snapshots.ends[part])
         items = log.items[rows]
@@ -61,8 +90,10 @@ def pool(log: Log, snapshots: Snapshots, vectors: np.ndarray, known: np.ndarray)
         distinct, columns = np.unique(np.where(counted, items, 0), return_inverse=True)
         matrix = on_grid(vectors[distinct])
         labels = log.labels[rows]
+        weight = counted * weights(log.times[rows], np.repeat(snapshots.watermarks[part], np.diff(bounds)), half_life)
         halves = [
-            _means(counted & (labels == wanted), columns, bounds, matrix, first, owner) for wanted in (True, False)
+            _means(np.where(labels == wanted, weight, 0.0), columns, bounds, matrix, first, owner)
+            for wanted in (True, False)
         ]
         out = np.concatenate([mean for mean, _ in halves], axis=1)
         out[(halves[0][1] + halves[1][1]) == 0] = np.nan
@@ -70,21 +101,20 @@ def pool(log: Log, snapshots: Snapshots, vectors: np.ndarray, known: np.ndarray)
 
 
 def _means(
-    chosen: np.ndarray,
+    weights: np.ndarray,
     columns: np.ndarray,
     bounds: np.ndarray,
     matrix: np.ndarray,
     first: np.ndarray,
     owner: np.ndarray,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Running means [n, d] and counts [n] per user over segments of rows; all sums are exact."""
-    weights = chosen.astype(np.float64)
+    """Running means [n, d] and total weights [n] per user over segments of rows; all sums are exact."""
     segments = scipy.sparse.csr_matrix((weights, columns, bounds), shape=(len(bounds) - 1, len(matrix)))
     sums = np.cumsum(np.asarray(segments @ matrix), axis=0)
     counts = np.append(0.0, np.cumsum(weights))[bounds]
     sums_before = np.concatenate([np.zeros((1, matrix.shape[1])), sums])[first]
     sums, counts = sums - sums_before[owner], counts[1:] - counts[first][owner]
-    return sums / np.maximum(counts, 1.0)[:, None], counts
+    return sums / np.where(counts, counts, 1.0)[:, None], counts
 
 
 def _ranges(begins: np.ndarray, ends: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

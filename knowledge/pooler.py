@@ -12,8 +12,11 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from core.errors import MissingArtifactError
+from core.store import write_json
 from knowledge.compressor import FILE, Compressor
-from knowledge.pooled import pool_one
+from knowledge.pooled import pool_one, weights
+
+DECAY = "decay.json"
 
 
 class Pooler:
@@ -24,23 +27,32 @@ class Pooler:
         dim: their length.
     """
 
-    def __init__(self, item_ids: pa.Array, raw: np.ndarray, compressor: Compressor, version: str) -> None:
-        self._ids, self._raw, self._compressor = item_ids, raw, compressor
+    def __init__(
+        self, item_ids: pa.Array, raw: np.ndarray, compressor: Compressor, version: str, half_life: int | None = None
+    ) -> None:
+        self._ids, self._raw, self._compressor, self._half_life = item_ids, raw, compressor, half_life
         self.version, self.dim = version, compressor.dim
 
-    def pool(self, positives: Sequence[int | str], negatives: Sequence[int | str]) -> np.ndarray | None:
+    def pool(
+        self, positives: Sequence[tuple[int | str, int]], negatives: Sequence[tuple[int | str, int]], watermark: int
+    ) -> np.ndarray | None:
         """The vector of a user with these rows, float32 [dim]; None if no item has a vector.
 
         Args:
-            positives: item ids of all the user's positive rows before the watermark, one per row.
+            positives: item id and event time (microseconds) of all the user's positive rows before the watermark, in any
+                order.
             negatives: the same for the negative rows. Unknown items do not count.
+            watermark: of the snapshot, microseconds.
         """
-        raw = pool_one(self._rows(positives), self._rows(negatives))
+        raw = pool_one(self._rows(positives, watermark), self._rows(negatives, watermark))
         return None if raw is None else self._compressor.apply(raw[None, :])[0]
 
-    def _rows(self, ids: Sequence[int | str]) -> np.ndarray:
-        found = pc.index_in(pa.array(ids, self._ids.type), value_set=self._ids).drop_null()
-        return self._raw[np.asarray(found).astype(np.int64)]
+    def _rows(self, rows: Sequence[tuple[int | str, int]], watermark: int) -> tuple[np.ndarray, np.ndarray]:
+        places = pc.index_in(pa.array([item for item, _ in rows], self._ids.type), value_set=self._ids)
+        known = np.asarray(places.is_valid())
+        times = np.array([time for _, time in rows], dtype=np.int64)[known]
+        found = np.asarray(places.drop_null()).astype(np.int64)
+        return self._raw[found], weights(times, np.array([watermark]), self._half_life)
 
 
 def load_pooler(folder: Path) -> Pooler:
@@ -54,4 +66,12 @@ def load_pooler(folder: Path) -> Pooler:
     ids = pq.read_table(folder / "item_text" / "raw_index.parquet").column("item_id").combine_chunks()
     raw = np.load(folder / "item_text" / "raw.npy", mmap_mode="r", allow_pickle=False)
     version = json.loads((folder / "versions.json").read_text())["pooled"]
-    return Pooler(ids, raw, Compressor.load(folder / "user_pooled" / FILE), version)
+    decay = folder / "user_pooled" / DECAY
+    half_life = json.loads(decay.read_text())["half_life"] if decay.is_file() else None
+    return Pooler(ids, raw, Compressor.load(folder / "user_pooled" / FILE), version, half_life)
+
+
+def save_decay(folder: Path, half_life: int | None) -> None:
+    """Let `load_pooler` know the half-life (microseconds) of the pooled vectors in the folder, if there is one."""
+    if half_life is not None:
+        write_json(folder / DECAY, {"half_life": half_life})

@@ -2,46 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Sequence
 
 import numpy as np
 
 from knowledge.reasoners.base import Reasoner
 from knowledge.snapshots import Snapshots
 from knowledge.sources import Catalogue, Log
+from knowledge.statistics import ScenarioStatistics
 from knowledge.template import Template
 
-
-@dataclass(frozen=True)
-class ScenarioStatistics:
-    """Counts of a scenario's rows, positives, users and items before a watermark."""
-
-    rows: int
-    positives: int
-    users: int
-    items: int
-
-    def fields(self) -> dict[str, str]:
-        """The values of a template's statistics section."""
-        return {
-            "rows": f"{self.rows:,}",
-            "users": f"{self.users:,}",
-            "items": f"{self.items:,}",
-            "rate": f"{100 * self.positives / max(1, self.rows):.1f}",
-        }
-
-
-def scenario_statistics(log: Log, catalogue: Catalogue, watermark: int) -> list[ScenarioStatistics]:
-    """One per scenario, in the order of the scenario table, from rows before `watermark` (microseconds)."""
-    before = log.times < watermark
-    found = []
-    for scenario in range(len(catalogue.scenarios)):
-        rows = before & (log.scenarios == scenario)
-        users, items = np.unique(log.users[rows]), np.unique(log.items[rows])
-        found.append(
-            ScenarioStatistics(int(rows.sum()), int(log.labels[rows].sum()), len(users), int((items >= 0).sum()))
-        )
-    return found
+# How far back typical positives are looked for.
+_LOOKED_AT = 200
 
 
 def statistics_sentence(template: Template, statistics: ScenarioStatistics) -> str:
@@ -49,25 +22,47 @@ def statistics_sentence(template: Template, statistics: ScenarioStatistics) -> s
     return template.fill("statistics", **statistics.fields()) if statistics.rows else template.fill("nothing")
 
 
-def scenario_prompts(log: Log, catalogue: Catalogue, template: Template, watermark: int) -> list[str]:
-    """One prompt per scenario: all scenarios with their statistics, then the question about this one."""
-    lines = [
-        template.fill(
-            "scenario", title=title, description=description, statistics=statistics_sentence(template, statistics)
-        )
-        for (_, title, description), statistics in zip(
-            catalogue.scenarios, scenario_statistics(log, catalogue, watermark), strict=True
-        )
-    ]
-    block = "\n".join(lines)
-    return [template.fill("prompt", scenarios=block, title=title) for _, title, _ in catalogue.scenarios]
+def scenario_prompts(
+    found: Sequence[ScenarioStatistics], catalogue: Catalogue, template: Template, reasoner: Reasoner, max_tokens: int
+) -> list[str]:
+    """One prompt per scenario: all scenarios with their statistics, then the question about this one.
+
+    Rule for the length: descriptions are cut to the same number of characters, the largest with which every prompt fits into
+    `max_tokens`. If they do not even without descriptions, statistics go too; then the reasoner cuts the end.
+    """
+
+    def written(most: int) -> list[str]:
+        lines = [
+            template.fill(
+                "scenario",
+                title=title,
+                description=description[: max(0, most)].rstrip(),
+                statistics=statistics_sentence(template, statistics) if most >= 0 else "",
+            ).rstrip()
+            for (_, title, description), statistics in zip(catalogue.scenarios, found, strict=True)
+        ]
+        block = "\n".join(lines)
+        return [template.fill("prompt", scenarios=block, title=title) for _, title, _ in catalogue.scenarios]
+
+    def fits(most: int) -> bool:
+        return bool((reasoner.tokens(written(most)) <= max_tokens).all())
+
+    high = max((len(description) for _, _, description in catalogue.scenarios), default=0)
+    if fits(high):
+        return written(high)
+    low = -1
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if fits(middle) else (low, middle)
+    return written(low)
 
 
 class Histories:
-    """Positives of every user and scenario in order of time, cut at a watermark by bisection."""
+    """Positives with a text of every user and scenario in order of time, cut at a watermark by bisection."""
 
-    def __init__(self, log: Log, scenarios: int) -> None:
-        positive = np.flatnonzero(log.labels & (log.items >= 0))
+    def __init__(self, log: Log, catalogue: Catalogue) -> None:
+        scenarios = len(catalogue.scenarios)
+        positive = np.flatnonzero(told_positives(log, catalogue))
         group = log.users[positive].astype(np.int64) * scenarios + log.scenarios[positive]
         order = np.argsort(group, kind="stable")
         self._items, self._times = log.items[positive[order]], log.times[positive[order]]
@@ -82,13 +77,39 @@ class Histories:
         return self._items[start:stop]
 
 
+def told_positives(log: Log, catalogue: Catalogue) -> np.ndarray:
+    """The rows that a user prompt can tell of: positives whose item has a text, bool [rows]."""
+    has_text = np.array([*map(bool, catalogue.texts), False], dtype=bool)
+    return log.labels & has_text[log.items]
+
+
+def typical(items: np.ndarray, categories: Sequence[Sequence[str]], newest: int, most: int) -> list[int]:
+    """The items that are most like what the user likes here, and not among the newest.
+
+    An item counts as typical by how common its categories are, on average, among the last 200 positives; of equals the newer
+    comes first.
+
+    Args:
+        items: positives, oldest first.
+        categories: of every item.
+        newest: so many of the last distinct items are told anyway.
+        most: how many to give.
+    """
+    last = list(dict.fromkeys(items[::-1][:_LOOKED_AT].tolist()))
+    common = Counter(category for item in last for category in categories[item])
+    candidates = [item for item in last[newest:] if categories[item]] if most else []
+    told = [sum(common[c] for c in categories[item]) / len(categories[item]) for item in candidates]
+    order = sorted(range(len(candidates)), key=lambda i: (-told[i], i))
+    return [candidates[i] for i in order[:most]]
+
+
 class UserPrompts:
     """Builds user prompts.
 
     Args:
         log: the interactions.
         catalogue: titles and scenarios.
-        template: `user_v1`.
+        template: `user_v2`.
         reasoner: counts the tokens.
         most: titles per scenario at the most.
         max_tokens: longest prompt.
@@ -97,7 +118,7 @@ class UserPrompts:
     def __init__(
         self, log: Log, catalogue: Catalogue, template: Template, reasoner: Reasoner, most: int, max_tokens: int
     ) -> None:
-        self._histories = Histories(log, len(catalogue.scenarios))
+        self._histories = Histories(log, catalogue)
         self._catalogue, self._template, self._reasoner = catalogue, template, reasoner
         self._most, self._max_tokens = most, max_tokens
         lines = [template.fill("scenario", title=t, description=d) for _, t, d in catalogue.scenarios]
@@ -106,9 +127,9 @@ class UserPrompts:
     def build(self, snapshots: Snapshots) -> list[str]:
         """One prompt per snapshot.
 
-        Rule for the length: the largest number of titles per scenario, `most` or fewer, with which the prompt fits
-        into `max_tokens`; the oldest titles go first. With a single title per scenario it may still be too long; then the
-        reasoner cuts its end.
+        Rule for the length: the largest n, `most` or fewer, with which the prompt fits into `max_tokens`, where a scenario
+        tells its n newest titles and n // 2 typical ones. With a single title per scenario it may still be too long;
+        then the reasoner cuts its end.
         """
         best = [self.text(snapshots, i, self._most) for i in range(len(snapshots))]
         low = np.full(len(best), 1)
@@ -127,12 +148,19 @@ class UserPrompts:
         return best
 
     def text(self, snapshots: Snapshots, i: int, most: int) -> str:
-        """The prompt of snapshot `i` with at most `most` titles per scenario, the newest first."""
+        """The prompt of snapshot `i` with at most `most` newest titles per scenario, the newest first."""
         user, watermark = int(snapshots.users[i]), int(snapshots.watermarks[i])
         lines = []
         for scenario, (_, title, _) in enumerate(self._catalogue.scenarios):
-            items = self._histories.before(user, scenario, watermark)[: -most - 1 : -1]
-            titles = [self._template.fill("item", text=self._catalogue.texts[item]) for item in items]
-            said = ", ".join(titles) if titles else self._template.fill("nothing")
-            lines.append(self._template.fill("history", title=title, items=said))
+            items = self._histories.before(user, scenario, watermark)
+            newest = list(dict.fromkeys(items[::-1].tolist()))[:most]
+            usual = typical(items, self._catalogue.categories, len(newest), most // 2)
+            said = {"items": self._titles(newest), "typical": ""}
+            if usual:
+                said["typical"] = self._template.fill("typical", items=self._titles(usual))
+            lines.append(self._template.fill("history", title=title, **said))
         return self._template.fill("prompt", scenarios=self._scenarios, history="\n".join(lines))
+
+    def _titles(self, items: Sequence[int]) -> str:
+        titles = [self._template.fill("item", text=self._catalogue.texts[item]) for item in items]
+        return ", ".join(titles) if titles else self._template.fill("nothing")

@@ -72,16 +72,6 @@ def due_snapshots(
     return Snapshots(users, watermarks, _ends(log, rows))
 
 
-def most_active(log: Log, count: int | None) -> np.ndarray:
-    """Mask over users: the `count` with the most rows (ties: the smaller id); all where it is None."""
-    rows = np.diff(log.starts)
-    if count is None or count >= len(rows):
-        return np.ones(len(rows), dtype=bool)
-    mask = np.zeros(len(rows), dtype=bool)
-    mask[np.argsort(-rows, kind="stable")[:count]] = True
-    return mask
-
-
 def _ends(log: Log, rows: np.ndarray) -> np.ndarray:
     """One past the last row that shares user and time with each of `rows`."""
     changes = np.ones(len(log.users), dtype=bool)

@@ -15,8 +15,6 @@ from core.errors import DataError, MissingArtifactError
 from core.settings import DataSettings
 from knowledge.template import clean
 
-_COLUMNS = ["user_id", "item_id", "scenario", "event_timestamp", "label"]
-
 
 @dataclass(frozen=True)
 class Log:
@@ -47,7 +45,7 @@ class Catalogue:
 
     Attributes:
         item_ids: Arrow array of distinct items, sorted.
-        item_times: int64 [items], event time of the item's row in microseconds.
+        item_times: int64 [items], when the item first appeared, in microseconds.
         texts: one per item, "" where nothing is known.
         categories: list of categories per item.
         scenarios: (name, title, description) in the order of the scenario table.
@@ -61,7 +59,8 @@ class Catalogue:
 
 
 def read_catalogue(sources: Sequence[Path], data: DataSettings) -> Catalogue:
-    """Items and scenarios of all windows; of an item that comes twice, the later window's row counts.
+    """Items and scenarios of all windows; of an item that comes twice, the later window's row counts, known from the time
+    of the first: a new wording must not take the text from the log's earlier rows.
 
     Raises:
         DataError: an `item_text` column does not exist.
@@ -74,42 +73,39 @@ def read_catalogue(sources: Sequence[Path], data: DataSettings) -> Catalogue:
     items = pa.concat_tables(tables, promote_options="default").combine_chunks()
     ids = items.column("item_id").combine_chunks()
     unique = _sorted_unique(ids)
-    last = np.zeros(len(unique), dtype=np.int64)
-    last[_positions(ids, unique)] = np.arange(len(ids))  # repeated positions: the last one stays
+    place, last = _positions(ids, unique), np.zeros(len(unique), dtype=np.int64)
+    last[place] = np.arange(len(ids))  # repeated positions: the last one stays
+    first = np.full(len(unique), np.iinfo(np.int64).max)
+    np.minimum.at(first, place, items.column("event_timestamp").cast(pa.int64()).to_numpy())
     items = items.take(pa.array(last))
     categories = _categories(items, data)
     return Catalogue(
         item_ids=unique,
-        item_times=items.column("event_timestamp").cast(pa.int64()).to_numpy(),
+        item_times=first,
         texts=_texts(items, data.item_text, categories),
         categories=categories,
         scenarios=_scenarios(sources),
     )
 
 
-def read_log(sources: Sequence[Path], catalogue: Catalogue, before: int) -> Log:
-    """All windows' interactions with times before `before` (microseconds); rows that come twice count once.
+def make_log(rows: pa.Table, catalogue: Catalogue) -> Log:
+    """Rows as a log; of rows that come twice, the one of the latest source counts.
+
+    Args:
+        rows: user_id, item_id, scenario, t (microseconds), label (bool), place (of its source).
+        catalogue: knows items and scenarios.
 
     Raises:
         DataError: a row's scenario is not in the scenario table.
     """
-    parts = [pq.read_table(_existing(source / "interactions.parquet"), columns=_COLUMNS) for source in sources]
-    table = pa.concat_tables(parts).combine_chunks()
-    times = table.column("event_timestamp").cast(pa.int64()).to_numpy()
-    if (times >= before).any():
-        table, times = table.filter(pa.array(times < before)), times[times < before]
-    user_ids = _sorted_unique(table.column("user_id"))
-    users = _positions(table.column("user_id"), user_ids).astype(np.int32)
-    all_items = _sorted_unique(table.column("item_id"))
-    items = _positions(table.column("item_id"), all_items)
-    names = pa.array([name for name, _, _ in catalogue.scenarios], pa.string())
-    scenarios = _positions(table.column("scenario"), names)
-    if (scenarios < 0).any():
-        unknown = table.column("scenario")[int(np.argmax(scenarios < 0))].as_py()
-        raise DataError(f"scenario {unknown!r} is not in scenarios.parquet", file=sources[-1], column="scenario")
-    labels = table.column("label").to_numpy() == 1
-    order = np.lexsort((scenarios, items, times, users))
-    order = order[_first_of_equal(users[order], times[order], items[order], scenarios[order])]
+    user_ids = _sorted_unique(rows.column("user_id"))
+    users = _positions(rows.column("user_id"), user_ids).astype(np.int32)
+    all_items = _sorted_unique(rows.column("item_id"))
+    items = _positions(rows.column("item_id"), all_items)
+    scenarios = positions_of(rows.column("scenario"), catalogue)
+    times, places = rows.column("t").to_numpy(), rows.column("place").to_numpy()
+    order = np.lexsort((places, scenarios, items, times, users))
+    order = order[_last_of_equal(users[order], times[order], items[order], scenarios[order])]
     known = _positions(all_items, catalogue.item_ids).astype(np.int32)
     users = users[order]
     return Log(
@@ -118,9 +114,27 @@ def read_log(sources: Sequence[Path], catalogue: Catalogue, before: int) -> Log:
         items=known[items[order]] if len(order) else np.zeros(0, np.int32),
         scenarios=scenarios[order].astype(np.int16),
         times=times[order],
-        labels=labels[order],
+        labels=rows.column("label").to_numpy()[order],
         starts=np.searchsorted(users, np.arange(len(user_ids) + 1)),
     )
+
+
+def positions_of(scenarios: pa.ChunkedArray, catalogue: Catalogue) -> np.ndarray:
+    """Positions in the scenario table, int64 [n].
+
+    Raises:
+        DataError: one is not in the table.
+    """
+    found = _positions(scenarios, pa.array([name for name, _, _ in catalogue.scenarios], pa.string()))
+    if (found < 0).any():
+        unknown = scenarios[int(np.argmax(found < 0))].as_py()
+        raise DataError(f"scenario {unknown!r} is not in scenarios.parquet", column="scenario")
+    return found
+
+
+def item_positions(items: pa.ChunkedArray, catalogue: Catalogue) -> np.ndarray:
+    """Positions in the catalogue, int64 [n]; -1 where it lacks the item."""
+    return _positions(items, catalogue.item_ids)
 
 
 def _existing(path: Path) -> Path:
@@ -141,10 +155,10 @@ def _positions(values: pa.Array | pa.ChunkedArray, among: pa.Array) -> np.ndarra
     return np.asarray(pc.fill_null(pc.index_in(values, value_set=among), -1)).astype(np.int64)
 
 
-def _first_of_equal(*columns: np.ndarray) -> np.ndarray:
+def _last_of_equal(*columns: np.ndarray) -> np.ndarray:
     keep = np.ones(len(columns[0]), dtype=bool)
     if len(keep) > 1:
-        keep[1:] = np.logical_or.reduce([column[1:] != column[:-1] for column in columns])
+        keep[:-1] = np.logical_or.reduce([column[1:] != column[:-1] for column in columns])
     return keep
 
 

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections import Counter
 from collections.abc import Iterable, Sequence
 
 import numpy as np
+import pyarrow as pa
 
-from knowledge.prompts import Histories, scenario_statistics, statistics_sentence
+from core.digest import sha256_text
+from knowledge.prompts import Histories, statistics_sentence
 from knowledge.snapshots import Snapshots
 from knowledge.sources import Catalogue, Log
+from knowledge.statistics import LogStatistics
 from knowledge.template import Template
 
 TITLES, CATEGORIES, NEAREST = 3, 3, 5
@@ -25,15 +29,26 @@ class Neighbours:
     Args:
         vectors: raw item vectors, float16 [items, d].
         known: bool [items], which of them exist.
-        used: int64 [items], rows of each item; the MAX_CANDIDATES most used ones are candidates.
+        used: int64 [items], rows of each item; the MAX_CANDIDATES most used ones are candidates, all known ones where
+            fewer than NEAREST are used at all.
+
+    Attributes:
+        items: the candidates' positions, int64 [m].
     """
 
     def __init__(self, vectors: np.ndarray, known: np.ndarray, used: np.ndarray) -> None:
         order = np.argsort(-used, kind="stable")
-        self._items = np.sort(order[known[order]][:MAX_CANDIDATES])
-        chosen = vectors[self._items].astype(np.float64)
+        order = order[known[order]]
+        often = order[used[order] > 0]
+        self.items = np.sort((often if len(often) >= NEAREST else order)[:MAX_CANDIDATES])
+        chosen = vectors[self.items].astype(np.float64)
         self._centre = np.rint(chosen.mean(axis=0) * 2.0**16) / 2.0**16 if len(chosen) else np.zeros(vectors.shape[1])
         self._units = _units(chosen - self._centre)
+
+    def digest(self, ids: pa.Array) -> str:
+        """Hash of the candidates, their ids and their vectors."""
+        told = sha256_text("\n".join(map(str, ids.take(pa.array(self.items)).to_pylist())))
+        return hashlib.sha256(told.encode() + self._centre.tobytes() + self._units.tobytes()).hexdigest()
 
     def find(self, vectors: np.ndarray, centre: np.ndarray | None = None, block: int = 512) -> np.ndarray:
         """Items nearest by cosine after centring, int64 [n, NEAREST], nearest first; ties: the smaller id.
@@ -43,7 +58,7 @@ class Neighbours:
             centre: what counts as the middle of `vectors`, [d]; none: the middle of the items.
             block: vectors compared at a time.
         """
-        count = min(NEAREST, len(self._items))
+        count = min(NEAREST, len(self.items))
         middle = self._centre if centre is None else centre
         found = np.zeros((len(vectors), count), dtype=np.int64)
         for start in range(0, len(vectors) if count else 0, block):
@@ -52,7 +67,7 @@ class Neighbours:
             least = np.partition(scores, scores.shape[1] - count, axis=1)[:, -count]
             for i, row in enumerate(scores):
                 near = np.flatnonzero(row >= least[i])
-                found[start + i] = self._items[near[np.argsort(-row[near], kind="stable")[:count]]]
+                found[start + i] = self.items[near[np.argsort(-row[near], kind="stable")[:count]]]
         return found
 
 
@@ -68,7 +83,7 @@ def user_summaries(
         snapshots: whose state is told.
         nearest: item rows per snapshot, int64 [n, k].
     """
-    histories = Histories(log, len(catalogue.scenarios))
+    histories = Histories(log, catalogue)
     nothing = template.fill("nothing")
     texts = []
     for i, (user, watermark, end) in enumerate(zip(snapshots.users, snapshots.watermarks, snapshots.ends, strict=True)):
@@ -86,23 +101,23 @@ def user_summaries(
 
 
 def scenario_summaries(
-    log: Log, catalogue: Catalogue, template: Template, watermark: int, nearest: np.ndarray
+    statistics: LogStatistics, catalogue: Catalogue, template: Template, watermark: int, nearest: np.ndarray
 ) -> list[str]:
     """One text per scenario: description, statistics, most liked titles and categories before `watermark`."""
     nothing = template.fill("nothing")
     texts = []
-    for scenario, (statistics, (_, title, description)) in enumerate(
-        zip(scenario_statistics(log, catalogue, watermark), catalogue.scenarios, strict=True)
+    for scenario, (counted, (_, title, description)) in enumerate(
+        zip(statistics.at(watermark), catalogue.scenarios, strict=True)
     ):
-        rows = (log.times < watermark) & (log.scenarios == scenario) & log.labels & (log.items >= 0)
-        liked = np.bincount(log.items[rows], minlength=len(catalogue.texts))
+        liked = statistics.liked[scenario]
         top = np.argsort(-liked, kind="stable")[:TITLES]
+        items = np.flatnonzero(liked)
         told = {
             "titles": _quoted(catalogue, top[liked[top] > 0]),
-            "categories": _top(catalogue, log.items[rows]),
+            "categories": _top(catalogue, items, liked[items]),
             "nearest": _quoted(catalogue, nearest[scenario]),
         }
-        sentence = statistics_sentence(template, statistics)
+        sentence = statistics_sentence(template, counted)
         texts.append(
             template.fill("scenario", title=title, description=description, statistics=sentence, **_or(told, nothing))
         )
@@ -118,8 +133,12 @@ def _quoted(catalogue: Catalogue, items: Iterable[int]) -> str:
     return ", ".join(f'"{catalogue.texts[item]}"' for item in items if catalogue.texts[item])
 
 
-def _top(catalogue: Catalogue, items: Sequence[int] | np.ndarray) -> str:
-    counts = Counter(category for item in items for category in catalogue.categories[item])
+def _top(catalogue: Catalogue, items: Sequence[int] | np.ndarray, times: np.ndarray | None = None) -> str:
+    """The commonest categories of items, each of which counts `times` (once without them)."""
+    counts: Counter[str] = Counter()
+    for item, weight in zip(items, [1] * len(items) if times is None else times.tolist(), strict=True):
+        for category in catalogue.categories[item]:
+            counts[category] += weight
     return ", ".join(name for name, _ in sorted(counts.items(), key=lambda pair: (-pair[1], pair[0]))[:CATEGORIES])
 
 

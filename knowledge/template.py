@@ -19,10 +19,11 @@ _SECTION = re.compile(r"^\[(\w+)\]$")
 _STATISTICS = {"rows", "users", "items", "rate"}
 # name -> section -> the fields it may use.
 SCHEMAS: Mapping[str, Mapping[str, set[str]]] = {
-    "user_v1": {
+    "user_v2": {
         "prompt": {"scenarios", "history"},
         "scenario": {"title", "description"},
-        "history": {"title", "items"},
+        "history": {"title", "items", "typical"},
+        "typical": {"items"},
         "item": {"text"},
         "nothing": set(),
     },

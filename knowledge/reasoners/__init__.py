@@ -39,7 +39,8 @@ def make_reasoner(settings: KnowledgeSettings) -> Reasoner:
         raise SettingsError(
             "knowledge.base_url must name the server of the reasoner 'openai', e.g. http://host:8000/v1"
         )
-    from knowledge.reasoners.openai import Limits, OpenAIReasoner
+    from knowledge.reasoners.line import Limits
+    from knowledge.reasoners.openai import OpenAIReasoner
 
     key = settings.api_key.get_secret_value() if settings.api_key is not None else None
     return OpenAIReasoner(
@@ -67,8 +68,14 @@ def make_thinker(settings: KnowledgeSettings, reasoner: Reasoner) -> Reasoner:
     """
     if settings.generate is None:
         return reasoner
+    asked = settings.generate
     make = getattr(reasoner, "answering", None)
     if make is None:
         raise SettingsError(f"knowledge.generate: the reasoner {settings.reasoner!r} cannot write answers")
-    thinker: Reasoner = make(settings.generate.max_new_tokens, settings.generate.chat)
+    other = {"model": asked.model, "base_url": asked.base_url}
+    if settings.reasoner != "openai" and any(other.values()):
+        raise SettingsError(
+            "knowledge.generate.model and .base_url are for the reasoner 'openai'; others answer themselves"
+        )
+    thinker: Reasoner = make(asked.max_new_tokens, asked.chat, **(other if settings.reasoner == "openai" else {}))
     return thinker

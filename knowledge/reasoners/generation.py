@@ -9,16 +9,15 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
 
 from core.digest import sha256_json
 from knowledge.reasoners.base import Progress, to_half
-
-if TYPE_CHECKING:
-    from knowledge.reasoners.transformers import Prefix, TransformersReasoner
+from knowledge.reasoners.batching import batches
+from knowledge.reasoners.frozen import FrozenModel, Prefix
 
 _MARK = "\u241fPROMPT\u241f"
 
@@ -32,7 +31,7 @@ class Answering:
         chat: put texts into the model's chat template, where it has one.
     """
 
-    def __init__(self, reasoner: TransformersReasoner, max_new_tokens: int, chat: bool) -> None:
+    def __init__(self, reasoner: FrozenModel, max_new_tokens: int, chat: bool) -> None:
         self._reasoner, self._most = reasoner, max_new_tokens
         framed = chat and reasoner.tokenizer.chat_template
         self._frames: tuple[list[int], list[int]] | None = self._frame() if framed else None
@@ -62,8 +61,6 @@ class Answering:
 
     def pooled(self, texts: Sequence[str], progress: Progress = iter) -> tuple[np.ndarray, list[str]]:
         """The same before rounding, float32 [n, dim]."""
-        from knowledge.reasoners.transformers import batches
-
         rows = self._rows(texts, cut=True)
         vectors, answers = np.zeros((len(rows), self.dim), dtype=np.float32), [""] * len(rows)
         with torch.inference_mode():

@@ -1,0 +1,144 @@
+"""Ray Data: the parts of a run as rows of a dataset, read by actors that load the reasoner once.
+
+An actor that dies is started again by Ray, and its part is handed out again; what the part had finished is in the cache,
+so that a death costs the shard that was being read. Sources, cache and model must be on paths that all machines know.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from core import ArtifactStore, Clock, Settings, logger
+from core.errors import SettingsError
+from core.settings import RaySettings
+from knowledge.logstore import open_log
+from knowledge.material import read_share
+from knowledge.scenarios import moments_of
+from knowledge.sources import read_catalogue
+from knowledge.work import open_work
+
+LOG = logger("knowledge")
+# Parts per actor: small enough that no actor is idle for long at the end.
+_PARTS_EACH = 4
+# What a cluster of our own keeps in shared memory: rows of numbers only.
+_STORE_BYTES = 128 << 20
+_KNOCK_SECONDS = 10
+
+
+@dataclass(frozen=True)
+class Job:
+    """What an actor needs to open a run's material."""
+
+    sources: tuple[Path, ...]
+    settings: Settings
+    clock: Clock
+    train_start: int
+    cache: Path
+    store: ArtifactStore
+    window_ends: tuple[int, ...]
+
+
+class Reader:
+    """An actor: opens the material once, then reads one part after the other."""
+
+    def __init__(self, job: Job) -> None:
+        self._open, self._job = ExitStack(), job
+        self._work = self._open.enter_context(
+            open_work(job.sources, job.settings, job.clock, job.train_start, job.cache, job.store)
+        )
+
+    def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
+        """Read the parts of a batch: `part`, `parts` -> the same and how many texts were looked at."""
+        moments = moments_of(self._job.train_start, self._job.window_ends)
+        told = [
+            sum(read_share(self._work, (int(i), int(n)), moments).values())
+            for i, n in zip(batch["part"], batch["parts"], strict=True)
+        ]
+        return {**batch, "texts": told}
+
+
+def read_on_cluster(job: Job) -> int:
+    """Let a cluster's actors read all texts into the cache; returns the number of parts.
+
+    Raises:
+        SettingsError: Ray is not installed, or the cluster cannot be reached.
+    """
+    settings = job.settings.knowledge.ray
+    ray = _ray()
+    # Put in order once, before many want it.
+    catalogue = read_catalogue(job.sources, job.settings.data)
+    with open_log(job.sources, job.cache, catalogue, job.clock.now_micros()) as log:
+        parts = max(len(log.buckets), _PARTS_EACH * settings.workers)
+    ours = not ray.is_initialized()
+    if ours:
+        _connect(ray, settings)
+    try:
+        logging.getLogger("ray.data").setLevel(logging.WARNING)
+        ray.data.DataContext.get_current().enable_progress_bars = False
+        dataset = ray.data.from_items(
+            [{"part": i + 1, "parts": parts} for i in range(parts)], override_num_blocks=parts
+        ).map_batches(
+            Reader,
+            fn_constructor_args=(job,),
+            batch_size=1,
+            compute=ray.data.ActorPoolStrategy(size=settings.workers, max_tasks_in_flight_per_actor=1),
+            num_cpus=settings.num_cpus,
+            num_gpus=settings.num_gpus,
+        )
+        done = sum(len(batch["part"]) for batch in dataset.iter_batches(batch_size=None))
+    finally:
+        if ours:
+            ray.shutdown()
+    LOG.info("%s parts read by %s actors", done, settings.workers)
+    return done
+
+
+def _ray() -> Any:
+    """Ray with its telemetry off; loaded here and nowhere else."""
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    try:
+        import ray
+        import ray.data
+    except ImportError as error:
+        raise SettingsError(
+            f"knowledge.engine is ray, but Ray cannot be imported ({error}); install requirements/dev.txt"
+        ) from error
+    return ray
+
+
+def _connect(ray: Any, settings: RaySettings) -> None:
+    """Join the cluster, or start one in this machine where no address is given."""
+    processors = max(1, round(settings.workers * settings.num_cpus) + 1)
+    own: dict[str, Any] = {} if settings.address else {"num_cpus": processors, "object_store_memory": _STORE_BYTES}
+    _knock(settings.address)
+    try:
+        ray.init(
+            address=settings.address or "local",
+            include_dashboard=None if settings.address else False,
+            log_to_driver=False,
+            logging_level="ERROR",
+            **own,
+        )
+    except (ConnectionError, ValueError, RuntimeError) as error:
+        raise SettingsError(f"knowledge.ray.address {settings.address!r} cannot be reached: {error}") from error
+
+
+def _knock(address: str | None) -> None:
+    """See that something listens at [ray://]HOST:PORT: Ray itself would try for minutes and say nothing.
+
+    Raises:
+        SettingsError: nothing does.
+    """
+    host, colon, port = (address or "").removeprefix("ray://").rpartition(":")
+    if not colon or not port.isdigit():
+        return  # `auto` and the like
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=_KNOCK_SECONDS).close()
+    except OSError as error:
+        raise SettingsError(f"knowledge.ray.address {address!r} cannot be reached: {error}") from error
