@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from models.bundle import Bundle, Scores, load_bundle, predict
     from models.data import RequestBatch, TrainingData, load_dataset, request_batch_from_rows
-    from models.encoder import EncodedItems
+    from models.encoded import EncodedItems
     from models.evaluation import compare, evaluate
     from models.promotion import Verdict, promotion_verdict
     from models.ranker import plain

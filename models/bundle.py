@@ -32,7 +32,8 @@ from core.settings import ModelSettings
 from core.store import write_json
 from models.data import RequestBatch, TrainingData, request_batch_from_rows
 from models.embeddings import FusedTables
-from models.encoder import EncodedItems, EncodedRows, Encoder
+from models.encoded import EncodedItems, EncodedRows
+from models.encoder import Encoder
 from models.ranker import Head, Parts
 from models.vocabulary import Vocabulary
 

@@ -29,7 +29,8 @@ class TrainingData:
     """A dataset artifact in memory; the vector matrices stay memory-mapped.
 
     Args:
-        rows: one row per interaction, in order of (event_timestamp, user_id, item_id).
+        rows: one row per interaction, in order of (event_timestamp, user_id, item_id). `history_end` is how many of the
+            user's positives the row may read; an optional `history_begin`, at most that, hides the first ones.
         user_log: every user's positives in order, `position` counting from 0.
         vectors: kind -> float32 [n, d] that the `*_row` columns index.
         spec: the dataset's spec.json.
@@ -161,14 +162,22 @@ def log_starts(user_log: pa.Table, users: pa.ChunkedArray) -> np.ndarray:
     return np.where(found >= 0, np.append(starts, -1)[found], -1).astype(np.int64)
 
 
+def history_begin(rows: pa.Table) -> np.ndarray:
+    """Each row's first position in its user's log that it may read, int64 [N]."""
+    if "history_begin" in rows.column_names:
+        return rows.column("history_begin").to_numpy()
+    return np.zeros(rows.num_rows, np.int64)
+
+
 def _histories(data: TrainingData, rows: pa.Table) -> list[list[Any]]:
     log, length = log_order(data.user_log), int(data.spec["history_length"])
     starts = log_starts(log, rows.column("user_id"))
     ends = pc.fill_null(rows.column("history_end"), 0).to_numpy()
+    begins = np.maximum(history_begin(rows), ends - length)
     items = log.column("item_id")
     return [
-        items.slice(start + max(0, end - length), min(end, length)).to_pylist() if start >= 0 else []
-        for start, end in zip(starts.tolist(), ends.tolist(), strict=True)
+        items.slice(start + begin, end - begin).to_pylist() if start >= 0 else []
+        for start, begin, end in zip(starts.tolist(), begins.tolist(), ends.tolist(), strict=True)
     ]
 
 

@@ -1,4 +1,4 @@
-"""Feature code, the one module of it: training and serving turn raw values into numbers here and nowhere else.
+"""Feature code: training and serving turn raw values into numbers by `Encoder` and nowhere else.
 
 Fitted on training rows only. Ids become rows of embedding tables (0: unknown), counts are taken log(1 + x), a missing
 count is 0, a missing rate the prior, a missing declared number the training mean; then all are standardised.
@@ -7,7 +7,6 @@ count is 0, a missing rate the prior, a missing declared number the training mea
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -16,84 +15,20 @@ import pyarrow.compute as pc
 import torch
 
 from core.errors import DataError
-from models.data import ITEM_STATS, USER_STATS, RequestBatch, TrainingData, log_order, log_starts, row_numbers
+from models.data import (
+    ITEM_STATS,
+    USER_STATS,
+    RequestBatch,
+    TrainingData,
+    history_begin,
+    log_order,
+    log_starts,
+    row_numbers,
+)
+from models.dense import DenseFeature, Scales, fit_dense, floats
+from models.encoded import EncodedItems, EncodedRows, fill_unknown
 from models.inputs import ITEM_ID, USER_ID, Bags, Layout, Side
 from models.vocabulary import Vocabulary
-
-
-@dataclass(frozen=True)
-class DenseFeature:
-    """How one number is filled in and scaled: (f(x or fill) - mean) / scale, f = log1p for counts."""
-
-    name: str
-    log: bool
-    fill: float
-    mean: float
-    scale: float
-
-    def encode(self, values: np.ndarray) -> np.ndarray:
-        """Float64 [N], NaN where missing -> float64 [N]."""
-        filled = np.where(np.isnan(values), self.fill, values)
-        return ((np.log1p(np.maximum(filled, 0.0)) if self.log else filled) - self.mean) / self.scale
-
-
-@dataclass
-class EncodedRows:
-    """A whole training table as arrays: a batch is an index away. N rows, K distinct user-vector combinations."""
-
-    user: np.ndarray  # int64 [Fu, N]
-    item: np.ndarray  # int64 [Fi, N]
-    scenario: np.ndarray  # int16 [N]: small, so that a batch is sorted by radix
-    log: np.ndarray  # int64 [M] item rows of all users' positives
-    begin: np.ndarray  # int64 [N] into log
-    end: np.ndarray  # int64 [N]
-    dense: np.ndarray  # float32 [N, D]
-    user_key: np.ndarray  # int64 [N] into the K combinations
-    user_rows: dict[str, np.ndarray]  # kind -> int64 [K], -1: unknown
-    scenario_row: np.ndarray  # int64 [N], -1: unknown
-    item_row: np.ndarray  # int64 [N], -1: unknown
-    label: np.ndarray  # float32 [N]
-    weight: np.ndarray  # float32 [N]
-    vectors: Mapping[str, np.ndarray]
-
-    def bags(self, index: np.ndarray) -> Bags:
-        """Embedding ids of some rows."""
-        begin = self.begin[index]
-        lengths = self.end[index] - begin
-        total = np.cumsum(lengths)
-        place = np.repeat(begin - total + lengths, lengths) + np.arange(total[-1] if len(total) else 0)
-        scenario = self.scenario[index].astype(np.int64)
-        return Bags(
-            np.take(self.user, index, axis=1), np.take(self.item, index, axis=1), scenario, self.log[place], lengths
-        )
-
-    def side(self, index: np.ndarray) -> Side:
-        """Everything else of some rows; each distinct user vector and scenario vector once."""
-        keys, user_index = distinct(self.user_key[index])
-        users = [gather(self.vectors[kind], rows[keys]) for kind, rows in self.user_rows.items()]
-        scenario_rows, scenario_index = distinct(self.scenario_row[index])
-        scenarios = gather(self.vectors.get("scenario"), scenario_rows)
-        items = gather(self.vectors.get("item_text"), self.item_row[index])
-        return Side(
-            torch.from_numpy(np.take(self.dense, index, axis=0)),
-            torch.from_numpy(self.scenario[index].astype(np.int64)),
-            torch.from_numpy(user_index),
-            tuple(vectors for vectors, _ in users),
-            tuple(known for _, known in users),
-            torch.from_numpy(scenario_index),
-            *scenarios,
-            *items,
-        )
-
-
-@dataclass(frozen=True)
-class EncodedItems:
-    """A catalogue encoded once, of which each request scores some rows. N items."""
-
-    ids: np.ndarray  # int64 [Fi, N]
-    dense: np.ndarray  # float32 [N, Di]
-    vectors: torch.Tensor  # [N, d], 0 where unknown
-    known: torch.Tensor  # [N, 1], 1 or 0
 
 
 class Encoder:
@@ -119,7 +54,7 @@ class Encoder:
         self.user_dense, self.item_dense = list(user_dense), list(item_dense)
         self.history_length = history_length
         self._scenario = {name: number for number, name in enumerate(layout.scenarios)}
-        self._user_scales, self._item_scales = _Scales(self.user_dense), _Scales(self.item_dense)
+        self._user_scales, self._item_scales = Scales(self.user_dense), Scales(self.item_dense)
 
     @classmethod
     def fit(cls, data: TrainingData, *, user_vectors: Collection[str], scenario_vectors: bool) -> Encoder:
@@ -140,8 +75,8 @@ class Encoder:
         user = (USER_ID, *spec["user_categorical"])
         item = (ITEM_ID, *spec["item_categorical"])
         vocabularies = {name: Vocabulary.fit(train.column(name)) for name in (*user, *item)}
-        user_dense = [_fit_dense(train, name, spec) for name in (*spec["user_dense"], *USER_STATS)]
-        item_dense = [_fit_dense(train, name, spec) for name in (*spec["item_dense"], *ITEM_STATS)]
+        user_dense = [fit_dense(train, name, spec) for name in (*spec["user_dense"], *USER_STATS)]
+        item_dense = [fit_dense(train, name, spec) for name in (*spec["item_dense"], *ITEM_STATS)]
         dims = {kind: int(body["dim"]) for kind, body in spec["vectors"].items()}
         layout = Layout(
             user=user,
@@ -204,8 +139,10 @@ class Encoder:
         user_dense, item_dense = self._user_scales.encode(batch.user), self._item_scales.encode(batch.item)
         dense = np.concatenate((user_dense[batch.user_index], item_dense), axis=1)
         count, users = len(scenario), len(batch.user[USER_ID])
-        vectors = [_known(batch.user_vectors.get(kind), users, d, kind) for kind, d in layout.user_vectors.items()]
-        item_vectors = _known(batch.item_text if layout.item_dim else None, count, layout.item_dim, "item_text")
+        vectors = [
+            fill_unknown(batch.user_vectors.get(kind), users, d, kind) for kind, d in layout.user_vectors.items()
+        ]
+        item_vectors = fill_unknown(batch.item_text if layout.item_dim else None, count, layout.item_dim, "item_text")
         scenario_index, scenarios = self._request_scenarios(batch)
         return Side(
             torch.from_numpy(dense),
@@ -231,7 +168,7 @@ class Encoder:
         layout = self.layout
         ids = np.stack([self.vocabularies[name].rows(item[name]) for name in layout.item])
         count = ids.shape[1]
-        vectors, known = _known(text if layout.item_dim else None, count, layout.item_dim, "item_text")
+        vectors, known = fill_unknown(text if layout.item_dim else None, count, layout.item_dim, "item_text")
         return EncodedItems(ids, self._item_scales.encode(item), vectors, known)
 
     def encode_request(
@@ -262,7 +199,7 @@ class Encoder:
         width = len(self.user_dense)
         dense[:, :width] = self._user_scales.encode(user.user)
         np.take(items.dense, rows, axis=0, out=dense[:, width:])
-        vectors = [_known(user.user_vectors.get(kind), 1, d, kind) for kind, d in layout.user_vectors.items()]
+        vectors = [fill_unknown(user.user_vectors.get(kind), 1, d, kind) for kind, d in layout.user_vectors.items()]
         known = user.scenario_vectors.get(scenario) if layout.scenario_dim else None
         chosen, same = torch.from_numpy(rows), torch.zeros(count, dtype=torch.int64)
         side = Side(
@@ -272,7 +209,7 @@ class Encoder:
             tuple(v for v, _ in vectors),
             tuple(k for _, k in vectors),
             same,
-            *_known(None if known is None else known[None], 1, layout.scenario_dim, "scenario"),
+            *fill_unknown(None if known is None else known[None], 1, layout.scenario_dim, "scenario"),
             items.vectors.index_select(0, chosen),
             items.known.index_select(0, chosen),
         )
@@ -302,7 +239,7 @@ class Encoder:
         starts = log_starts(log, data.rows.column("user_id"))
         ends = np.where(starts >= 0, pc.fill_null(data.rows.column("history_end"), 0).to_numpy(), 0)
         base = np.maximum(starts, 0)
-        begin = base + np.maximum(0, ends - self.history_length)
+        begin = base + np.maximum(history_begin(data.rows), ends - self.history_length)
         return begin, base + ends, self.vocabularies[ITEM_ID].encode(log.column("item_id"))
 
     def _scenarios(self, column: pa.ChunkedArray) -> np.ndarray:
@@ -313,7 +250,7 @@ class Encoder:
         return found.to_numpy().astype(np.int16)
 
     def _dense(self, rows: pa.Table, features: Sequence[DenseFeature]) -> np.ndarray:
-        columns = [feature.encode(_floats(rows.column(feature.name))) for feature in features]
+        columns = [feature.encode(floats(rows.column(feature.name))) for feature in features]
         return np.stack(columns, axis=1).astype(np.float32)
 
     def _request_history(self, batch: RequestBatch) -> tuple[np.ndarray, np.ndarray]:
@@ -332,45 +269,7 @@ class Encoder:
         for name, number in place.items() if dim else ():
             if (vector := batch.scenario_vectors.get(name)) is not None:
                 vectors[number] = vector
-        return index, _known(vectors, len(place), dim, "scenario")
-
-
-def distinct(keys: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Distinct values in ascending order and where each key is among them, like `np.unique`, in linear time.
-
-    Args:
-        keys: int64 [B], each -1 or more, and small enough to address an array.
-    """
-    size = int(keys.max(initial=-1)) + 2
-    if size > 64 * len(keys):
-        return np.unique(keys, return_inverse=True)
-    seen = np.zeros(size, bool)
-    seen[keys + 1] = True
-    found = np.flatnonzero(seen)
-    place = np.empty(size, np.int64)
-    place[found] = np.arange(len(found))
-    return found - 1, place[keys + 1]
-
-
-def gather(matrix: np.ndarray | None, rows: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
-    """Rows of a (memory-mapped) matrix, float32 [n, d], and which are known, 1 or 0 [n, 1]; row -1 is unknown."""
-    known = torch.from_numpy((rows >= 0).astype(np.float32)[:, None])
-    if matrix is None or not len(matrix):
-        return torch.zeros(len(rows), 0 if matrix is None else matrix.shape[1]), known
-    return torch.from_numpy(np.take(matrix, np.maximum(rows, 0), axis=0)), known
-
-
-def _known(vectors: np.ndarray | None, count: int, dim: int, kind: str) -> tuple[torch.Tensor, torch.Tensor]:
-    """Vectors with NaN rows -> vectors without NaN, and which are known."""
-    if vectors is None or dim == 0:
-        return torch.zeros(count, dim), torch.zeros(count, 1)
-    if vectors.shape != (count, dim):
-        raise DataError(f"{kind} vectors are {vectors.shape}, the model reads {(count, dim)}; take its own version")
-    found = torch.from_numpy(np.require(vectors, np.float32, ["C", "W"]))
-    known = ~found.isnan().any(dim=1, keepdim=True)
-    if not bool(known.any()):
-        return torch.zeros(count, dim), torch.zeros(count, 1)
-    return torch.where(known, found, 0.0), known.float()
+        return index, fill_unknown(vectors, len(place), dim, "scenario")
 
 
 def _combinations(rows: Mapping[str, np.ndarray], count: int) -> tuple[np.ndarray, dict[str, np.ndarray]]:
@@ -382,40 +281,3 @@ def _combinations(rows: Mapping[str, np.ndarray], count: int) -> tuple[np.ndarra
     first = np.zeros(int(keys.max(initial=-1)) + 1, np.int64)
     first[keys] = np.arange(count)
     return keys.astype(np.int64), {kind: numbers[first] for kind, numbers in rows.items()}
-
-
-def _fit_dense(rows: pa.Table, name: str, spec: Mapping[str, Any]) -> DenseFeature:
-    values = _floats(rows.column(name))
-    seen = values[~np.isnan(values)]
-    log = name.endswith(("_rows", "_positives")) and name in (*USER_STATS, *ITEM_STATS)
-    if log:
-        fill = 0.0
-    elif name in (*USER_STATS, *ITEM_STATS):
-        fill = float(spec["prior_rate"])
-    else:
-        fill = float(seen.mean()) if len(seen) else 0.0
-    plain = DenseFeature(name, log, fill, 0.0, 1.0).encode(values)
-    scale = float(plain.std())
-    return DenseFeature(name, log, fill, float(plain.mean()), scale if scale > 1e-9 else 1.0)
-
-
-def _floats(column: pa.ChunkedArray) -> np.ndarray:
-    return pc.cast(column, pa.float64()).to_numpy().astype(np.float64)
-
-
-class _Scales:
-    """`DenseFeature.encode` of several features at once: the same operations on each number."""
-
-    def __init__(self, features: Sequence[DenseFeature]) -> None:
-        self.names = [feature.name for feature in features]
-        self.log = np.array([feature.log for feature in features], bool)
-        self.fill, self.mean, self.scale = (
-            np.array([getattr(feature, part) for feature in features], np.float64) for part in ("fill", "mean", "scale")
-        )
-
-    def encode(self, values: Mapping[str, Any]) -> np.ndarray:
-        """Per feature [N], None or NaN where missing -> float32 [N, features]."""
-        raw = np.stack([np.asarray(values[name], np.float64) for name in self.names], axis=1)
-        filled = np.where(np.isnan(raw), self.fill, raw)
-        logged = np.where(self.log, np.log1p(np.maximum(filled, 0.0)), filled)
-        return ((logged - self.mean) / self.scale).astype(np.float32)

@@ -164,15 +164,45 @@ class FullLayer(MetaLayer):
         return add_mixed_maps(x, shift.index_select(0, index), weight.index_select(0, index), self.basis)
 
 
-def build_meta_layer(form: Form, width: int, code: int, size: int) -> MetaLayer:
-    """The layer of a form.
+class MetaStack(nn.Module):
+    """Generated layers one after another: x_1 = L_1(x), x_n = x_{n-1} + L_n(relu(x_{n-1})) - relu(x_{n-1}).
+
+    Each term after the first is zero as long as its layer is the identity, so that the stack starts as the identity too.
+    Without the relu, gates after gates would be one gate.
+
+    Args:
+        layers: at least one.
+    """
+
+    def __init__(self, layers: Sequence[MetaLayer]) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(layers)
+
+    def forward(self, x: Tensor, code: Tensor, index: Tensor) -> Tensor:
+        """[B, d], [U, r], [B] -> [B, d]."""
+        first, *others = self.layers
+        x = first(x, code, index)
+        for layer in others:
+            hidden = torch.relu(x)
+            x = x + layer(hidden, code, index) - hidden
+        return x
+
+
+def build_meta_layer(form: Form, width: int, code: int, size: int, depth: int = 1) -> MetaLayer | MetaStack:
+    """The layer of a form, or several.
 
     Args:
         form: gate, low_rank or full.
         width: d.
         code: r.
         size: of the core (low_rank), number of basis maps (full).
+        depth: number of layers.
     """
+    layers = [_one_layer(form, width, code, size) for _ in range(depth)]
+    return layers[0] if depth == 1 else MetaStack(layers)
+
+
+def _one_layer(form: Form, width: int, code: int, size: int) -> MetaLayer:
     if form == "gate":
         return GateLayer(width, code)
     return (LowRankLayer if form == "low_rank" else FullLayer)(width, code, size)
@@ -187,12 +217,13 @@ class MetaTower(nn.Module):
         code: r.
         form: of the meta layer.
         size: see `build_meta_layer`.
+        depth: number of generated layers.
     """
 
-    def __init__(self, inputs: int, width: int, code: int, form: Form, size: int) -> None:
+    def __init__(self, inputs: int, width: int, code: int, form: Form, size: int, depth: int = 1) -> None:
         super().__init__()
         self.down = Linear(inputs, width)
-        self.layer = build_meta_layer(form, width, code, size)
+        self.layer = build_meta_layer(form, width, code, size, depth)
         self.readout = zero_linear(code, width + 1)
 
     def forward(self, x: Tensor, code: Tensor, index: Tensor) -> Tensor:

@@ -16,7 +16,7 @@ from models.backbones import Inputs, Shape, build_backbone
 from models.dropout import dropout
 from models.inputs import Layout, Side
 from models.meta import Bottleneck, Form, MetaTower, Neutral, build_meta_layer
-from models.second_order import SecondOrder
+from models.second_order import CrossNetwork, SecondOrder
 
 
 class Parts(NamedTuple):
@@ -60,9 +60,11 @@ class Head(nn.Module):
         if settings.user_level != "none":
             form = settings.user_level
             self.user_code = Bottleneck(sum(kinds.values()), settings.bottleneck)
-            self.user_layer = build_meta_layer(form, inputs, settings.bottleneck, _size(form, settings))
+            size = _size(form, settings)
+            self.user_layer = build_meta_layer(form, inputs, settings.bottleneck, size, settings.meta_depth)
 
         self.second_order: SecondOrder | None = None
+        self.cross = CrossNetwork(inputs, settings.cross_layers) if settings.second_order == "dcn_v2" else None
         if settings.second_order == "fm":
             widths = ((layout.item_dim,) if layout.item_dim else ()) + ((sum(kinds.values()),) if kinds else ())
             self.second_order = SecondOrder(settings.embedding_dim, widths)
@@ -71,10 +73,12 @@ class Head(nn.Module):
         self.backbone = build_backbone(settings, self.shape)
         self.scenario_code: nn.Module | None = None
         if settings.scenario_level != "none":
-            form, code, width = settings.scenario_level, settings.bottleneck, (settings.tower or [32])[0]
+            form, code = settings.scenario_level, settings.bottleneck
+            width = settings.meta_width or (settings.tower or [32])[0]
+            size = min(_size(form, settings), width)
             self.scenario_neutral = Neutral(layout.scenario_dim)
             self.scenario_code = Bottleneck(layout.scenario_dim, code)
-            self.scenario_tower = MetaTower(inputs, width, code, form, min(_size(form, settings), width))
+            self.scenario_tower = MetaTower(inputs, width, code, form, size, settings.meta_depth)
 
     def forward(self, embedded: Tensor, side: Side) -> Parts:
         """Score rows.
@@ -94,6 +98,7 @@ class Head(nn.Module):
             x = self.user_layer(x, self.user_code(users), side.user_index)
         backbone = self.backbone(Inputs.of(x, side.scenario, self.shape))
         backbone = backbone if pairs is None else backbone + pairs
+        backbone = backbone if self.cross is None else backbone + self.cross(x)
         if self.scenario_code is None:
             return Parts(backbone, torch.zeros_like(backbone))
         scenarios = self.scenario_neutral(side.scenario_vectors, side.scenario_known)

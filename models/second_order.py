@@ -1,4 +1,6 @@
-"""Second-order interactions beside the backbone: a factorisation machine over fields (Rendle, ICDM 2010)."""
+"""Interactions beside the backbone: a factorisation machine over fields (Rendle, ICDM 2010), and the cross network of
+DCN-V2 (Wang and others, WWW 2021).
+"""
 
 from __future__ import annotations
 
@@ -44,3 +46,24 @@ class SecondOrder(nn.Module):
             field = field if index is None or len(field) == 1 else field.index_select(0, index)
             total, squares = total + field, squares + field.square()
         return 0.5 * (total.square() - squares) @ self.weight
+
+
+class CrossNetwork(nn.Module):
+    """x_{l+1} = x_0 (elementwise) (W_l x_l + b_l) + x_l, then z = w . x_L; zero at the start.
+
+    Args:
+        width: d of x.
+        layers: L; the highest order of an interaction is L + 1.
+    """
+
+    def __init__(self, width: int, layers: int) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList([nn.Linear(width, width) for _ in range(layers)])
+        self.weight = nn.Parameter(torch.zeros(width))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, d] -> logits [B]."""
+        crossed = x
+        for layer in self.layers:
+            crossed = torch.addcmul(crossed, x, layer(crossed))
+        return crossed @ self.weight

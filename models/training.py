@@ -35,7 +35,8 @@ from models.distributed import (
     whole_tables,
 )
 from models.embeddings import Tables, keyed_jagged
-from models.encoder import EncodedRows, Encoder
+from models.encoded import EncodedRows
+from models.encoder import Encoder
 from models.measures import auc
 from models.ranker import Head, Ranker, user_vectors_read
 
@@ -137,12 +138,13 @@ def fit(data: TrainingData, model: ModelSettings, train: TrainSettings, world: W
     optimizer = torch.optim.Adam(
         unwrap(wrapped).head.parameters(), lr=train.learning_rate, weight_decay=train.weight_decay, fused=True
     )
+    rates = _Rates(train, optimizer, wrapped)
     stop = _EarlyStop(train.patience, wrapped)
     run = Fit(encoder, {}, unwrap(wrapped).head, rows=len(rows))
     speeds = []
     for epoch in range(1, train.epochs + 1):
         begin = np.array([time.perf_counter(), time.process_time()])
-        loss = _epoch(wrapped, optimizer, encoder, encoded, rows, train, epoch, world, name)
+        loss = _epoch(wrapped, rates, encoder, encoded, rows, train, epoch, world, name)
         spent = np.array([time.perf_counter(), time.process_time()]) - begin
         speeds.append(len(rows) / world.size / spent)
         if not np.isfinite(loss):
@@ -226,7 +228,7 @@ def quality(logits: np.ndarray, label: np.ndarray) -> dict[str, float | None]:
 
 def _epoch(
     model: nn.Module,
-    optimizer: torch.optim.Optimizer,
+    rates: _Rates,
     encoder: Encoder,
     encoded: EncodedRows,
     rows: np.ndarray,
@@ -240,7 +242,11 @@ def _epoch(
     total, count = torch.zeros((), dtype=torch.float64, device=world.device), 0
     steps = math.ceil(len(rows) / _whole(train.batch_size, world))
     shares = batches(rows, encoded.scenario, train.batch_size, world, (train.seed, epoch))
-    for index in progress(shares, f"training {name}, epoch {epoch} of at most {train.epochs}", steps, "steps"):
+    optimizer = rates.optimizer
+    for step, index in enumerate(
+        progress(shares, f"training {name}, epoch {epoch} of at most {train.epochs}", steps, "steps")
+    ):
+        rates((epoch - 1 + step / steps) / train.epochs)
         logits = _forward(model, encoder, encoded, index, world)
         label, weight = (torch.from_numpy(part[index]).to(world.device) for part in (encoded.label, encoded.weight))
         loss = functional.binary_cross_entropy_with_logits(logits, label, weight)
@@ -259,6 +265,26 @@ def _epoch(
 def _forward(model: nn.Module, encoder: Encoder, encoded: EncodedRows, index: np.ndarray, world: World) -> Tensor:
     bags = keyed_jagged(encoder.layout, encoded.bags(index), world.device)
     return model(bags, encoded.side(index).to(world.device))
+
+
+class _Rates:
+    """Sets the learning rates of a step, where they change at all."""
+
+    def __init__(self, train: TrainSettings, optimizer: torch.optim.Optimizer, model: nn.Module) -> None:
+        self.train, self.optimizer, self.model = train, optimizer, model
+
+    def __call__(self, done: float) -> None:
+        """Set what is due after a share `done` of all epochs."""
+        if self.train.schedule == "constant":
+            return
+        tables: Any = self.model.fused_optimizer
+        for groups, rate in (
+            (self.optimizer.param_groups, self.train.learning_rate),
+            (tables.param_groups, self.train.embedding_learning_rate),
+        ):
+            for group in groups:
+                group["lr"] = rate * (1 - done)
+        tables.step()  # It has updated its tables in the backward pass; this only hands it the new rate.
 
 
 class _EarlyStop:
