@@ -15,6 +15,8 @@ from typing import Any
 import duckdb
 import numpy as np
 
+from core.duck import connect, quoted
+
 MEMORY_LIMIT = "1GB"
 
 
@@ -22,7 +24,7 @@ MEMORY_LIMIT = "1GB"
 def database() -> Iterator[duckdb.DuckDBPyConnection]:
     """An in-memory database that spills to a temporary folder beyond `MEMORY_LIMIT`."""
     with tempfile.TemporaryDirectory(prefix="llm4msr-duckdb-") as folder:
-        connection = duckdb.connect(config={"memory_limit": MEMORY_LIMIT, "temp_directory": folder})
+        connection = connect(folder, MEMORY_LIMIT)
         try:
             connection.execute("SET enable_progress_bar = false; SET TimeZone = 'UTC'")
             yield connection
@@ -32,8 +34,7 @@ def database() -> Iterator[duckdb.DuckDBPyConnection]:
 
 def view(connection: duckdb.DuckDBPyConnection, name: str, path: Path) -> None:
     """Make a parquet file readable as `name`; `file_row_number` counts its rows from 0."""
-    literal = str(path).replace("'", "''")
-    connection.execute(f"CREATE VIEW {name} AS SELECT * FROM read_parquet('{literal}', file_row_number = true)")
+    connection.execute(f"CREATE VIEW {name} AS SELECT * FROM read_parquet({quoted(path)}, file_row_number = true)")
 
 
 def one_row(connection: duckdb.DuckDBPyConnection, query: str, parameters: Sequence[Any] = ()) -> dict[str, Any]:

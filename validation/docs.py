@@ -138,7 +138,8 @@ def _index(outcomes: list[Outcome], run_id: str) -> str:
         word = "every rule kept" if body["success"] else "rows in quarantine"
         reasons = [f"{rule}: {count:,}" for rule, count in body["quarantined_by_rule"].items()] + body["notes"]
         cells = "<br>".join(html.escape(reason) for reason in reasons)
-        clean, rejected = outcome.facts.get("clean_rows", 0), outcome.facts.get("quarantined", 0)
+        counts = (outcome.facts[name] for name in ("clean_rows", "rows", "sampled") if name in outcome.facts)
+        clean, rejected = int(next(counts, 0)), outcome.facts.get("quarantined", 0)
         rows.append(
             f'<tr><td><a href="{table}.html">{table}</a></td><td class="{state}">{word}</td>'
             f"<td>{clean:,}</td><td>{rejected:,}</td><td>{cells}</td></tr>"

@@ -16,8 +16,7 @@ from validation.files import read_digests, read_json, read_matrix
 from validation.report import share
 
 FEW = 20
-# Vectors of equal prompts are equal; another machine's arithmetic may move the last digits.
-_CLOSE = 1e-3
+_BLOCK = 65_536
 
 
 def strangers(index: pa.Table, key: str, vectors: np.ndarray, digests: np.ndarray) -> np.ndarray:
@@ -58,7 +57,7 @@ class Sameness:
         return self._seen.most_common(1)[0][1] / total if total >= FEW else None
 
 
-def against(folder: Path, previous: Path, key: str, coverage: float | None) -> dict[str, Any]:
+def against(folder: Path, previous: Path, key: str, coverage: float | None, tolerance: float = 0.0) -> dict[str, Any]:
     """Compare a vector kind with that of the artifact before.
 
     Args:
@@ -66,10 +65,12 @@ def against(folder: Path, previous: Path, key: str, coverage: float | None) -> d
         previous: the same of the artifact before; its gate.json lies one folder above.
         key: the id column.
         coverage: share of active users that have a vector now, for users.
+        tolerance: a vector of unchanged version and prompt may have moved by this part of its length. Equal prompts
+            give equal vectors on one machine; on another the last digits differ (in bfloat16, the last of eight bits).
 
     Returns:
-        Facts: `changed_unprompted`, share of vectors that differ though version and prompt are the same;
-        `unchanged_vectors`, share that are equal though the prompt changed; `lost_ids` (users); `coverage_drop`.
+        Facts: `changed_unprompted`, share of vectors that moved further though version and prompt are the same;
+        `largest_unprompted_change`, relative; `unchanged_vectors`, share that are equal though the prompt changed; `lost_ids` (users); `coverage_drop`.
         Empty where the kind was not there or is of another version.
     """
     if not (previous / "index.parquet").is_file():
@@ -95,11 +96,11 @@ def against(folder: Path, previous: Path, key: str, coverage: float | None) -> d
             f"""SELECT avg(("{key}" NOT IN (SELECT "{key}" FROM new))::INT)
             FROM (SELECT DISTINCT "{key}" FROM old WHERE version IN (SELECT version FROM new))"""
         ).fetchone()
+    moved, replaced = _changes(old, new, same), _changes(old, new, other)
     facts: dict[str, Any] = {
-        "changed_unprompted": share(_different(old, new, same, _CLOSE), len(same["new"])),
-        "unchanged_vectors": share(len(other["new"]) - _different(old, new, other, 0.0), len(other["new"]))
-        if len(other["new"]) >= FEW
-        else None,
+        "changed_unprompted": share(int((moved > tolerance).sum()), len(moved)),
+        "largest_unprompted_change": float(f"{moved.max():.3g}") if len(moved) else None,
+        "unchanged_vectors": share(int((replaced == 0).sum()), len(replaced)) if len(replaced) >= FEW else None,
     }
     if key == "user_id":
         facts["lost_ids"] = None if lost is None or lost[0] is None else float(lost[0])
@@ -147,14 +148,15 @@ def reference_problems(dataset: Path, knowledge: Path, kind: str, key: str, date
     return f"{found[0]:,} rows point to a {kind} vector of another {key}, time or version, e.g. row_id {found[1]}"
 
 
-def _different(old: np.ndarray, new: np.ndarray, pairs: dict[str, np.ndarray], close: float) -> int:
-    count = 0
-    for first in range(0, len(pairs["new"]), 65_536):
-        part = slice(first, first + 65_536)
-        a, b = old[pairs["old"][part]], new[pairs["new"][part]]
-        scale = np.abs(a).max(axis=1) if a.size else np.zeros(len(a))
-        count += int((np.abs(a - b).max(axis=1, initial=0.0) > close * np.maximum(scale, 1e-6)).sum())
-    return count
+def _changes(old: np.ndarray, new: np.ndarray, pairs: dict[str, np.ndarray]) -> np.ndarray:
+    """How far each pair of vectors is apart, relative to the old one's length; float64 [pairs], 0 only if equal."""
+    found = np.zeros(len(pairs["new"]))
+    for first in range(0, len(found), _BLOCK):
+        part = slice(first, first + _BLOCK)
+        a, b = (m[pairs[side][part]].astype(np.float64) for m, side in ((old, "old"), (new, "new")))
+        distance, length = np.linalg.norm(a - b, axis=1), np.linalg.norm(a, axis=1)
+        found[part] = distance / np.maximum(length, 1e-6)
+    return found
 
 
 def _coverage(previous: Path) -> float | None:

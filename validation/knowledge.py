@@ -16,9 +16,10 @@ from core import Clock, Settings, progress
 from core.tables import knowledge_schema, knowledge_text_schema
 from validation import frames, identity
 from validation.database import database, one_row, view
+from validation.docs import write_data_docs
 from validation.engine import Checker
 from validation.files import read_digests, read_json, read_matrix
-from validation.report import Outcome, share
+from validation.report import Outcome
 from validation.suites import knowledge as suites
 
 KEYS = {"item_text": "item_id", "scenario": "scenario"}
@@ -26,7 +27,13 @@ _VECTOR_ROWS = 65_536
 
 
 def validate_knowledge(
-    folder: Path, settings: Settings, clock: Clock, active_users: int | None, previous: Path | None = None
+    folder: Path,
+    settings: Settings,
+    clock: Clock,
+    active: Path | None,
+    previous: Path | None = None,
+    docs: Path | None = None,
+    run_id: str = "",
 ) -> dict[str, Any]:
     """Judge a knowledge artifact.
 
@@ -35,8 +42,10 @@ def validate_knowledge(
             user_text.parquet and scenario_text.parquet.
         settings: section `knowledge` gives dimensions and lags, `validation` the coverage floor.
         clock: knowledge readable later than its now plus the kind's lag is from the future.
-        active_users: how many users there are, for the coverage; None: not known, not judged.
+        active: the window's interactions, whose users count for the coverage; None: not judged.
         previous: the knowledge artifact before this one; what was known then must be the same now.
+        docs: where Data Docs go; None: none are written.
+        run_id: the run that they name.
 
     Returns:
         What was found, JSON-able, the same for the same data.
@@ -49,10 +58,12 @@ def validate_knowledge(
     extra = sorted(path.parent.name for path in folder.glob("*/index.parquet"))
     versions = read_json(folder / "versions.json")
     outcomes = [
-        _vectors(folder / name, name, settings, clock, active_users, versions, previous and previous / name)
+        _vectors(folder / name, name, settings, clock, active, versions, previous and previous / name)
         for name in dict.fromkeys([*wanted, *extra])
     ]
     outcomes += [_texts(folder / f"{name}_text.parquet", name, settings, clock) for name in ("user", "scenario")]
+    if docs is not None:
+        write_data_docs(outcomes, docs, clock, run_id)
     return {"verdict": "passed", "tables": {outcome.suite.table: outcome.as_json() for outcome in outcomes}}
 
 
@@ -61,7 +72,7 @@ def _vectors(
     name: str,
     settings: Settings,
     clock: Clock,
-    active_users: int | None,
+    active: Path | None,
     versions: Mapping[str, str],
     previous: Path | None,
 ) -> Outcome:
@@ -84,14 +95,14 @@ def _vectors(
         }
     )
     if not index.metadata.num_rows:
-        outcome.judge({"coverage": 0.0 if of_users and active_users else None})
+        outcome.judge({"coverage": _coverage(None, active) if of_users else None})
         return outcome
     spread = _check_vectors(outcome, index, matrix, key, settings.data.batch_rows, digests)
     outcome.stop_on_rows()
     found = _index_facts(folder / "index.parquet", key)
-    covered = share(found["entities"], active_users) if of_users else None
-    # Users of earlier windows count too, those of this one only are active.
-    coverage = None if covered is None else min(covered, 1.0)
+    coverage = _coverage(folder / "index.parquet", active) if of_users else None
+    if key == "scenario" and found["entities"] < 2:
+        spread = dict.fromkeys(spread)  # One scenario is standardised to zeros, however many moments it has.
     outcome.judge(
         {
             "versions": len(found["versions"]),
@@ -103,7 +114,7 @@ def _vectors(
         }
     )
     if previous is not None:
-        outcome.judge(identity.against(folder, previous, key, coverage))
+        outcome.judge(identity.against(folder, previous, key, coverage, settings.validation.vector_tolerance))
     return outcome
 
 
@@ -199,6 +210,20 @@ def _index_facts(file: Path, key: str) -> dict[str, Any]:
                 count(DISTINCT "{key}") AS entities FROM entries""",
         )
     return {**found, "repeated_keys": _repeated_keys(file, key)}
+
+
+def _coverage(index: Path | None, active: Path | None) -> float | None:
+    """Share of the active users that have a vector; None where nobody was active."""
+    if active is None:
+        return None
+    with database() as connection:
+        view(connection, "active", active)
+        known = "false"
+        if index is not None:
+            view(connection, "entries", index)
+            known = "user_id IN (SELECT user_id FROM entries)"
+        found = one_row(connection, f"SELECT avg(({known})::INT) AS s FROM (SELECT DISTINCT user_id FROM active)")["s"]
+    return None if found is None else float(found)
 
 
 def _repeated_keys(file: Path, key: str) -> int:

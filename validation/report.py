@@ -24,7 +24,8 @@ class Outcome:
     Args:
         suite: its rules.
         file: the file that was read.
-        strict: whether a broken table rule stops the run; False for rows that are no whole table.
+        strict: whether a broken table rule stops the run; False for rows that are no whole table, of which notes
+            about the table would be untrue, too.
         tallies: rule name -> what it found; rules that were not reached yet are absent.
         facts: what is known about the table as a whole.
     """
@@ -46,7 +47,8 @@ class Outcome:
             GateError: a table rule is broken; the message lists every broken one.
         """
         self.facts.update(facts)
-        rules = [rule for rule in self.suite.of("table", "note") if rule.columns[0] in facts]
+        scopes = ("table", "note") if self.strict else ("table",)
+        rules = [rule for rule in self.suite.of(*scopes) if rule.columns[0] in facts]
         checker = Checker(f"{self.suite.table} facts", rules)
         checker.check(facts_frame(facts))
         self.add(checker)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ import pyarrow as pa
 from core import Clock, Settings, progress
 from validation import frames
 from validation.database import database, one_row, view
+from validation.docs import write_data_docs
 from validation.engine import Checker
 from validation.files import read_json, read_matrix
 from validation.identity import reference_problems
@@ -38,16 +39,23 @@ _TICK = dt.timedelta(microseconds=1)
 
 
 def validate_training_table(
-    folder: Path, settings: Settings, clock: Clock, knowledge: Path | None = None
+    folder: Path,
+    settings: Settings,
+    clock: Clock,
+    knowledge: Path | None = None,
+    docs: Path | None = None,
+    run_id: str = "",
 ) -> dict[str, Any]:
     """Judge a dataset artifact.
 
     Args:
         folder: holds rows.parquet, user_log.parquet, vectors/KIND.npy and spec.json.
         settings: `features.lag` says from when on statistics must be there.
-        clock: unused; every gate has one.
+        clock: the time that Data Docs show.
         knowledge: the knowledge artifact the rows refer to: each row must point to a vector of its own ids, and each
             vector must be the one that was made.
+        docs: where Data Docs go; None: none are written.
+        run_id: the run that they name.
 
     Returns:
         What was found, JSON-able, the same for the same data.
@@ -78,9 +86,11 @@ def validate_training_table(
         checker.check(frame, offset)
     outcome.add(checker)
     outcome.stop_on_rows()
-    outcome.judge(_facts(folder, settings, spec, schema))
+    outcome.judge(_facts(folder, settings, spec))
     if knowledge is not None:
         outcome.judge({"reference_problems": "; ".join(_reference_problems(folder, knowledge, spec))})
+    if docs is not None:
+        write_data_docs([outcome], docs, clock, run_id)
     return {"verdict": "passed", "tables": {"training_table": outcome.as_json()}}
 
 
@@ -92,7 +102,7 @@ def _reference_problems(folder: Path, knowledge: Path, spec: Mapping[str, Any]) 
     return [problem for problem in found if problem]
 
 
-def _facts(folder: Path, settings: Settings, spec: Mapping[str, Any], schema: pa.Schema) -> dict[str, Any]:
+def _facts(folder: Path, settings: Settings, spec: Mapping[str, Any]) -> dict[str, Any]:
     with database() as connection:
         view(connection, "training", folder / "rows.parquet")
         view(connection, "user_log", folder / "user_log.parquet")
@@ -100,17 +110,20 @@ def _facts(folder: Path, settings: Settings, spec: Mapping[str, Any], schema: pa
         users = [kind for kind in spec["vectors"] if kind.startswith("user_")]
         times = settings.features.lag, settings.features.ttl
         live = [entity for entity in ("user", "item") if not any(time.get(f"{entity}_stats") for time in times)]
-        constant = ask.constant(_dense(spec, schema))
+        many, counters = ask.many(), ask.constant(suites.COUNTERS)
+        declared = [name for name in _declared(spec) if name not in settings.validation.allow_constant]
+        features = ask.constant(declared, whole=True)
         return {
             "statistics_jump": "; ".join(filter(None, map(ask.jumps, live))),
-            "constant_counters": ", ".join(n for n in constant if n in suites.COUNTERS) if ask.many() else "",
+            "constant_counters": ", ".join(counters) if many else "",
+            "constant_features": ", ".join(features) if many else "",
+            "constant_features_of_few": "" if many else ", ".join(features),
             "row_id_problems": ask.row_ids(),
             "history_leaks": ask.history(),
-            "lost_user_stats": ask.lost("user", settings.features.lag.get("user_stats", dt.timedelta(0))),
-            "lost_item_stats": ask.lost("item", settings.features.lag.get("item_stats", dt.timedelta(0))),
+            "lost_user_stats": ask.lost("user", *(time.get("user_stats") for time in times)),
+            "lost_item_stats": ask.lost("item", *(time.get("item_stats") for time in times)),
             "empty_columns": ", ".join(ask.empty(_declared(spec))),
             "splits_out_of_order": ask.split_order(),
-            "constant_dense_features": ", ".join(constant),
             "share_without_user_knowledge": ask.share_null(f"{users[0]}_row") if users else None,
         }
 
@@ -139,13 +152,16 @@ class _Questions:
             WHERE r.history_end > 0 AND (g.position IS NULL OR g.event_timestamp >= r.event_timestamp)"""
         )
 
-    def lost(self, entity: str, lag: dt.timedelta) -> str:
-        visible = (lag + _TICK) // _TICK
+    def lost(self, entity: str, lag: dt.timedelta | None, ttl: dt.timedelta | None) -> str:
+        """Rows without statistics though those after an earlier row could be read and had not expired."""
+        visible = ((lag or dt.timedelta(0)) + _TICK) // _TICK
+        alive = f"AND t <= seen + {visible + ttl // _TICK}" if ttl else ""
         return self._rows(
             f"""SELECT row_id, {entity}_id FROM (
-                SELECT row_id, {entity}_id, {entity}_rows, epoch_us(event_timestamp) AS t,
-                    min(epoch_us(event_timestamp)) OVER (PARTITION BY {entity}_id) AS first FROM training)
-            WHERE {entity}_rows IS NULL AND t >= first + {visible}"""
+                SELECT row_id, {entity}_id, {entity}_rows, t, max(t) OVER (PARTITION BY {entity}_id ORDER BY t
+                    RANGE BETWEEN UNBOUNDED PRECEDING AND {visible} PRECEDING) AS seen
+                FROM (SELECT *, epoch_us(event_timestamp) AS t FROM training))
+            WHERE {entity}_rows IS NULL AND seen IS NOT NULL {alive}"""
         )
 
     def jumps(self, entity: str) -> str:
@@ -176,8 +192,10 @@ class _Questions:
     def empty(self, columns: list[str]) -> list[str]:
         return self._columns(columns, 'count("{0}") = 0', "training")
 
-    def constant(self, columns: list[str]) -> list[str]:
-        return self._columns(columns, 'count(DISTINCT "{0}") = 1', "training WHERE split = 'train'")
+    def constant(self, columns: Iterable[str], whole: bool = False) -> list[str]:
+        """Columns with one value among the training rows; `whole`: in every row, for what a gap tells something too."""
+        test = 'count(DISTINCT "{0}") = 1' + (' AND count("{0}") = count(*)' if whole else "")
+        return self._columns(list(dict.fromkeys(columns)), test, "training WHERE split = 'train'")
 
     def share_null(self, column: str) -> float | None:
         found = one_row(self.connection, f'SELECT avg(("{column}" IS NULL)::INT) AS share FROM training')
@@ -217,7 +235,7 @@ def _schema_problems(schema: pa.Schema, spec: Mapping[str, Any]) -> list[str]:
         **dict.fromkeys(_declared(spec)),
         **{f"{kind}_row": _WHOLE for kind in spec["vectors"]},
         **{f"{kind}_watermark": _TIME for kind in (*suites.STATS, *dated)},
-        **{f"{kind}_published": _TIME for kind in dated},
+        **{f"{kind}_published": _TIME for kind in (*suites.STATS, *dated)},
     }
     found = []
     for name, kind in wanted.items():
@@ -241,8 +259,3 @@ def _is(kind: pa.DataType, wanted: str) -> bool:
 def _declared(spec: Mapping[str, Any]) -> list[str]:
     names = ("user_categorical", "user_dense", "item_categorical", "item_dense")
     return [column for name in names for column in spec.get(name, [])]
-
-
-def _dense(spec: Mapping[str, Any], schema: pa.Schema) -> list[str]:
-    columns = [*spec.get("user_dense", []), *spec.get("item_dense", []), *suites.COUNTERS]
-    return [name for name in dict.fromkeys(columns) if frames.is_number(schema.field(name).type)]

@@ -88,13 +88,14 @@ def vector_suite(name: str, key: str, latest: dt.datetime, rows: int, needed: bo
             fact(
                 "share_of_commonest_vector",
                 "many ids have one and the same vector: the reasoner saw the same text for all of them",
-                "the prompts: item texts, templates and the columns they read",
+                "the prompts: item texts, templates and the columns they read, and knowledge.max_tokens, at which they are cut",
                 high=0.2,
             ),
             fact(
                 "changed_unprompted",
                 "the same version and prompt gave another vector: another model under an old name",
-                "the reasoner's model and revision, and who else writes below root",
+                "the reasoner's model and revision, and who else writes below root; validation.vector_tolerance allows for "
+                "another machine's rounding",
                 high=0.0,
             ),
             fact(

@@ -98,9 +98,15 @@ def suite(times: Sequence[str], vectors: Mapping[str, int], scenarios: list[str]
                 "constant_counters", "one and the same count for every training row: the statistics are broken", LEAK
             ),
             nothing(
-                "constant_dense_features",
-                "constant among the training rows: it teaches nothing and hides a broken source",
-                "data.user_dense and item_dense",
+                "constant_features",
+                "one and the same value in every training row: it teaches nothing and hides a broken source",
+                "its column in the source; take it out of data.*_categorical or *_dense, or name it in "
+                "validation.allow_constant if that is how it is",
+            ),
+            nothing(
+                "constant_features_of_few",
+                "one and the same value in so few training rows may be chance",
+                "data.*_categorical and *_dense, if it stays so",
                 scope="note",
             ),
             fact("share_without_user_knowledge", "reported", "knowledge.thresholds", high=0.5, scope="note"),
