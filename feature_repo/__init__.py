@@ -9,9 +9,12 @@ from importlib import import_module
 from typing import Any
 
 _HOME = {
+    "CurrentPusher": "live",
     "Generation": "views",
     "OnlineReader": "reader",
     "UserState": "reader",
+    "Pushed": "live",
+    "Pusher": "live",
     "apply": "materialization",
     "build_catalogue": "catalogue",
     "compute_train_start": "splits",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -33,10 +34,11 @@ def build_catalogue(
 
     items.parquet: item_id, title, scenarios (null: all), declared columns, item_rows, item_positives, item_rate (null
     where the item was never shown), ordered by item_id. item_text.npy: float32 [items, d] in the same order, NaN
-    rows where an item has no vector. spec.json: versions, as_of (microseconds).
+    rows where an item has no vector. What is older than its `features.ttl` is null or NaN, as in training. spec.json:
+    versions, as_of (microseconds).
 
     Args:
-        settings: declared item columns.
+        settings: declared item columns, times to live.
         clock: statistics and vectors published after its now are left out.
         sources: validate artifacts, oldest window first.
         features, knowledge: artifact folders.
@@ -55,11 +57,18 @@ def build_catalogue(
     until, live = clock.now_micros(), clock.fixed is None
     names = pq.read_schema(items).names
     declared = [c for c in (*settings.data.item_categorical, *settings.data.item_dense) if c in names]
+
+    def newest(view: str, file: Path) -> str:
+        since = _since(settings, view, until)
+        return newest_query(file, "item_id", until=until, since=since or 0, live=live, undated=since is None)
+
+    fresh = _since(settings, "item_features", until)
     query = _CATALOGUE.format(
-        declared="".join(f', i."{column}"' for column in declared),
+        declared="".join(f", {_unless_old(column, fresh)}" for column in declared if column != "title"),
+        # An item whose columns are too old can be shown all the same.
         items=newest_query(items, "item_id", until=until, live=live),
-        stats=newest_query(stats, "item_id", until=until, live=live),
-        text=newest_query(index, "item_id", until=until, live=live),
+        stats=newest("item_stats", stats),
+        text=newest("item_text", index),
     )
     with duckdb.connect() as connection:
         table = connection.sql(query).to_arrow_table().combine_chunks()
@@ -74,6 +83,18 @@ def build_catalogue(
     write_json(out / "spec.json", {"versions": versions, "as_of": until, "columns": declared})
     rows = {"items": table.num_rows, "item_text": found, "scenarios": scenarios.num_rows}
     return Built(rows=rows, versions=versions)
+
+
+def _since(settings: Settings, view: str, until: int) -> int | None:
+    """The oldest publish time that is not older than the view's time to live; None where it has none."""
+    ttl = settings.features.ttl.get(view)
+    return until - ttl // dt.timedelta(microseconds=1) if ttl else None
+
+
+def _unless_old(column: str, since: int | None) -> str:
+    if since is None:
+        return f'i."{column}"'
+    return f'CASE WHEN epoch_us(i.event_timestamp) >= {since} THEN i."{column}" END AS "{column}"'
 
 
 def _scenarios(sources: Sequence[Path]) -> pa.Table:

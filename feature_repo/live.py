@@ -7,35 +7,48 @@ The states are computed from the users' whole log by the functions of the batch 
 from __future__ import annotations
 
 import datetime as dt
-import fcntl
-import uuid
-from bisect import bisect_left
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+import json
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
-import duckdb
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
-from feast import FeatureView
-from feast.errors import FeatureViewNotFoundException
-from sqlalchemy.exc import SQLAlchemyError
 
-from core import Clock, Settings, logger, to_micros
-from core.digest import sha256_file
+from core import Clock, Settings, from_micros, logger, make_clock
 from core.errors import DataError, MissingArtifactError, StorageError
+from core.filesystem import locked
 from core.tables import TIMESTAMP, conform, interactions_schema
+from feature_repo.fresh import Fault, find_faults, read_records
 from feature_repo.log import id_types
-from feature_repo.online import OnlineTable
-from feature_repo.overlay import WRITE_BATCH, open_store
-from feature_repo.statistics import TICK, EntityState, entity_state
+from feature_repo.overlay import WRITE_BATCH
+from feature_repo.statistics import entity_state
+from feature_repo.user_log import Rows, UserLog
+from feature_repo.user_states import Pooler, StateWriter, due_snapshots
 from feature_repo.views import safe
 
 LOG = logger("feature_repo")
-_COLUMNS = "user_id, item_id, scenario, event_timestamp, label"
+POINTER = Path("serving") / "push.json"
+
+
+@dataclass(frozen=True)
+class Pushed:
+    """What a push did.
+
+    Attributes:
+        rows: rows that were taken.
+        users: users whose state was written; more than those of the rows where earlier ones still waited.
+        views: Feast view name to users written.
+        faults: rows that were not taken, and why.
+    """
+
+    rows: int = 0
+    users: int = 0
+    views: dict[str, int] = field(default_factory=dict)
+    faults: tuple[Fault, ...] = ()
 
 
 def push(
@@ -46,217 +59,165 @@ def push(
     sources: Sequence[Path],
     pooler: Pooler | None = None,
 ) -> dict[str, int]:
-    """Write the state that the users of fresh interactions now have to the online store.
+    """Push once; arguments and errors as of `Pusher` and `Pusher.push`. Returns Feast view name to users written."""
+    return Pusher(settings, clock, sources=sources, pooler=pooler).push(rows).views
 
-    The rows are kept in `root/live` first, so that nothing is lost if the store is down; pushing them again is
-    harmless. A row is counted once, however often it comes and whether or not a later ingest brings it too.
+
+class Pusher:
+    """Writes the state that the users of fresh interactions now have to the online store.
+
+    Rows are kept in `root/live` first, so that nothing is lost if the store is down: their users wait, and the next push
+    writes them too. Pushing rows again is harmless: each counts once, however often it comes and whether or not a
+    later ingest brings it too. Not for several threads; several processes of one machine take turns.
 
     Args:
         settings: stores, prior, history length, thresholds and `max_age` of the pooled vector.
         clock: rows later than its now (and `validation.max_future`) are refused.
-        rows: the schema of `core.tables.interactions_schema`.
         sources: validate artifacts, oldest window first.
-        pooler: makes pooled vectors, e.g. `knowledge.load_pooler(artifact)`; keep it between calls. Without it
-            pooled vectors wait for the next materialisation.
-
-    Returns:
-        Feast view name to users written.
+        pooler: makes pooled vectors, e.g. `knowledge.load_pooler(artifact)`. Without it pooled vectors wait for the
+            next materialisation.
 
     Raises:
-        DataError: the rows lack a column, hold a null or a wrong label, or lie in the future.
-        MissingArtifactError: nothing was materialised yet.
-        StorageError: the live folder or the online store cannot be written.
+        MissingArtifactError: nothing was validated yet.
+        StorageError: the registry cannot be read.
     """
-    ids = id_types(sources)
-    rows = _checked(conform(rows, interactions_schema(ids), "interactions"), settings, clock)
-    if not rows.num_rows:
-        return {}
-    with _turn(settings.root / "live"):
-        _keep(rows, settings.root / "live")
-        logs = list(_logs(rows["user_id"].unique(), sources, settings.root / "live"))
-        states = {user: entity_state(log, settings) for user, log in logs}
-        writer = _Writer(settings, ids.user)
-        written = {
-            "user_stats": writer.write("user_stats", states, _stats),
-            "user_history": writer.write(
-                "user_history", states, lambda s: {"history": (s.history, pa.list_(ids.item))}
-            ),
-        }
-        if pooler is not None:
-            name = f"user_pooled_{safe(pooler.version)}"
-            written[name] = writer.write_pooled(name, _snapshots(logs, settings), pooler)
-    LOG.info("pushed %s rows of %s users", f"{rows.num_rows:,}", f"{len(states):,}")
-    return written
+
+    def __init__(
+        self, settings: Settings, clock: Clock, *, sources: Sequence[Path], pooler: Pooler | None = None
+    ) -> None:
+        self.settings, self.clock, self.pooler = settings, clock, pooler
+        self.ids = id_types(sources)
+        self.scenarios = pq.read_table(sources[-1] / "scenarios.parquet")["scenario"].to_pylist()
+        self._log = UserLog(settings.root, sources)
+        self._folder = settings.root / "live"
+        self._writer: StateWriter | None = None
+
+    def push(self, rows: pa.Table) -> Pushed:
+        """Push a table whole, or refuse it.
+
+        Args:
+            rows: the schema of `core.tables.interactions_schema`.
+
+        Raises:
+            DataError: the rows lack a column, hold a null, a wrong label or scenario, or lie in the future.
+            MissingArtifactError: nothing was materialised yet.
+            StorageError: the live folder or the online store cannot be written.
+        """
+        rows = conform(rows, interactions_schema(self.ids), "interactions")
+        if faults := self.faults(rows):
+            raise DataError(faults[0].reason, row=faults[0].row, column=faults[0].field)
+        return self.push_sound(rows)
+
+    def faults(self, rows: pa.Table) -> list[Fault]:
+        """Rows in the schema of interactions that cannot be pushed, and why."""
+        span = self.settings.validation.max_future // dt.timedelta(microseconds=1)
+        return find_faults(rows, self.scenarios, self.clock.now_micros() + span)
+
+    def push_records(self, records: Sequence[Any]) -> Pushed:
+        """Push what is sound of decoded JSON objects (see `fresh.read_records`); the others come back as faults.
+
+        Raises:
+            MissingArtifactError, StorageError: as `push`.
+        """
+        rows, places, unread = read_records(records, self.ids)
+        wrong = self.faults(rows)
+        if wrong:
+            sound = np.ones(rows.num_rows, dtype=bool)
+            sound[[fault.row for fault in wrong]] = False
+            rows = rows.filter(pa.array(sound))
+        faults = [*unread, *(Fault(places[f.row], f.field, f.reason) for f in wrong)]
+        return replace(self.push_sound(rows), faults=tuple(sorted(faults, key=lambda fault: fault.row)))
+
+    def prepare(self) -> None:
+        """Bring the log by user up to date now, so that the first push does not wait for it."""
+        with _turn(self._folder):
+            self._log.prepare()
+
+    def push_sound(self, rows: pa.Table) -> Pushed:
+        """As `push`, of rows that `faults` finds nothing wrong with; they are not checked again."""
+        if not rows.num_rows:
+            return Pushed()
+        if self._writer is None:
+            self._writer = StateWriter(self.settings, self.ids.user)
+        written: dict[str, int] = {}
+        with _turn(self._folder):
+            self._log.prepare()
+            self._log.pushed.add(rows)
+            users = self._log.pushed.waiting()
+            for begin in range(0, len(users), WRITE_BATCH):
+                part = users[begin : begin + WRITE_BATCH]
+                for view, count in self._write(part, self._writer).items():
+                    written[view] = written.get(view, 0) + count
+                self._log.pushed.written(part)
+        LOG.debug("pushed %s rows of %s users", f"{rows.num_rows:,}", f"{len(users):,}")
+        return Pushed(rows.num_rows, len(users), written)
+
+    def _write(self, users: Sequence[Any], writer: StateWriter) -> dict[str, int]:
+        logs = self._log.read(users)
+        states = {user: entity_state(self._table(user, rows), self.settings) for user, rows in logs.items()}
+        written = writer.write_states(states, self.ids.item)
+        if self.pooler is not None:
+            name = f"user_pooled_{safe(self.pooler.version)}"
+            written[name] = writer.write_pooled(name, list(due_snapshots(logs, self.settings)), self.pooler)
+        return written
+
+    def _table(self, user: Any, rows: Rows) -> pa.Table:
+        times, items, scenarios, labels = zip(*rows, strict=True)
+        return pa.table(
+            {
+                "user_id": pa.array([user] * len(rows), self.ids.user),
+                "item_id": pa.array(items, self.ids.item),
+                "scenario": scenarios,
+                "event_timestamp": pa.array(times, pa.int64()).cast(TIMESTAMP),
+                "label": pa.array(labels, pa.int8()),
+            }
+        )
 
 
-class Pooler(Protocol):
-    """What `knowledge.Pooler` does: a user's pooled vector from the item ids of positives and negatives."""
+class CurrentPusher:
+    """A `Pusher` that always stands on what was materialised last.
 
-    version: str
+    Args:
+        settings: of the project; `materialize` writes `root/serving/push.json`, which names the rest.
+    """
 
-    def pool(self, positives: Sequence[Any], negatives: Sequence[Any]) -> np.ndarray | None: ...  # noqa: D102
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self._pusher: Pusher | None = None
+        self._body = ""
 
+    def get(self) -> Pusher:
+        """The pusher for the newest window; a new one where another was materialised since.
 
-class _Writer:
-    """Writes users' rows into value views; each view's row says when it was published."""
-
-    def __init__(self, settings: Settings, user: pa.DataType) -> None:
-        self.user = user
-        self.store = open_store(settings)
-        self.table = OnlineTable(self.store)
-
-    def write(self, name: str, states: Mapping[Any, EntityState], columns: Callable[[EntityState], dict]) -> int:
-        rows = [(user, state.watermark, columns(state)) for user, state in states.items()]
-        return self._write(self._view(name), rows)
-
-    def write_pooled(self, name: str, snapshots: Iterable[tuple[Any, int, list, list]], pooler: Pooler) -> int:
-        """Only users whose row count passed a threshold since their vector was made."""
-        view, rows = self._view(name), []
-        for user, watermark, positives, negatives in snapshots:
-            old = self.table.read(view, [user])[0]
-            if old is not None and old["watermark"] >= watermark:
-                continue
-            vector = pooler.pool(positives, negatives)
-            if vector is not None:
-                values = np.asarray(vector, dtype=np.float32).tolist()
-                rows.append((user, watermark, {"vector": (values, pa.list_(pa.float32()))}))
-        return self._write(view, rows)
-
-    def _write(self, view: FeatureView, rows: list[tuple[Any, int, dict]]) -> int:
-        count = 0
-        for begin in range(0, len(rows), WRITE_BATCH):
-            count += self.table.write(view, self._batch(rows[begin : begin + WRITE_BATCH]))
-        if count != len(rows):
-            raise StorageError(f"view {view.name}: {len(rows):,} rows were pushed, {count:,} arrived; push them again")
-        return count
-
-    def _batch(self, rows: list[tuple[Any, int, dict]]) -> pa.RecordBatch:
-        marks = pa.array([mark for _, mark, _ in rows], pa.int64())
-        columns = {
-            "user_id": pa.array([user for user, _, _ in rows], self.user),
-            "event_timestamp": marks.cast(TIMESTAMP),
-            "created_timestamp": marks.cast(TIMESTAMP),
-            "watermark": marks,
-            "published": marks,
-        }
-        for name, (_, kind) in rows[0][2].items():
-            columns[name] = pa.array([values[name][0] for _, _, values in rows], kind)
-        return pa.RecordBatch.from_pydict(columns)
-
-    def _view(self, name: str) -> FeatureView:
+        Raises:
+            MissingArtifactError: nothing was materialised yet.
+            StorageError: the registry cannot be read.
+        """
+        file = self.settings.root / POINTER
         try:
-            return self.store.registry.get_feature_view(name, self.store.project)
-        except FeatureViewNotFoundException as error:
-            raise MissingArtifactError(f"Feast knows no view {name}; run `llm4msr materialize` first") from error
-        except (SQLAlchemyError, OSError) as error:
-            raise StorageError(f"Feast registry of project {self.store.project}: {error}") from error
+            body = file.read_text(encoding="utf-8")
+        except FileNotFoundError as error:
+            raise MissingArtifactError(f"{file} does not exist; run `llm4msr materialize` first") from error
+        if self._pusher is None or body != self._body:
+            self._pusher, self._body = self._open(json.loads(body)), body
+        return self._pusher
 
+    def _open(self, body: Mapping[str, Any]) -> Pusher:
+        root = self.settings.root
+        pooler: Pooler | None = None
+        if "pooled" in self.settings.knowledge.user_vectors:
+            from knowledge import load_pooler
 
-def _stats(state: EntityState) -> dict[str, tuple[Any, pa.DataType]]:
-    return {
-        "user_rows": (state.rows, pa.int64()),
-        "user_positives": (state.positives, pa.int64()),
-        "user_rate": (state.rate, pa.float32()),
-    }
-
-
-def _checked(rows: pa.Table, settings: Settings, clock: Clock) -> pa.Table:
-    labels = rows["label"]
-    bad = pc.invert(pc.is_in(labels, pa.array([0, 1], pa.int8()))).to_pylist()
-    if any(bad):
-        raise DataError("a label is 0 or 1", row=bad.index(True), column="label")
-    limit = clock.now() + settings.validation.max_future
-    late = pc.greater(rows["event_timestamp"], pa.scalar(limit, TIMESTAMP)).to_pylist()
-    if any(late):
-        raise DataError(f"later than {limit.isoformat()}", row=late.index(True), column="event_timestamp")
-    return rows
+            pooler = load_pooler(root / body["knowledge"])
+        clock = make_clock(self.settings, from_micros(body["as_of"]))
+        return Pusher(self.settings, clock, sources=[root / path for path in body["sources"]], pooler=pooler)
 
 
 @contextmanager
 def _turn(folder: Path) -> Iterator[None]:
     """One push at a time on this machine: each must see the rows of those before it."""
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with (folder / ".lock").open("w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
+        with locked(folder / ".lock"):
             yield
     except OSError as error:
         raise StorageError(f"{folder} cannot be used ({error}); push the rows again") from error
-
-
-def _keep(rows: pa.Table, folder: Path) -> None:
-    """One file per push, named by its content: the same push again is the same file."""
-    scratch = folder / f".{uuid.uuid4().hex}"
-    try:
-        pq.write_table(rows, scratch, compression="zstd")
-        scratch.replace(folder / f"{sha256_file(scratch)[:24]}.parquet")
-    finally:
-        scratch.unlink(missing_ok=True)
-
-
-def _logs(users: pa.Array, sources: Sequence[Path], live: Path) -> Iterator[tuple[Any, pa.Table]]:
-    """Every interaction of some users, earlier windows first, pushed rows last."""
-    files = [source / "interactions.parquet" for source in sources]
-    # A file that was pushed later must win a repeat: order by when it came.
-    files += sorted(live.glob("*.parquet"), key=lambda f: (f.stat().st_mtime_ns, f.name))
-    parts = [
-        f"SELECT {_COLUMNS}, {n} AS part, file_row_number AS place FROM read_parquet('{_quoted(f)}', "
-        "file_row_number = true)"
-        for n, f in enumerate(files)
-    ]
-    asked = pa.table({"user_id": users})
-    with duckdb.connect() as connection:
-        connection.register("asked", asked)
-        query = f"SELECT * FROM ({' UNION ALL '.join(parts)}) SEMI JOIN asked USING (user_id)"
-        found = connection.sql(f"{query} ORDER BY user_id, part, place").to_arrow_table().combine_chunks()
-    keys = found["user_id"].to_pylist()
-    begin = 0
-    for end in range(1, len(keys) + 1):
-        if end == len(keys) or keys[end] != keys[begin]:
-            yield keys[begin], found.slice(begin, end - begin)
-            begin = end
-
-
-def _snapshots(
-    logs: Iterable[tuple[Any, pa.Table]], settings: Settings
-) -> Iterator[tuple[Any, int, list[Any], list[Any]]]:
-    """The newest pooled snapshot that is due: user, watermark, item ids of positives and of negatives before it."""
-    age, every = (
-        span and span // dt.timedelta(microseconds=1) for span in (settings.knowledge.max_age, settings.knowledge.every)
-    )
-    for user, log in logs:
-        rows = {(r["item_id"], r["scenario"], r["event_timestamp"]): r["label"] for r in log.to_pylist()}
-        ordered = sorted((to_micros(time), item, label) for (item, _, time), label in rows.items())
-        mark = newest_snapshot([time for time, _, _ in ordered], settings.knowledge.thresholds, age, every)
-        if mark is not None:
-            before = [(item, label) for time, item, label in ordered if time < mark]
-            yield user, mark, [i for i, label in before if label == 1], [i for i, label in before if label == 0]
-
-
-def newest_snapshot(
-    times: Sequence[int], thresholds: Iterable[int], max_age: int | None, every: int | None = None
-) -> int | None:
-    """The watermark of a user's newest snapshot, by the batch path's rule; None before the first threshold.
-
-    Args:
-        times: the user's event times, ascending, in microseconds.
-        thresholds: row counts that make a snapshot.
-        max_age: microseconds after which the next row makes another one; None for never.
-        every: microseconds; the first row in each such period of the calendar makes one too; None for never.
-    """
-    pending = [k - 1 for k in sorted(set(thresholds)) if k <= len(times)]
-    if every is not None and pending:
-        first = [i for i in range(pending[0] + 1, len(times)) if times[i] // every != times[i - 1] // every]
-        pending = sorted({*pending, *first})
-    newest = None
-    while pending:
-        newest = pending.pop(0)
-        if max_age is not None:
-            aged = bisect_left(times, times[newest] + TICK + max_age)
-            if aged < len(times) and (not pending or aged < pending[0]):
-                pending.insert(0, aged)
-    return None if newest is None else times[newest] + TICK
-
-
-def _quoted(file: Path) -> str:
-    return str(file).replace("'", "''")

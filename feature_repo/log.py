@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 import duckdb
-import pyarrow as pa
 import pyarrow.parquet as pq
 
+from core.duck import connect, quoted
 from core.errors import DataError, MissingArtifactError
 from core.tables import IdTypes
 
@@ -60,9 +59,7 @@ def open_log(
         start: rows from this time on, in microseconds.
         end: rows before this time, in microseconds.
     """
-    connection = duckdb.connect(
-        config={"memory_limit": MEMORY_LIMIT, "threads": os.cpu_count() or 1, "temp_directory": str(scratch)}
-    )
+    connection = connect(scratch, MEMORY_LIMIT)
     try:
         bounds = [f"t >= {int(start)}"] if start is not None else []
         bounds += [f"t < {int(end)}"] if end is not None else []
@@ -78,14 +75,9 @@ def open_log(
         shutil.rmtree(scratch, ignore_errors=True)
 
 
-def arrow_of(connection: duckdb.DuckDBPyConnection, query: str) -> pa.Table:
-    """A query's result as an Arrow table with one chunk per column."""
-    return connection.sql(query).to_arrow_table().combine_chunks()
-
-
 def _select(source: Path, order: int) -> str:
-    file = str(source / "interactions.parquet").replace("'", "''")
+    file = quoted(source / "interactions.parquet")
     return (
         "SELECT user_id, item_id, scenario, epoch_us(event_timestamp) AS t, label, weight, "
-        f"({order}::BIGINT << 44) + file_row_number AS place FROM read_parquet('{file}', file_row_number = true)"
+        f"({order}::BIGINT << 44) + file_row_number AS place FROM read_parquet({file}, file_row_number = true)"
     )

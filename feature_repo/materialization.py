@@ -8,7 +8,7 @@ from __future__ import annotations
 import datetime as dt
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from feast.feature_view import FeatureViewState
 from sqlalchemy.exc import SQLAlchemyError
 
 from core import Clock, Settings, from_micros, logger, progress
-from core.digest import sha256_text
+from core.digest import sha256_json, sha256_text
 from core.errors import StorageError
 from core.store import replace_json
 from feature_repo import views
@@ -35,12 +35,28 @@ _DAWN = 0
 
 @dataclass(frozen=True)
 class Probe:
-    """What is known to be online of a view: one id that must be there, and from which event time on it was filled."""
+    """What is known to be online of a view.
+
+    Attributes:
+        view: Feast name.
+        id: one id that must be there; None: the view was empty.
+        rows: most rows that were written at once.
+        since, until: publish times between which all is online, in microseconds.
+        recipe: what the values were made by (see `_recipe`).
+    """
 
     view: str
     id: Any
     rows: int
     since: int
+    until: int = _DAWN
+    recipe: str = ""
+
+    @classmethod
+    def read(cls, path: Path) -> Probe:
+        """The probe of a file; one of an earlier version lacks fields, one of a later version may have more."""
+        body = json.loads(path.read_text())
+        return cls(**{name: body[name] for name in cls.__dataclass_fields__ if name in body})
 
 
 def materialize(
@@ -55,10 +71,11 @@ def materialize(
 ) -> dict[str, int]:
     """Write the newest value of every entity to the online store, and tell the registry of this generation.
 
-    What counts is published between `start` (less an overlap of a day) and the clock's now; where the clock is the
-    machine's own, all that is built is published now, before its lag is over: a lag is what training assumes. A view that is not yet
-    online, or was lost, is written from the beginning whatever `start` says. Doing it twice changes nothing; a newer
-    row that was pushed meanwhile stays; a correction with the same times wins.
+    What counts is published between `start`, or the end of what is online if that is earlier (less an overlap of a day), and
+    the clock's now; where the clock is the machine's own, all that is built is published now, before its lag is over: a lag is
+    what training assumes. A view that is not yet online, was lost, or whose values are made by another recipe since (columns,
+    prior, history length) is written from the beginning whatever `start` says. Doing it twice changes nothing; a newer row
+    that was pushed meanwhile stays; a correction with the same times wins.
 
     Args:
         settings: stores, declared columns, history length, times to live.
@@ -66,8 +83,8 @@ def materialize(
         sources: validate artifacts, oldest window first.
         features, knowledge: artifact folders.
         start: window start in microseconds; None for everything.
-        end: window end in microseconds. The artifacts hold nothing after it; rows that a lag publishes later
-            than `end` are written as soon as the clock allows.
+        end: window end in microseconds. The artifacts hold nothing after it, so that what follows is not yet online; rows
+            that a lag publishes later than `end` are written as soon as the clock allows.
 
     Returns:
         Feast view name to rows written.
@@ -76,19 +93,22 @@ def materialize(
         StorageError: a store cannot be reached, or does not hold afterwards what was written.
         MissingArtifactError: an earlier stage has not been run.
     """
-    del end
     store, generation, paths = apply(settings, sources=sources, features=features, knowledge=knowledge)
     table = OnlineTable(store)
     until = clock.now_micros()
     overlap = OVERLAP // dt.timedelta(microseconds=1)
     written = {}
     for view, feast_view in views.value_views(generation, paths).items():
-        probe = _live_probe(settings, table, feast_view)
-        since = _DAWN if start is None or probe is None else max(_DAWN, min(start - overlap, until))
+        probe, recipe = _live_probe(settings, table, feast_view), _recipe(settings, view, feast_view)
+        # What another recipe wrote does not count: beyond this window's end nobody makes it anew.
+        reached = probe.until if probe is not None and probe.recipe == recipe else _DAWN
+        since = _DAWN if start is None else max(_DAWN, min(start, reached, until) - overlap)
         span = Span(since, until, live=clock.fixed is None)
         file, rows = write_source(generation, paths, view, feast_view, span, settings.features.history_length)
         _write_online(table, feast_view, file, rows)
-        _remember(settings, feast_view, file, rows, since, probe)
+        reached = max(reached, until if end is None else min(end, until))
+        made = Probe(feast_view.name, None, rows, since, reached, recipe)
+        _remember(settings, feast_view, file, made, probe)
         _record(store, feast_view, span)
         written[feast_view.name] = rows
     LOG.info("online: %s", ", ".join(f"{name} {count:,}" for name, count in written.items()))
@@ -141,7 +161,13 @@ def declared_generations(settings: Settings) -> list[tuple[Generation, SourcePat
 def probe_of(settings: Settings, view: str) -> Probe | None:
     """What `materialize` remembers of a view in the settings' online store, by Feast name."""
     path = _probe_file(settings, view)
-    return Probe(**json.loads(path.read_text())) if path.is_file() else None
+    return Probe.read(path) if path.is_file() else None
+
+
+def probes_of(settings: Settings, view: str) -> list[Probe]:
+    """What `materialize` remembers of a view, for each spelling of an online store's address."""
+    folder = feast_folder(settings) / "probes"
+    return [Probe.read(path) for path in sorted(folder.glob(f"*/{view}.json"))]
 
 
 def is_live(table: OnlineTable, view: FeatureView, probe: Probe | None) -> bool:
@@ -168,13 +194,24 @@ def _write_online(table: OnlineTable, view: FeatureView, file: Path, rows: int) 
         )
 
 
-def _remember(settings: Settings, view: FeatureView, file: Path, rows: int, since: int, old: Probe | None) -> None:
-    if old is not None and (rows == 0 or old.id is not None):
-        kept = Probe(view.name, old.id, max(rows, old.rows), min(since, old.since))
-    else:
-        key = next(pq.ParquetFile(file).iter_batches(1, columns=list(view.join_keys)))[0][0].as_py() if rows else None
-        kept = Probe(view.name, key, rows, since)
-    replace_json(_probe_file(settings, view.name), asdict(kept))
+def _remember(settings: Settings, view: FeatureView, file: Path, made: Probe, old: Probe | None) -> None:
+    if old is not None and (made.rows == 0 or old.id is not None):
+        made = replace(made, id=old.id, rows=max(made.rows, old.rows), since=min(made.since, old.since))
+    elif made.rows:
+        key = next(pq.ParquetFile(file).iter_batches(1, columns=list(view.join_keys)))[0][0].as_py()
+        made = replace(made, id=key)
+    replace_json(_probe_file(settings, view.name), asdict(made))
+
+
+def _recipe(settings: Settings, view: str, feast_view: FeatureView) -> str:
+    """A digest of what makes a view's values from the same log: what differs from it must be written anew."""
+    features = settings.features
+    made: dict[str, Any] = {"columns": [[f.name, str(f.dtype), f.vector_length] for f in feast_view.features]}
+    if view.endswith("_stats"):
+        made["prior"] = [features.prior_rate, features.prior_weight]
+    if view == "user_history":
+        made["length"] = features.history_length
+    return sha256_json(made)[:16]
 
 
 def _record(store: FeatureStore, view: FeatureView, span: Span) -> None:

@@ -8,7 +8,7 @@ corrections or, with `skip_dedup`, always overwrites.
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import redis
 from feast import FeatureStore, FeatureView
 from feast.infra.key_encoding_utils import serialize_entity_key
@@ -27,6 +28,7 @@ from feast.protos.feast.types.Value_pb2 import Value
 from feast.utils import _convert_arrow_to_proto
 
 from core.errors import DataError, StorageError
+from feature_repo.held_connections import HeldConnections
 
 _ARRAYS = {"float_list_val": np.float32, "double_list_val": np.float64}
 
@@ -45,6 +47,7 @@ class OnlineTable:
         self.provider = store._get_provider()
         self.backend = self.provider.online_store
         self._plans: dict[tuple[str, ...], _Plan] = {}
+        self._held: HeldConnections | None = None
         with storage_errors(self.config):
             if isinstance(self.backend, SqliteOnlineStore):
                 connection = self.backend._get_conn(self.config)
@@ -52,6 +55,8 @@ class OnlineTable:
             elif isinstance(self.backend, RedisOnlineStore) and not retry:
                 client = self.backend._get_client(self.config.online_store)
                 client.set_retry(redis.retry.Retry(redis.backoff.NoBackoff(), 0))
+                if isinstance(client, redis.Redis):
+                    self._held = HeldConnections(client.connection_pool)
 
     def write(self, view: FeatureView, rows: pa.RecordBatch) -> int:
         """Write a few thousand rows at the most, each entity once; returns how many are now in the store.
@@ -62,6 +67,7 @@ class OnlineTable:
             StorageError: the store does not answer, or does not hold afterwards what was written.
             DataError: a vector has not the view's length.
         """
+        _check_lengths(view, rows)
         key = view.join_keys[0]
         ids = rows.column(key).to_pylist()
         offered = rows.column("published").to_pylist()
@@ -85,10 +91,15 @@ class OnlineTable:
         return self._read(view, ids, None)
 
     def read_views(self, views: Sequence[FeatureView], key: Any) -> list[dict[str, Any] | None]:
-        """One entity's rows in several views of that entity, in one round trip where the store can."""
-        if isinstance(self.backend, RedisOnlineStore):
-            return self._read_hash(views, key)
-        return [self.read(view, [key])[0] for view in views]
+        """One entity's rows in several views of that entity: one command, or one query, for all of them."""
+        if not views:
+            return []
+        plan = self._plan(views)
+        wanted = entity_keys(plan.key, [key])[0]
+        with storage_errors(self.config):
+            if isinstance(self.backend, RedisOnlineStore):
+                return self._read_hash(plan, wanted)
+            return self._read_tables(plan, wanted)
 
     def has_view(self, view: FeatureView) -> bool:
         """Whether the store could hold rows of a view; SQLite needs a table for it."""
@@ -124,15 +135,28 @@ class OnlineTable:
             found = self.provider.online_read(self.config, view, keys, columns)
         return [_decode(row) for _, row in found]
 
-    def _read_hash(self, views: Sequence[FeatureView], key: Any) -> list[dict[str, Any] | None]:
-        """All views of an entity are fields of one Redis hash: one command reads them."""
-        plan = self._plan(views)
-        wanted = entity_keys(plan.key, [key])[0]
-        address = _redis_key(self.config.project, wanted, self.config.entity_key_serialization_version)
-        with storage_errors(self.config):
-            client = self.backend._get_client(self.config.online_store)
-            values = iter(client.hmget(address, plan.fields))
-        return [_decode({name: _value(next(values)) for name in names}) for names in plan.names]
+    def _read_hash(self, plan: _Plan, key: EntityKey) -> list[dict[str, Any] | None]:
+        """All views of an entity are fields of one Redis hash."""
+        address = _redis_key(self.config.project, key, self.config.entity_key_serialization_version)
+        client = self._held or self.backend._get_client(self.config.online_store)
+        values = client.hmget(address, plan.fields)
+        rows, begin = [], 0
+        for names in plan.names:
+            end = begin + len(names)
+            rows.append(_row(zip(names, values[begin:end], strict=True)))
+            begin = end
+        return rows
+
+    def _read_tables(self, plan: _Plan, key: EntityKey) -> list[dict[str, Any] | None]:
+        """SQLite has a table per view, and a row in it per column of an entity."""
+        address = serialize_entity_key(key, self.config.entity_key_serialization_version)
+        found: list[dict[str, bytes]] = [{} for _ in plan.names]
+        query = self.backend._get_conn(self.config).execute(plan.query, [address] * len(plan.names))
+        for place, name, value in query:
+            found[place][name] = value
+        return [
+            _row((name, values.get(name)) for name in names) for names, values in zip(plan.names, found, strict=True)
+        ]
 
     def _plan(self, views: Sequence[FeatureView]) -> _Plan:
         """What to ask for; made once, since Feast checks types at every look at a view."""
@@ -140,17 +164,23 @@ class OnlineTable:
         if known not in self._plans:
             names = [[field.name for field in view.features] for view in views]
             fields = [_mmh3(f"{view}:{name}") for view, own in zip(known, names, strict=True) for name in own]
-            self._plans[known] = _Plan(views[0].join_keys[0], fields, names)
+            tables = (_table_id(self.config.project, view) for view in views)
+            query = " UNION ALL ".join(
+                f'SELECT {place}, feature_name, value FROM "{table}" WHERE entity_key = ?'
+                for place, table in enumerate(tables)
+            )
+            self._plans[known] = _Plan(views[0].join_keys[0], fields, names, query)
         return self._plans[known]
 
 
 @dataclass(frozen=True)
 class _Plan:
-    """The join key, the hash fields of all columns, and the column names view by view."""
+    """The join key, the hash fields of all columns, the column names view by view, and a SQLite query for them."""
 
     key: str
     fields: list[bytes]
     names: list[list[str]]
+    query: str
 
 
 def entity_keys(key: str, values: Sequence[Any]) -> list[EntityKey]:
@@ -197,19 +227,32 @@ def storage_errors_at(path: Path) -> Iterator[None]:
         raise StorageError(f"online store {path}: {error}") from error
 
 
+def _check_lengths(view: FeatureView, rows: pa.RecordBatch) -> None:
+    """Feast compares a vector's length with the declared one only where it has an index to search it by."""
+    for column in view.features:
+        if not column.vector_length:
+            continue
+        lengths = pc.unique(pc.list_value_length(rows.column(column.name))).drop_null().to_pylist()
+        if lengths not in ([], [column.vector_length]):
+            found = ", ".join(map(str, sorted(lengths)))
+            message = f"view {view.name}: {column.name} has length {found}, declared is {column.vector_length}"
+            raise DataError(message, column=column.name)
+
+
 def _marks(values: Sequence[Any]) -> str:
     return ",".join("?" * len(values))
 
 
-def _value(raw: bytes | None) -> Value:
-    return Value.FromString(raw) if raw else Value()
+def _row(columns: Iterable[tuple[str, bytes | None]]) -> dict[str, Any] | None:
+    """Plain values of encoded ones; None for a row that was never written."""
+    row = {name: _plain(Value.FromString(raw)) if raw else None for name, raw in columns}
+    return None if row.get("published") is None else row
 
 
 def _decode(row: Mapping[str, Value] | None) -> dict[str, Any] | None:
-    """Plain values; None for a row that was never written: stores differ in how they say so."""
-    if row is None or "published" not in row or row["published"].WhichOneof("val") is None:
-        return None
-    return {name: _plain(value) for name, value in row.items()}
+    """As `_row`, of what Feast's own read returns: stores differ in how they say that there is no row."""
+    found = {} if row is None else {name: _plain(value) for name, value in row.items()}
+    return None if found.get("published") is None else found
 
 
 def _plain(value: Value) -> Any:

@@ -6,20 +6,19 @@ were written online. Vectors and histories become values here; the features stag
 
 from __future__ import annotations
 
-import os
 import shutil
 import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import duckdb
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from feast import FeatureView
 
+from core.duck import connect, quoted
 from core.errors import MissingArtifactError
 from core.tables import UNDATED_MICROS
 from feature_repo.log import MEMORY_LIMIT
@@ -27,14 +26,14 @@ from feature_repo.views import Generation, SourcePaths
 
 ROWS = 4096
 _NEWEST = """
-SELECT * FROM read_parquet('{file}')
+SELECT * FROM read_parquet({file})
 WHERE epoch_us(event_timestamp) <= {until} AND epoch_us(created_timestamp) <= {until}
   AND (epoch_us(event_timestamp) >= {since} OR epoch_us(event_timestamp) = {undated})
 QUALIFY row_number() OVER (PARTITION BY {key} ORDER BY event_timestamp DESC, created_timestamp DESC{more}) = 1
 """
 # Live, a value is published by this very job, whatever lag its history assumes; pushed rows are dated the same way.
 _LIVE = """
-SELECT * REPLACE (watermark AS event_timestamp) FROM read_parquet('{file}') built
+SELECT * REPLACE (watermark AS event_timestamp) FROM read_parquet({file}) built
 WHERE epoch_us(watermark) <= {until} AND (epoch_us(built.event_timestamp) >= {since}
   OR epoch_us(built.event_timestamp) = {undated})
 QUALIFY row_number() OVER (PARTITION BY {key} ORDER BY watermark DESC, created_timestamp DESC) = 1
@@ -43,7 +42,7 @@ _HISTORY = """
 SELECT n.{key}, any_value(n.event_timestamp) AS event_timestamp, any_value(n.created_timestamp) AS created_timestamp,
   any_value(n.watermark) AS watermark, coalesce(list(g.item_id ORDER BY g.position) FILTER (g.item_id IS NOT NULL), [])
   AS history
-FROM ({newest}) n LEFT JOIN read_parquet('{log}') g
+FROM ({newest}) n LEFT JOIN read_parquet({log}) g
   ON g.user_id = n.user_id AND g.position < n.history_end AND g.position >= n.history_end - {length}
 GROUP BY n.{key}
 """
@@ -104,15 +103,13 @@ def newest(
     key = schema.names[0]
     query = newest_query(file, key, until=span.until, since=span.since, live=span.live)
     if view == "user_history":
-        log = _quoted(file.with_name("user_log.parquet"))
+        log = quoted(file.with_name("user_log.parquet"))
         query = _HISTORY.format(newest=query, key=key, log=log, length=history_length)
     vectors = None
     if generation.vector(view) is not None:
         vectors = np.load(file.parent / "vectors.npy", mmap_mode="r")
     spill = paths.online / f".spill-{uuid.uuid4().hex}"
-    connection = duckdb.connect(
-        config={"memory_limit": MEMORY_LIMIT, "threads": os.cpu_count() or 1, "temp_directory": str(spill)}
-    )
+    connection = connect(spill, MEMORY_LIMIT)
     try:
         reader = connection.sql(f"{query} ORDER BY {key}").to_arrow_reader(ROWS)
         for batch in reader:
@@ -122,15 +119,24 @@ def newest(
         shutil.rmtree(spill, ignore_errors=True)
 
 
-def newest_query(file: Path, key: str, *, until: int, since: int = 0, live: bool = False) -> str:
-    """SQL: the newest row of each `key` published from `since` to `until` (microseconds), and undated ones."""
+def newest_query(file: Path, key: str, *, until: int, since: int = 0, live: bool = False, undated: bool = True) -> str:
+    """SQL: the newest row of each `key` published from `since` to `until` (microseconds).
+
+    Args:
+        file: a full history.
+        key: the id's column.
+        until: later rows do not count.
+        since: earlier rows do not count; a lag is part of a row's time, whether the clock runs or not.
+        live: the clock runs, see `Span`.
+        undated: undated rows count, whatever `since` says.
+    """
     derived = "watermark" in pq.read_schema(file).names
     return (_LIVE if live and derived else _NEWEST).format(
-        file=_quoted(file),
+        file=quoted(file),
         key=key,
         since=since,
         until=until,
-        undated=UNDATED_MICROS,
+        undated=UNDATED_MICROS if undated else since,
         more=", watermark DESC" if derived else "",
     )
 
@@ -199,7 +205,3 @@ def _declared(name: str) -> pa.DataType:
         inner = name[name.index(":") + 1 : -1].replace("not null", "").strip()
         return pa.list_(_WIDER.get(inner) or _declared(inner))
     return pa.string() if name.startswith(("dictionary", "large_string")) else pa.type_for_alias(name)
-
-
-def _quoted(file: Path) -> str:
-    return str(file).replace("'", "''")

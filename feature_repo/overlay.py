@@ -8,16 +8,20 @@ from __future__ import annotations
 import json
 import logging
 import os
+import threading
 from pathlib import Path
 from typing import Any
 
+from sqlalchemy.exc import SQLAlchemyError
+
 from core import Settings
-from core.errors import SettingsError
+from core.errors import SettingsError, StorageError
 
 # Importing Feast sets this for its own server's metrics; it would flip prometheus_client of the whole process.
 _METRICS_FOLDER = os.environ.get("PROMETHEUS_MULTIPROC_DIR")
 from feast import FeatureStore  # noqa: E402
 from feast.infra.online_stores.sqlite import SqliteOnlineStoreConfig  # noqa: E402
+from feast.infra.registry.base_registry import BaseRegistry  # noqa: E402
 from feast.infra.registry.sql import SqlRegistryConfig  # noqa: E402
 from feast.repo_config import MaterializationConfig, RegistryConfig, RepoConfig  # noqa: E402
 
@@ -29,6 +33,10 @@ if _METRICS_FOLDER is None:
 WRITE_BATCH = 1000
 CACHE_SECONDS = 300
 WRITE_TIMEOUT_MS = 30_000
+# A SQL registry starts a thread that renews its copy and never ends, and keeps connections: one for all stores of a
+# process. A forked process has neither the thread nor connections of its own.
+_SQL_REGISTRIES: dict[tuple[int, str, str], BaseRegistry] = {}
+_SQL_LOCK = threading.Lock()
 
 
 def feast_folder(settings: Settings) -> Path:
@@ -37,7 +45,7 @@ def feast_folder(settings: Settings) -> Path:
 
 
 def open_store(settings: Settings, *, registry: Path | None = None, timeout_ms: int | None = None) -> FeatureStore:
-    """A Feast store on the settings' overlay.
+    """A Feast store on the settings' overlay. All stores of a process share one SQL registry.
 
     Args:
         settings: whose `project`, `root`, `online` and `registry` count.
@@ -47,8 +55,12 @@ def open_store(settings: Settings, *, registry: Path | None = None, timeout_ms: 
 
     Raises:
         SettingsError: the settings name a SQL registry without its address, or a password Feast cannot carry.
+        StorageError: the SQL registry does not answer, and this process has not read it before.
     """
-    return FeatureStore(config=repo_config(settings, registry=registry, timeout_ms=timeout_ms))
+    store = FeatureStore(config=repo_config(settings, registry=registry, timeout_ms=timeout_ms))
+    if isinstance(store.config.registry, SqlRegistryConfig):
+        store._registry = _sql_registry(store)
+    return store
 
 
 def repo_config(settings: Settings, *, registry: Path | None = None, timeout_ms: int | None = None) -> RepoConfig:
@@ -68,6 +80,22 @@ def repo_config(settings: Settings, *, registry: Path | None = None, timeout_ms:
     )
 
 
+def _sql_registry(store: FeatureStore) -> BaseRegistry:
+    """This process's registry at the store's address, as new as the database can tell."""
+    key = (os.getpid(), store.project, store.config.registry.path)
+    with _SQL_LOCK:
+        known = _SQL_REGISTRIES.get(key)
+        if known is None:
+            try:
+                _SQL_REGISTRIES[key] = store.registry
+            except (SQLAlchemyError, OSError) as error:
+                raise StorageError(f"Feast registry of project {store.project}: {error}") from error
+            return store.registry
+    # A database that is away leaves what was read before: Feast logs the error and raises nothing.
+    known.refresh()
+    return known
+
+
 def _registry(settings: Settings, folder: Path, private: Path | None) -> RegistryConfig:
     # Feast warns that the flag "typically has no effect" on a file registry; there it does have one.
     logging.getLogger("feast.repo_config").setLevel(logging.ERROR)
@@ -77,7 +105,9 @@ def _registry(settings: Settings, folder: Path, private: Path | None) -> Registr
     if not settings.registry.url:
         raise SettingsError("registry.kind is sql: set registry.url, e.g. postgresql+psycopg://user@host:5432/feast")
     # `sync` would make the unlucky request at expiry wait for the database.
-    return SqlRegistryConfig(path=settings.registry.url, cache_mode="thread", **shared)
+    # A pooled connection that the server closed meanwhile is replaced before it is used.
+    engine = {"echo": False, "pool_pre_ping": True}
+    return SqlRegistryConfig(path=settings.registry.url, cache_mode="thread", sqlalchemy_config_kwargs=engine, **shared)
 
 
 def _online(settings: Settings, folder: Path, timeout_ms: int) -> Any:

@@ -21,7 +21,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import duckdb
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -33,6 +32,7 @@ from feast.infra.offline_stores.offline_utils import infer_event_timestamp_from_
 from feast.on_demand_feature_view import OnDemandFeatureView
 from pydantic import StrictStr
 
+from core.duck import connect, quoted
 from core.errors import DataError, MissingArtifactError
 from core.tables import TIMESTAMP
 from feature_repo.log import MEMORY_LIMIT
@@ -41,7 +41,7 @@ _STATES = """
 SELECT *, lead(v) OVER seen IS DISTINCT FROM v AND e = max(e) OVER seen_so_far AS newest
 FROM (SELECT *, greatest(e, {known}) AS v FROM (
     SELECT {columns}, epoch_us({event}) AS e, {created} AS c, {watermark} AS w, file_row_number AS r
-    FROM read_parquet('{file}', file_row_number = true)))
+    FROM read_parquet({file}, file_row_number = true)))
 WHERE e IS NOT NULL AND {known} IS NOT NULL
 WINDOW seen AS (PARTITION BY {keys} ORDER BY v, e, c, w, r),
        seen_so_far AS (PARTITION BY {keys} ORDER BY v, e, c, w, r ROWS UNBOUNDED PRECEDING)
@@ -187,8 +187,7 @@ def _join(
 ) -> pa.Table:
     table = pa.Table.from_pandas(frame, preserve_index=False)
     micros = pa.Array.from_pandas(moments).cast(TIMESTAMP).cast(pa.int64())
-    config = {"memory_limit": MEMORY_LIMIT, "threads": os.cpu_count() or 1, "temp_directory": str(scratch)}
-    connection = duckdb.connect(config=config)
+    connection = connect(scratch, MEMORY_LIMIT)
     try:
         connection.execute("SET TimeZone = 'UTC'")
         keys = sorted({column for view in views for column in view.keys.values()})
@@ -216,7 +215,7 @@ def _query(view: _View, keys: Sequence[str], filter_created: bool) -> str:
         event=_name(view.event),
         created=f"epoch_us({_name(view.created)})" if view.created else "NULL::BIGINT",
         watermark="epoch_us(watermark)" if view.watermark else "0",
-        file=view.file.replace("'", "''"),
+        file=quoted(view.file),
     )
     fresh = "true" if view.ttl is None else f"state.e + {view.ttl} >= rows.t"
     columns = ", ".join(f"CASE WHEN {fresh} THEN state.f{i} END" for i in range(len(view.features)))

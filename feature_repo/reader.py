@@ -7,9 +7,11 @@ it is there (Feast checks it offline only).
 from __future__ import annotations
 
 import asyncio
+import datetime as dt
 from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from feast import FeatureView
@@ -18,12 +20,18 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from core import Clock, Settings
 from core.errors import StorageError
-from feature_repo.materialization import is_live, probe_of
+from feature_repo.materialization import is_live, probes_of
 from feature_repo.online import OnlineTable
 from feature_repo.overlay import open_store
+from feature_repo.statistics import lag_micros
 from feature_repo.views import STAT_COLUMNS, VECTOR_VIEWS, safe
 
-FOUND, MISSING, STALE = "found", "missing", "stale"
+Status = Literal["found", "missing", "stale"]
+FOUND: Status = "found"
+MISSING: Status = "missing"
+STALE: Status = "stale"
+# Reads that may wait for a store at once; each is a thread, which sleeps meanwhile.
+WAITING = 32
 _STATS = tuple(f"user_{column}" for column in STAT_COLUMNS)
 
 
@@ -45,7 +53,7 @@ class UserState:
     values: dict[str, Any] = field(default_factory=dict)
     history: list[Any] = field(default_factory=list)
     vectors: dict[str, np.ndarray | None] = field(default_factory=dict)
-    status: dict[str, str] = field(default_factory=dict)
+    status: dict[str, Status] = field(default_factory=dict)
     published: dict[str, int] = field(default_factory=dict)
 
     @classmethod
@@ -58,21 +66,27 @@ class OnlineReader:
     """Reads the online store for one generation of models.
 
     Args:
-        settings: stores, declared user columns, times to live, `online.timeout_ms`.
+        settings: stores, declared user columns, times to live, lags, `online.timeout_ms`.
         clock: ages are taken from its now.
         versions: vector kind (`pooled` or `user_pooled`, ...) to version, or to a mapping that holds `version`;
             other keys are ignored.
+        columns: the user's own columns to read, as a bundle names them; None: those that the settings declare.
 
     Raises:
         StorageError: the registry cannot be read.
     """
 
-    def __init__(self, settings: Settings, clock: Clock, versions: Mapping[str, Any]) -> None:
+    def __init__(
+        self, settings: Settings, clock: Clock, versions: Mapping[str, Any], columns: Sequence[str] | None = None
+    ) -> None:
         self.settings, self.clock = settings, clock
         self._versions = versions_by_view(versions)
-        self._declared = [*settings.data.user_categorical, *settings.data.user_dense]
+        declared = [*settings.data.user_categorical, *settings.data.user_dense]
+        self._declared = declared if columns is None else list(columns)
+        self._limits = _limits(settings)
         self._store = open_store(settings, timeout_ms=settings.online.timeout_ms)
         self._table = OnlineTable(self._store, timeout_ms=settings.online.timeout_ms, retry=False)
+        self._threads = ThreadPoolExecutor(WAITING, "online-read")
         self._views: dict[str, FeatureView] = {}
         self._user_views = [
             *(["user_features"] if self._declared else []),
@@ -97,8 +111,18 @@ class OnlineReader:
         return self._state(user_id if key is None else key, rows)
 
     async def read_user_async(self, user_id: Any) -> UserState:
-        """As `read_user`, off the event loop."""
-        return await asyncio.to_thread(self.read_user, user_id)
+        """As `read_user`, off the event loop, which goes on meanwhile.
+
+        Raises:
+            StorageError: the online store does not answer in time: `online.timeout_ms` to be reached and as much to
+                answer, waiting for other reads included.
+        """
+        limit = 2 * self.settings.online.timeout_ms / 1000
+        read = asyncio.get_running_loop().run_in_executor(self._threads, self.read_user, user_id)
+        try:
+            return await asyncio.wait_for(read, limit)
+        except TimeoutError as error:
+            raise StorageError(f"Timeout: the online store did not answer within {limit * 1000:g} ms") from error
 
     def read_scenarios(self, names: Iterable[str]) -> dict[str, np.ndarray | None]:
         """Scenario to its vector, float32 [d]; None where it has none or one that is too old.
@@ -135,6 +159,18 @@ class OnlineReader:
         row = self._table.read(view, [key])[0] if view is not None and key is not None else None
         return None if row is None or not row["text"] else (row["text"], row["text_source"])
 
+    def missing_columns(self) -> list[str]:
+        """The user's own columns that the online view does not hold: their values are unknown for every user.
+
+        A view that is not known at all lacks none: its status says `missing`.
+
+        Raises:
+            StorageError: the registry cannot be read.
+        """
+        view = self._find("user_features") if self._declared else None
+        held = {column.name for column in view.features} if view is not None else set(self._declared)
+        return [name for name in self._declared if name not in held]
+
     def populated(self, views: Iterable[str]) -> bool:
         """Whether each of these views was filled and still holds what was written.
 
@@ -151,12 +187,14 @@ class OnlineReader:
             if base.startswith("item_text") or (base in VECTOR_VIEWS.values() and base not in self._versions):
                 continue
             view = self._find(base)
-            if view is None or not is_live(self._table, view, probe_of(self.settings, view.name)):
+            # The pipeline may reach the same store by another address; what it wrote is read back here.
+            if view is None or not any(is_live(self._table, view, p) for p in probes_of(self.settings, view.name)):
                 return False
         return True
 
     def _state(self, user_id: Any, rows: Mapping[str, dict[str, Any] | None]) -> UserState:
-        status, published, fresh = {}, {}, {}
+        status: dict[str, Status] = {}
+        published, fresh = {}, {}
         for view in self._user_views:
             row = rows.get(view)
             if row is None:
@@ -178,10 +216,8 @@ class OnlineReader:
         )
 
     def _is_fresh(self, view: str, row: Mapping[str, Any]) -> bool:
-        ttl = self.settings.features.ttl.get(view)
-        if not ttl:
-            return True
-        return self.clock.now_micros() - row["published"] <= ttl.total_seconds() * 1e6
+        limit = self._limits.get(view)
+        return limit is None or self.clock.now_micros() - row["watermark"] <= limit
 
     def _find(self, view: str) -> FeatureView | None:
         """A view by unversioned or Feast name; None while the registry does not know it."""
@@ -210,6 +246,16 @@ class OnlineReader:
         except (TypeError, ValueError, OverflowError):
             return None
         return key if -(2**63) <= key < 2**63 else None
+
+
+def _limits(settings: Settings) -> dict[str, int]:
+    """How long after its watermark a view's value is known, in microseconds.
+
+    In training its age begins when it could be read: with the lag, however early it was written.
+    """
+    kinds = {view: kind for kind, view in VECTOR_VIEWS.items()}
+    ages = {view: ttl // dt.timedelta(microseconds=1) for view, ttl in settings.features.ttl.items() if ttl}
+    return {view: age + lag_micros(settings, kinds.get(view, view)) for view, age in ages.items()}
 
 
 def versions_by_view(versions: Mapping[str, Any]) -> dict[str, str]:

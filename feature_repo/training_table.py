@@ -18,10 +18,11 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from core import Built, Clock, Settings, Window, logger
+from core.duck import arrow_of
 from core.errors import GateError, MissingArtifactError, SettingsError
 from core.store import write_json
 from core.tables import TIMESTAMP
-from feature_repo.log import arrow_of, id_types, open_log
+from feature_repo.log import id_types, open_log
 from feature_repo.overlay import open_store
 from feature_repo.splits import assign_splits
 from feature_repo.statistics import ROW_GROUP

@@ -36,6 +36,7 @@ import pyarrow.parquet as pq
 from core import Settings
 from core.digest import sha256_json
 from core.errors import MissingArtifactError, SettingsError
+from core.store import replace_file
 from feature_repo.overlay import feast_folder
 
 from feast import Entity, FeatureService, FeatureStore, FeatureView, Field, FileSource, ValueType  # isort: skip
@@ -47,6 +48,8 @@ VECTOR_VIEWS = {"pooled": "user_pooled", "prompt": "user_prompt", "scenario": "s
 ENTITY_OF = {"user": "user_id", "item": "item_id", "scenario": "scenario"}
 STAT_COLUMNS = ("rows", "positives", "rate")
 TIME_COLUMNS = ("event_timestamp", "created_timestamp")
+# Every value view holds these beside its own.
+_OWN_COLUMNS = ("watermark", "published")
 
 
 @dataclass(frozen=True)
@@ -162,7 +165,7 @@ def generation_of(settings: Settings, *, users: Path, items: Path, knowledge: Pa
 
     Raises:
         MissingArtifactError: the knowledge folder has no versions.json.
-        SettingsError: a declared column is in neither file.
+        SettingsError: a declared column is in neither file, or has a name that the views need themselves.
     """
     try:
         versions = json.loads((knowledge / "versions.json").read_text())
@@ -270,8 +273,10 @@ def entity_table(sources: Iterable[Path], table: str, out: Path) -> Path:
         newest[key] = position
     rows = rows.take(pa.array(sorted(newest.values()), pa.int64()))
     out.mkdir(parents=True, exist_ok=True)
-    pq.write_table(rows, out / f"{table}.parquet", compression="zstd", coerce_timestamps="us")
-    return out / f"{table}.parquet"
+    file = out / f"{table}.parquet"
+    # Another run may be reading it, or writing it too.
+    replace_file(file, lambda path: pq.write_table(rows, path, compression="zstd", coerce_timestamps="us"))
+    return file
 
 
 def safe(version: str) -> str:
@@ -385,6 +390,11 @@ def _value_type(kind: str) -> ValueType:
 
 def _declared(schema: pa.Schema, columns: list[str], file: Path) -> dict[str, str]:
     for column in columns:
+        if column in (*TIME_COLUMNS, *_OWN_COLUMNS, *ENTITY_OF.values()):
+            raise SettingsError(
+                f"declared column {column!r} is named like a column of the views themselves; "
+                "give it another name in data.columns"
+            )
         if column not in schema.names:
             raise SettingsError(f"the settings declare column {column!r}, which {file} does not hold")
     return {column: str(schema.field(column).type) for column in columns}
