@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +51,13 @@ class Catalogue:
         rows = {item: self.rows.get(item, -1) for item in ids}
         unknown = [item for item, row in rows.items() if row < 0]
         return np.fromiter((row for row in rows.values() if row >= 0), np.int64, len(rows) - len(unknown)), unknown
+
+    def with_text_of(self, other: Catalogue) -> Catalogue:
+        """These items with the text vectors that an older catalogue has of them, in memory; newer items have none."""
+        there = np.array([other.rows.get(item, -1) for item in self.rows], dtype=np.int64)
+        text = np.full((len(self), other.text.shape[1]), np.nan, dtype=np.float32)
+        text[there >= 0] = other.text[there[there >= 0]]
+        return replace(self, text=text, text_version=other.text_version)
 
 
 def load_catalogue(folder: Path, digest: str | None = None) -> Catalogue:

@@ -26,6 +26,7 @@ from feature_repo import OnlineReader
 from models import Bundle, EncodedItems, load_bundle
 
 LOG = logger("bento")
+MISSING_COLUMN = "user_features:missing_column"
 SEED_VARIABLE = "LLM4MSR_SEED_BUNDLE"
 # A process that serves tries again what it refused: soon where a server or a stage was late, later what was damaged.
 LATE_SECONDS, DAMAGED_SECONDS = 5.0, 60.0
@@ -154,7 +155,7 @@ class Live:
         catalogue = self._catalogue(bundle, catalogue_pointer)
         items, reduced = encode_items(bundle, catalogue)
         clock = make_clock(self.settings, from_micros(catalogue.as_of))
-        reader = OnlineReader(self.settings, clock, bundle.info["vectors"])
+        reader = self._reader(bundle, clock)
         generation = Generation(
             bundle=bundle,
             catalogue=catalogue,
@@ -164,7 +165,7 @@ class Live:
             scenario_vectors=dict(old.scenario_vectors) if old and same else {},
             pointer=bundle_pointer,
             populated=old is not None and same and old.populated,
-            reduced=reduced,
+            reduced=_reduced(reduced, reader),
             versions=_versions(bundle, catalogue, bundle_pointer),
         )
         generation = self._read_online(generation)
@@ -173,19 +174,29 @@ class Live:
         self._exercise(generation)
         return generation
 
+    def _reader(self, bundle: Bundle, clock: Clock) -> OnlineReader:
+        """A reader of what the bundle was trained on, whatever columns this process's own settings declare."""
+        info = bundle.info
+        return OnlineReader(self.settings, clock, info["vectors"], [*info["user_categorical"], *info["user_dense"]])
+
     def _catalogue(self, bundle: Bundle, pointer: dict[str, Any]) -> Catalogue:
-        """The catalogue of the pointer; the old one while only that has the text vectors the bundle was trained on."""
+        """The catalogue of the pointer, with text vectors of the version the bundle was trained on while there are any."""
         old = self.current.catalogue if self.current is not None else None
-        if old is not None and old.digest == pointer["digest"]:
+        if old is not None and old.digest == pointer["digest"] and has_text_of(bundle, old):
             return old
         new = load_catalogue(self.settings.root / pointer["catalogue"], pointer["digest"])
-        if old is not None and has_text_of(bundle, old) and not has_text_of(bundle, new):
+        if has_text_of(bundle, new):
+            return new
+        earlier = pointer.get("texts", {}).get(bundle.info["vectors"]["item_text"]["version"])
+        if earlier is not None:
+            return new.with_text_of(load_catalogue(self.settings.root / earlier["catalogue"], earlier["digest"]))
+        if old is not None and has_text_of(bundle, old):
             LOG.warning("the new catalogue has text vectors of another version; the old one stays until a bundle fits")
             return old
         return new
 
     def _read_online(self, generation: Generation) -> Generation:
-        """Fill in what the online store says; a store that does not answer leaves a generation as it is."""
+        """Take what the online store says, also that a vector is gone; one that does not answer leaves all as it is."""
         names = [s["scenario"] for s in generation.scenarios] if generation.reads_scenarios else []
         try:
             found = {n: v for n, v in generation.reader.read_scenarios(names).items() if v is not None} if names else {}
@@ -195,20 +206,24 @@ class Live:
                 raise
             LOG.warning("the online store did not answer: %s", error)
             return generation
-        return replace(generation, scenario_vectors={**generation.scenario_vectors, **found}, populated=populated)
+        return replace(generation, scenario_vectors=found, populated=populated)
 
     def _mend(self) -> None:
-        """Read again what the online store could not say when the generation was loaded."""
+        """Read again what the online store could not say when the generation was loaded, and what may expire since."""
         now = self.current
-        if now is None or (
-            now.populated and (not now.reads_scenarios or len(now.scenario_vectors) >= len(now.scenarios))
-        ):
+        if now is None or (now.populated and not self._scenarios_may_change(now)):
             return
         # A reader remembers which views the registry knew.
-        reader = now.reader if now.populated else OnlineReader(self.settings, now.clock, now.bundle.info["vectors"])
-        mended = self._read_online(replace(now, reader=reader))
-        if mended.populated != now.populated or mended.scenario_vectors.keys() != now.scenario_vectors.keys():
+        reader = now.reader if now.populated else self._reader(now.bundle, now.clock)
+        mended = self._read_online(replace(now, reader=reader, reduced=_reduced(now.reduced, reader)))
+        if mended.populated != now.populated or not _equal(mended.scenario_vectors, now.scenario_vectors):
             self.current = mended
+
+    def _scenarios_may_change(self, now: Generation) -> bool:
+        """Whether a scenario's vector may still come, or expire."""
+        if not now.reads_scenarios:
+            return False
+        return bool(self.settings.features.ttl.get("scenario")) or len(now.scenario_vectors) < len(now.scenarios)
 
     def _pointer(self, name: str) -> dict[str, Any] | None:
         path = self.settings.root / "serving" / name
@@ -245,6 +260,12 @@ def has_text_of(bundle: Bundle, catalogue: Catalogue) -> bool:
     return read is None or read["version"] == catalogue.text_version
 
 
+def _reduced(known: tuple[str, ...], reader: OnlineReader) -> tuple[str, ...]:
+    """What a generation lacks, by what this reader finds of the user's columns."""
+    others = tuple(what for what in known if what != MISSING_COLUMN)
+    return (*others, MISSING_COLUMN) if reader.missing_columns() else others
+
+
 def _checked_bundle(folder: Path) -> Bundle:
     if not folder.is_dir():
         raise BundleError(f"{folder}: there is no bundle here")
@@ -256,6 +277,10 @@ def _checked_bundle(folder: Path) -> Bundle:
 def _seed() -> dict[str, Any] | None:
     path = os.environ.get(SEED_VARIABLE) or own_seed()
     return {"bundle": str(path), "model": "seed", "version": 0} if path else None
+
+
+def _equal(one: dict[str, np.ndarray], other: dict[str, np.ndarray]) -> bool:
+    return one.keys() == other.keys() and all(np.array_equal(one[name], other[name]) for name in one)
 
 
 def _names_one_bundle(one: dict[str, Any], other: dict[str, Any]) -> bool:

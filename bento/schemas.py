@@ -62,6 +62,22 @@ class ExplainAnswer(BaseModel):
     versions: Versions
 
 
+class RejectedRow(BaseModel):
+    """An interaction that was not taken."""
+
+    row: int = Field(description="its place in the request, from 0")
+    field: str
+    reason: str
+
+
+class PushAnswer(BaseModel):
+    """Answer of `/push`."""
+
+    pushed: int
+    users: int = Field(description="users whose online state was written")
+    rejected: list[RejectedRow]
+
+
 class ScenarioInfo(BaseModel):
     """One scenario the service ranks for."""
 

@@ -11,6 +11,7 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from typing import Annotated, Any
 
 from core import configure, load_settings, logger
@@ -22,16 +23,18 @@ if not logging.getLogger("llm4msr").handlers:
 import bentoml
 import numpy as np
 import torch
-from bentoml.exceptions import BentoMLException, InvalidArgument, ServiceUnavailable
+from bentoml.exceptions import BentoMLException, InvalidArgument, NotFound, ServiceUnavailable
 from fastapi import FastAPI, HTTPException
 from prometheus_client import Counter
 from pydantic import BaseModel, Field
 from starlette.responses import Response
 
+from bento.intake import Intake
+from bento.limits import BoundedBody, bound_metrics
 from bento.live import Generation, Live
-from bento.schemas import ExplainAnswer, NearItem, RankAnswer, ScenarioInfo, Versions
+from bento.schemas import ExplainAnswer, NearItem, PushAnswer, RankAnswer, ScenarioInfo, Versions
 from bento.scorer import nearest_history, pick_candidates, rank, score_parts
-from core.errors import Llm4msrError
+from core.errors import Llm4msrError, UserError
 from feature_repo import UserState
 
 LOG = logger("bento")
@@ -61,17 +64,20 @@ class Ranker:
         torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
         self.settings = load_settings(os.environ.get("LLM4MSR_SETTINGS", "llm4msr.yaml"))
         self.live = Live(self.settings, _exercise)
+        self.intake = Intake(self.settings)
         self._careful_until = 0.0
 
     @bentoml.on_startup
     def warm_up(self) -> None:
         """Load what is published, score once, and look for news from then on."""
         self.live.start()
+        self.intake.start()
 
     @bentoml.on_shutdown
     def shut_down(self) -> None:
-        """Stop polling."""
+        """Stop polling, and finish the push that is under way."""
         self.live.stop()
+        self.intake.stop()
 
     async def __is_ready__(self) -> bool:
         return self.live.current is not None and self.live.current.populated
@@ -128,6 +134,23 @@ class Ranker:
             _count(answer.degraded)
             return _json(answer)
 
+    @bentoml.api
+    async def push(self, interactions: list[Any]) -> PushAnswer:
+        """Take fresh interactions: their users' state is new online when this answers. Off unless `push.http` is set."""
+        if not self.intake.open:
+            raise NotFound("this service takes no interactions; set push.http, or use `llm4msr push`")
+        limit = self.settings.push.max_request_rows
+        if len(interactions) > limit:
+            raise InvalidArgument(f"{len(interactions):,} interactions; at most {limit:,} in one request")
+        with _our_fault():
+            try:
+                done = await self.intake.take(interactions)
+            except UserError as error:
+                LOG.warning("push: %s", error)
+                raise ServiceUnavailable("the stores do not take interactions now; push them again") from error
+            rejected = [asdict(fault) for fault in done.faults]
+            return _json({"pushed": done.rows, "users": done.users, "rejected": rejected})
+
     @GET.get("/scenarios")
     async def scenarios(self) -> list[ScenarioInfo]:
         """The scenarios this service ranks for."""
@@ -165,6 +188,10 @@ class Ranker:
             self._careful_until = time.monotonic() + CAREFUL_SECONDS
             return UserState.unknown(user_id), [*degraded, UNAVAILABLE]
         return user, degraded + [f"{view}:{status}" for view, status in user.status.items() if status != "found"]
+
+
+Ranker.add_asgi_middleware(BoundedBody)
+bound_metrics(["/livez", "/readyz", *(api.route for api in Ranker.apis.values()), *(get.path for get in GET.routes)])
 
 
 def _explanation(

@@ -1,0 +1,93 @@
+"""What whoever reaches the port cannot make the process hold: large bodies, and metrics of paths that do not exist."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Iterable, MutableMapping
+from typing import Any
+
+import bentoml
+from starlette.responses import JSONResponse
+
+from core import logger
+
+LOG = logger("bento")
+# 100,000 candidates with ids of a hundred letters are 10 MB; BentoML itself reads a body of any length into memory.
+MAX_BODY = 16 * 2**20
+
+Scope = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
+Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
+App = Callable[[Scope, Receive, Send], Awaitable[None]]
+
+
+class BoundedBody:
+    """ASGI middleware: a request whose body is longer than the limit is answered 413, and not read further.
+
+    Args:
+        app: what answers the others.
+        limit: in bytes.
+    """
+
+    def __init__(self, app: App, limit: int = MAX_BODY) -> None:
+        self.app, self.limit = app, limit
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass a request on, once it is known to be short enough."""
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        length = dict(scope["headers"]).get(b"content-length")
+        if length is not None and length.isdigit():
+            # The server hands on no more than was announced.
+            held: Receive | None = receive if int(length) <= self.limit else None
+        else:
+            held = await self._read(receive)
+        if held is not None:
+            await self.app(scope, held, send)
+            return
+        refusal = JSONResponse({"error": f"the body is longer than {self.limit:,} bytes"}, 413)
+        await refusal(scope, receive, send)
+
+    async def _read(self, receive: Receive) -> Receive | None:
+        """The body of unannounced length, to be received again; None if it is too long."""
+        messages, size = [], 0
+        while True:
+            message = await receive()
+            messages.append(message)
+            size += len(message.get("body", b""))
+            if size > self.limit:
+                return None
+            if message["type"] != "http.request" or not message.get("more_body"):
+                break
+        messages.reverse()
+
+        async def again() -> MutableMapping[str, Any]:
+            return messages.pop() if messages else await receive()
+
+        return again
+
+
+def bound_metrics(paths: Iterable[str]) -> None:
+    """Let BentoML count requests of these paths only: it keeps series for each path that was ever asked for.
+
+    It has no setting for that, and no public name. Call it before the service is built.
+    """
+    known = frozenset(paths)
+    try:
+        from bentoml._internal.server.http import instruments
+
+        counted: Any = instruments.RunnerTrafficMetricsMiddleware
+    except (ImportError, AttributeError):
+        LOG.warning("BentoML %s counts requests elsewhere: its metrics grow with each new path", bentoml.__version__)
+        return
+
+    class KnownPaths(counted):  # type: ignore[misc]
+        """BentoML's own, for paths that exist."""
+
+        async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+            if scope["type"] in ("http", "websocket") and scope["path"] not in known:
+                await self.app(scope, receive, send)
+            else:
+                await super().__call__(scope, receive, send)
+
+    instruments.RunnerTrafficMetricsMiddleware = KnownPaths  # type: ignore[misc]
