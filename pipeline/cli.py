@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Annotated
 
@@ -86,6 +86,27 @@ def rollback(settings: SettingsFile = None) -> None:
 
 
 @app.command()
+def prune(
+    settings: SettingsFile = None,
+    keep: Annotated[int, typer.Option(min=1, help="newest windows to keep of every stage")] = 3,
+    min_age: Annotated[float, typer.Option(min=0, help="hours; younger artifacts stay")] = 24.0,
+    yes: Annotated[bool, typer.Option("--yes", help="remove them; without it they are only listed")] = False,
+) -> None:
+    """List, or remove, artifacts that neither serving nor the next run needs; anything removed can be built again."""
+    import datetime as dt
+
+    from pipeline.prune import remove, unneeded
+
+    chosen = settings_of(settings)
+    found = unneeded(chosen, keep, dt.timedelta(hours=min_age))
+    for one in found if not yes else ():
+        typer.echo(f"{one.size / 2**20:>10,.1f} MiB  {one.stage:<16}  {one.window}  {one.path}")
+    freed = remove(chosen, found) if yes else sum(one.size for one in found)
+    said = "removed" if yes else "can go; add --yes to remove them" if found else "can go"
+    typer.echo(f"{len(found)} artifacts, {freed / 2**20:,.1f} MiB, {said}")
+
+
+@app.command()
 def serve(
     settings: SettingsFile = None,
     host: Annotated[str | None, typer.Option(help="address to listen on [default: serving.host]")] = None,
@@ -128,11 +149,23 @@ def explain(
 
 
 @app.command()
-def push(file: Path, settings: SettingsFile = None) -> None:
-    """Push fresh interactions (parquet or CSV in canonical columns) so that online state is new at once."""
-    from pipeline.push import push_file
+def push(
+    source: Annotated[str, typer.Argument(help="parquet or CSV file; with --follow a pipe of JSON lines, - for stdin")],
+    settings: SettingsFile = None,
+    follow: Annotated[bool, typer.Option("--follow", help="read JSON lines until the input ends")] = False,
+    dead_letters: Annotated[
+        Path | None, typer.Option(help="where rejected lines go [default: ROOT/live/rejected.jsonl]")
+    ] = None,
+) -> None:
+    """Push fresh interactions (canonical columns) so that online state is new at once."""
+    if not follow:
+        from pipeline.push import push_file
 
-    typer.echo(push_file(settings_of(settings), file))
+        typer.echo(push_file(settings_of(settings), Path(source)))
+        return
+    from pipeline.follow import follow as follow_lines
+
+    LOG.info("%s", follow_lines(settings_of(settings), source, sys.stdout, dead_letters))
 
 
 @app.command()
@@ -169,17 +202,35 @@ def demo(
     run_demo(settings, port)
 
 
-@app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
-def bench(context: typer.Context, name: Annotated[str, typer.Argument(help="training, serving, ...")]) -> None:
-    """Run a benchmark; its last line is one JSON object."""
+@app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []})
+def bench(context: typer.Context, name: Annotated[str, typer.Argument()] = "--help") -> None:
+    """Run a benchmark; its last line is one JSON object. Without a name: which there are."""
     import importlib.util
     import runpy
 
+    if name == "--help":
+        for line in _benchmarks():
+            typer.echo(line)
+        return
     module = f"benchmarks.{name}"
     if importlib.util.find_spec(module) is None:
         raise SettingsError(f"no benchmark {name!r}; see docs/rooms/benchmarks.md")
     sys.argv = [module, *context.args]
     runpy.run_module(module, run_name="__main__", alter_sys=True)
+
+
+def _benchmarks() -> Iterator[str]:
+    """What `llm4msr bench --help` says: the benchmarks, each with the first sentence of its module."""
+    import ast
+    import importlib.util
+
+    yield "Usage: llm4msr bench NAME [OPTIONS]; what a benchmark's options are: llm4msr bench NAME --help\n"
+    found = importlib.util.find_spec("benchmarks")
+    for folder in found.submodule_search_locations or () if found else ():
+        for file in sorted(Path(folder).glob("*.py")):
+            text = file.read_text()
+            if "__main__" in text:
+                yield f"  {file.stem:<16} {(ast.get_docstring(ast.parse(text)) or '').splitlines()[0]}"
 
 
 models_app = typer.Typer(no_args_is_help=True, help="The backbones there are.", rich_markup_mode=None)

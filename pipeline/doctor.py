@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.metadata
 import importlib.util
-import os
 import shutil
 import socket
 import sys
@@ -19,6 +18,7 @@ from rich.markup import escape
 from core import Settings
 from core.digest import REPOSITORY
 from core.errors import Llm4msrError, SettingsError
+from core.filesystem import try_filesystem
 from core.settings import KnowledgeSettings, OnlineSettings
 
 NEEDED = (
@@ -84,7 +84,8 @@ def _project(settings: Settings) -> Iterator[Finding]:
     parent = next(p for p in (root, *root.parents) if p.exists())
     free = shutil.disk_usage(parent).free
     yield Finding("disk", free > _LEAST_FREE, f"{free >> 30} GiB free for {root}", "free some space, or move `root`")
-    yield Finding("root", os.access(parent, os.W_OK), f"{parent} can be written", "choose a `root` that you may write")
+    mend = "choose a `root` that you may write, on a file system that does this (docs/decisions/object-storage.md)"
+    yield _tried("root", lambda: try_filesystem(parent), mend)
     yield from _reasoner(settings.knowledge)
     if settings.online.store == "redis":
         yield _tried("online store", lambda: _ping(settings.online), "start Redis, or correct online.url")

@@ -15,7 +15,8 @@ from core.errors import SettingsError
 TEMPLATE = """\
 # Settings of one project. Paths are relative to this file. Unknown keys are refused. Every field: llm4msr init --all
 # Any field can be overridden by the environment: LLM4MSR_TRAIN__EPOCHS=5, LLM4MSR_ONLINE__STORE=redis ...
-# Secrets come from the environment only: LLM4MSR_ONLINE__PASSWORD, LLM4MSR_KNOWLEDGE__API_KEY.
+# Secrets come from the environment only: LLM4MSR_ONLINE__PASSWORD,
+# LLM4MSR_KNOWLEDGE__API_KEY, PGPASSWORD (PostgreSQL).
 project: my_ranker
 root: .llm4msr                  # artifacts, feature registry, online store and tracking live here
 
@@ -61,7 +62,7 @@ features:
   ttl: {}                       # e.g. user_stats: P7D -> older values are reported as stale
 
 knowledge:
-  reasoner: minilm              # minilm (packaged, offline) | transformers (any model by path or name)
+  reasoner: minilm              # minilm (packaged, offline) | transformers (path or name) | openai (a compatible server)
   user_vectors: [pooled]        # add `prompt` once a causal language model is set
   lag: {pooled: PT24H, prompt: PT24H, scenario: PT24H, item_text: PT0S}
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import json
+import os
 import re
 from pathlib import Path
 from typing import Annotated, Any
@@ -32,7 +33,10 @@ def stage(
     start: Start = None,
     end: End = None,
     shard: Annotated[
-        str | None, typer.Option(help="i/n: only let the reasoner read every n-th shard; run the stage after all n")
+        str | None,
+        typer.Option(
+            help="i/n, or job/n in a Kubernetes Job: only let the reasoner read this part; run the stage after all n"
+        ),
     ] = None,
 ) -> None:
     """Run the stage, unless a subcommand is named."""
@@ -63,7 +67,7 @@ def show(
 
     chosen, window = settings_of(settings or context.obj), Window.parse(start, end)
     state = user_state(_artifact(chosen, window).path, user)
-    state["prompt"] = user_prompt(**_material(chosen, window), user_id=state["user_id"])
+    state["prompt"], state["rows"] = user_prompt(**_material(chosen, window), user_id=state["user_id"])
     typer.echo(json.dumps(state, indent=1, ensure_ascii=False) if as_json else _user_page(state))
 
 
@@ -154,15 +158,19 @@ def duration(text: str) -> dt.timedelta:
 
 
 def parse_shard(text: str) -> tuple[int, int]:
-    """(i, n) from `i/n`, 1 <= i <= n.
+    """(i, n) from `i/n`, 1 <= i <= n, or from `job/n` in a pod of an indexed Kubernetes Job, which counts from 0.
 
     Raises:
-        SettingsError: it is not of that form.
+        SettingsError: it is not of that form, or there is no such part.
     """
-    match = re.fullmatch(r"(\d+)/(\d+)", text)
-    if not match or not 1 <= int(match.group(1)) <= int(match.group(2)):
-        raise SettingsError(f"--shard {text!r}: write i/n with i from 1 to n, e.g. 1/8")
-    return int(match.group(1)), int(match.group(2))
+    match = re.fullmatch(r"(\d+|job)/(\d+)", text)
+    index = os.environ.get("JOB_COMPLETION_INDEX", "")
+    if match and match.group(1) == "job" and not index.isdigit():
+        raise SettingsError(f"--shard {text!r}: JOB_COMPLETION_INDEX is not set; that is for pods of an indexed Job")
+    number = 0 if not match else int(index) + 1 if match.group(1) == "job" else int(match.group(1))
+    if not match or not 1 <= number <= int(match.group(2)):
+        raise SettingsError(f"--shard {text!r} (part {number}): write i/n with i from 1 to n, e.g. 1/8")
+    return number, int(match.group(2))
 
 
 def _read_part(settings: Settings, window: Window, shard: str) -> Path:
@@ -228,8 +236,10 @@ def _user_page(state: dict[str, Any]) -> str:
     text = state["text"]
     if text:
         lines.append(f"\ntext ({text['text_source']}, version {text['version']}):\n{text['text']}")
+    elif not state["rows"]:
+        lines.append("\nno text: the log has no row of this user, who gets no vector")
     else:
-        lines.append("\nno text: the user has too few rows for a snapshot, and gets no vector")
+        lines.append(f"\nno text: with {state['rows']:,} rows no snapshot is due yet, and the user gets no vector")
     lines.append(f"\nprompt:\n{state['prompt'] or 'none'}")
     return "\n".join(lines)
 
@@ -241,8 +251,12 @@ def _difference_page(found: dict[str, Any]) -> str:
         lines.append(f"{kind}: {told['in_both']} in both, {told['added']} added, {told['removed']} removed")
         if old != new:
             kept = told.get("same_neighbours")
-            shown = "nothing to compare" if kept is None else f"{kept:.0%} of the ten nearest are the same"
+            shown = "too few to compare"
+            if kept is not None:
+                shown = f"of the {told['neighbours']} nearest {kept:.0%} are the same (sample of {told['compared']})"
             lines.append(f"  versions {old} and {new} are different spaces; {shown}")
+            if told.get("most"):
+                lines.append("  fewest the same: " + ", ".join(f"{m['id']} ({m['same']:.0%})" for m in told["most"]))
         elif "distance" in told:
             d = told["distance"]
             lines.append(
@@ -266,10 +280,15 @@ def _plan_page(found: dict[str, Any]) -> str:
             f"{row['flops'] / 1e15:>10.4g} {row['hours']:>9.4f} {money:>9}"
         )
     lines.append(f"users with prompts: {found['users']:,}" if found["users"] else "no user prompts: vectors are pooled")
+    lines += [
+        f"{row['cut']:.0%} of {row['kind']} texts are longer than knowledge.max_tokens and lose their end"
+        for row in found["costs"]
+        if row["cut"]
+    ]
     if check := found["check"]:
         lines.append(
-            f"checked here: {check['texts']} texts of {check['tokens']} tokens took {check['seconds']:.2f} s; the formula "
+            f"checked here with {check['model']}: {check['texts']} texts of {check['tokens']} tokens took {check['seconds']:.2f} s; the formula "
             f"at this machine's {check['tflops']:.3g} TFLOP/s says {check['formula_seconds']:.2f} s at full rate "
-            f"({check['share']:.0%} of the limit reached)"
+            f"({check['share']:.0%} of the limit reached); its first half foretold {check['factor']:.2f} x the second's time"
         )
     return "\n".join(lines)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import asdict, replace
+from pathlib import Path
 from typing import Any
 
 from core import Settings
@@ -28,7 +28,7 @@ def make_plan(
     Where the plan is for this machine and model, the measured share of the limit takes the place of `share`.
     """
     from knowledge import make_reasoner, workload
-    from knowledge.plan import DEVICES, Device, cost, layer_share, matrix_rate, shape_from_config, shape_of
+    from knowledge.plan import DEVICES, Device, cost, layer_share, matrix_rate, shape_from_config, shape_of, short_run
 
     chosen = settings.knowledge
     here = device in (None, "here") and tflops is None
@@ -37,6 +37,8 @@ def make_plan(
     texts, sample = workload(**material)
     if model:  # the cache holds what the settings' model read, not what this one would
         texts = [replace(text, new=1.0) for text in texts]
+        if Path(model).is_dir():  # it can be tried here, like the settings' own
+            chosen = chosen.model_copy(update={"reasoner": "transformers", "model": model, "revision": None})
     check, own, rate = None, None, None
     local = chosen.reasoner != "openai"
     if local:
@@ -44,18 +46,20 @@ def make_plan(
         own = shape_from_config(reasoner.model.config)
     if local and (measure or here):
         rate = matrix_rate(chosen.device if chosen.device != "auto" else "cuda", chosen.dtype)
-    if local and own and rate and measure and sample:
-        check = _check(reasoner, sample[:: max(1, len(sample) // _MEASURED)][:_MEASURED], own, rate)
-    shape = shape_of(model) if model else own
+    if local and own and rate and measure and len(sample) > 1:
+        check = asdict(short_run(reasoner, sample[:: max(1, len(sample) // _MEASURED)][:_MEASURED], own, rate))
+        check["model"] = chosen.model or chosen.reasoner
+    tried = not model or chosen.model == model
+    shape = own if tried else shape_of(model or "")
     if shape is None:
         raise SettingsError("the model runs on a server: name its --model (a folder or a known shape) and its --device")
     if here and rate is None:
         raise SettingsError("the model does not run on this machine: name its --device or --tflops")
     named = DEVICES.get(device or "", Device(rate or 1.0, 1e11))
     limit = Device(tflops * 1e12, named.bandwidth) if tflops else named
-    reached = check["share"] if here and check and not model else share
+    reached = check["share"] if here and check and tried else share
     # The loaded model is already cut at its layer; another model is cut in proportion.
-    layers = layer_share(chosen, shape.layers) if model else 1.0
+    layers = 1.0 if tried else layer_share(chosen, shape.layers)
     answer = chosen.generate.max_new_tokens if chosen.generate else 0
     costs = cost(texts, shape, limit, share=max(reached, 1e-6), layers=layers, answer=answer, price=price)
     rows = [c.as_json() for c in costs]
@@ -68,25 +72,6 @@ def make_plan(
         "costs": rows,
         "total": _total(rows),
         "check": check,
-    }
-
-
-def _check(reasoner: Any, sample: list[str], shape: Any, rate: float) -> dict[str, Any]:
-    import numpy as np
-
-    lengths = np.minimum(reasoner.tokens(sample), reasoner.max_tokens)
-    reasoner.encode(sample[:2])
-    begin = time.perf_counter()
-    reasoner.encode(sample)
-    seconds = time.perf_counter() - begin
-    formula = shape.flops(lengths) / rate
-    return {
-        "texts": len(sample),
-        "tokens": int(lengths.sum()),
-        "seconds": seconds,
-        "tflops": rate / 1e12,
-        "formula_seconds": formula,
-        "share": min(1.0, formula / seconds),
     }
 
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import datetime as dt
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -17,9 +18,13 @@ from core.errors import MissingArtifactError
 from core.store import replace_json
 from pipeline.stages import artifact_store, stage_clock
 
+if TYPE_CHECKING:
+    from models import TrainingData
+
 LOG = logger("pipeline")
 # The backbone alone, and the same backbone with knowledge: every run trains both, so that the lift is always measured.
 SYSTEMS = ("plain", "knowledge")
+ROLLED_BACK = "rolled back"
 
 
 def train(settings: Settings, window: Window = Window()) -> Manifest:  # noqa: B008
@@ -97,6 +102,10 @@ def promote(settings: Settings, window: Window = Window()) -> Manifest:  # noqa:
         _alias(settings, store.root / bundle)
         return store.get("promote", window)
 
+    if champion is not None and _was_rolled_back(champion, bundle):
+        LOG.warning("promote: %s was rolled back and stays so; `llm4msr rollback` again brings it back", bundle)
+        return store.get("promote", window)
+
     def build(out: Path) -> Built:
         from models import promotion_verdict
 
@@ -137,10 +146,15 @@ def roll_back(settings: Settings) -> dict[str, Any]:
     previous = current.get("previous")
     if not previous:
         raise MissingArtifactError(f"no previous champion is recorded in {pointer}")
-    body = {**previous, "previous": {k: v for k, v in current.items() if k != "previous"}, "reason": "rolled back"}
+    body = {**previous, "previous": {k: v for k, v in current.items() if k != "previous"}, "reason": ROLLED_BACK}
     replace_json(pointer, body)
     _alias(settings, store.root / body["bundle"])
     return body
+
+
+def _was_rolled_back(champion: dict[str, Any], bundle: str) -> bool:
+    """Whether a person has taken this bundle back: a run that does nothing new must not bring it live again."""
+    return bool(champion.get("reason") == ROLLED_BACK and (champion.get("previous") or {}).get("bundle") == bundle)
 
 
 def package(settings: Settings, window: Window = Window()) -> Manifest:  # noqa: B008
@@ -215,19 +229,30 @@ def _champion_scores(
 
     store = artifact_store(settings)
     folder = store.root / champion["bundle"]
-    data = load_dataset(_champion_dataset(settings, folder, source, window))
-    rival = predict(load_bundle(folder), data, "test")
+    bundle = load_bundle(folder)
+    data = _readable(load_dataset(_champion_dataset(settings, folder, source, window)), bundle.info)
+    rival = predict(bundle, data, "test")
     ours = _test_rows(source)
     seen = pq.read_table(folder.parent / "seen.parquet")
     times = (
         ours.select(["row_id", "user_id"])
-        .join(data.rows.select(["row_id", "event_timestamp"]), "row_id")
+        .join(data.rows.select(["row_id", "event_timestamp"]), "row_id", join_type="inner")
         .join(seen, "user_id", join_type="left outer")
     )
     fresh = times.filter(pc.or_kleene(pc.is_null(times["seen"]), pc.greater(times["event_timestamp"], times["seen"])))
     keep = fresh["row_id"]
     pick = [table.filter(pc.is_in(table["row_id"], keep)).sort_by("row_id") for table in (rival, ours)]
     return pick[0], pick[1]
+
+
+def _readable(data: TrainingData, info: dict[str, Any]) -> TrainingData:
+    """The rows a bundle can score: of scenarios it knows; columns that are declared no longer are unknown to it."""
+    rows = data.rows.filter(pc.is_in(data.rows["scenario"], pa.array(info["scenarios"], pa.string())))
+    for kind, type_ in (("categorical", pa.string()), ("dense", pa.float64())):
+        for name in (*info[f"user_{kind}"], *info[f"item_{kind}"]):
+            if name not in rows.column_names:
+                rows = rows.append_column(name, pa.nulls(rows.num_rows, type_))
+    return dataclasses.replace(data, rows=rows)
 
 
 def _champion_dataset(settings: Settings, bundle: Path, source: Manifest, window: Window) -> Path:

@@ -91,21 +91,24 @@ def volume(rows: pa.Table) -> str:
 
 
 def drift(found: dict[str, Any]) -> str:
-    """Population stability index per feature: a dot per scenario, a ring for all rows, a line at the limit."""
+    """Stability index and KL divergence per feature: a dot per scenario, a ring for all rows, a line at the limit."""
     names = list(found["features"])[::-1]
+    titles = {"psi": "population stability index", "kl": "KL divergence (nats)"}
     with plt.rc_context(_STYLE):
-        figure, axes = plt.subplots(figsize=(7, 0.8 + 0.3 * max(len(names), 1)))
-        for place, name in enumerate(names):
-            for group, body in found["features"][name].items():
-                if body["psi"] is not None:
-                    colour = KNOWING if body["drift"] else PLAIN
-                    face = "none" if group == "all" else colour
-                    axes.plot(body["psi"], place, "o", color=colour, mfc=face, ms=8 if group == "all" else 4)
-        axes.axvline(found["limits"]["psi"], color=MUTED, lw=1, zorder=0)
-        axes.set_yticks(range(len(names)), names)
-        axes.set_xlim(left=0)
-        axes.set_xlabel("population stability index against the champion's training rows (ring: all rows; line: limit)")
-        axes.tick_params(length=0)
+        figure, both = plt.subplots(1, 2, sharey=True, figsize=(7, 0.9 + 0.3 * max(len(names), 1)))
+        for axes, (measure, title) in zip(both, titles.items(), strict=True):
+            limit = found["limits"][measure]
+            for place, name in enumerate(names):
+                for group, body in found["features"][name].items():
+                    if body[measure] is not None:
+                        colour = KNOWING if body[measure] > limit else PLAIN
+                        face = "none" if group == "all" else colour
+                        axes.plot(body[measure], place, "o", color=colour, mfc=face, ms=8 if group == "all" else 4)
+            axes.axvline(limit, color=MUTED, lw=1, zorder=0)
+            axes.set_xlim(left=0)
+            axes.set_xlabel(title)
+            axes.tick_params(length=0)
+        both[0].set_yticks(range(len(names)), names)
         return _svg(figure)
 
 

@@ -1,4 +1,4 @@
-"""`llm4msr push`: fresh interactions change a user's online state at once."""
+"""`llm4msr push FILE`: fresh interactions of a file change their users' online state at once; what came too late."""
 
 from __future__ import annotations
 
@@ -9,40 +9,36 @@ import pyarrow.csv
 import pyarrow.parquet as pq
 
 from core import ArtifactStore, Settings, Window
-from core.clock import to_micros
 from core.errors import DataError
-from core.tables import TIMESTAMP, IdTypes, conform, interactions_schema
-from pipeline.stages import artifact_store, clean_tables, stage_clock
+from core.tables import IdTypes, conform, interactions_schema
 
 
 def push_file(settings: Settings, file: Path) -> str:
-    """Push the interactions of a parquet or CSV file in canonical columns.
+    """Push the interactions of a parquet or CSV file in canonical columns, all of them or none.
 
     Raises:
         DataError: the file cannot be read, or a column, label, scenario or time is wrong.
     """
-    from feature_repo import push
-    from knowledge import load_pooler
+    from feature_repo import CurrentPusher
 
     if not file.is_file():
         raise DataError("no such file", file=file)
+    pusher = CurrentPusher(settings).get()
+    # Guessed types would make the user 007 the user 7.
+    texts = {"user_id": pusher.ids.user, "item_id": pusher.ids.item, "scenario": pa.string()}
+    options = pyarrow.csv.ConvertOptions(column_types=texts)
     try:
-        table = pq.read_table(file) if file.suffix == ".parquet" else pyarrow.csv.read_csv(file)
+        table = (
+            pq.read_table(file) if file.suffix == ".parquet" else pyarrow.csv.read_csv(file, convert_options=options)
+        )
     except (pa.ArrowInvalid, UnicodeDecodeError) as error:
         raise DataError(f"cannot be read as {file.suffix or 'CSV'}: {error}", file=file) from error
-    store = artifact_store(settings)
-    window = _newest_window(store)
-    clean = clean_tables(settings, window)
-    clock = stage_clock(settings, window)
-    rows = canonical(table, _id_types(clean[-1].path), file)
-    known = set(pq.read_table(clean[-1].path / "scenarios.parquet")["scenario"].to_pylist())
-    _check(rows, known, clock.now_micros() + int(settings.validation.max_future.total_seconds() * 1e6), file)
-    pooler = None
-    if "pooled" in settings.knowledge.user_vectors:
-        pooler = load_pooler(store.get("knowledge", window).path)
-    written = push(settings, clock, rows, sources=[m.path for m in clean], pooler=pooler)
-    changed = ", ".join(f"{view} {count}" for view, count in written.items())
-    return f"pushed {rows.num_rows} interactions; users written: {changed or 'none'}"
+    rows = canonical(table, pusher.ids, file)
+    if faults := pusher.faults(rows):
+        raise DataError(faults[0].reason, file=file, row=faults[0].row, column=faults[0].field)
+    done = pusher.push_sound(rows)
+    changed = ", ".join(f"{view} {count}" for view, count in done.views.items())
+    return f"pushed {done.rows} interactions; users written: {changed or 'none'}"
 
 
 def canonical(table: pa.Table, ids: IdTypes, file: Path | None) -> pa.Table:
@@ -58,30 +54,18 @@ def canonical(table: pa.Table, ids: IdTypes, file: Path | None) -> pa.Table:
     return conform(table, interactions_schema(ids), "interactions", file)
 
 
-def _newest_window(store: ArtifactStore) -> Window:
-    """The window that ends last among those whose knowledge was built; one without an end is the newest.
+def late_pushes(settings: Settings, window: Window) -> list[tuple[str | None, str | None]]:
+    """Start and end of earlier windows to which something was pushed since they were ingested.
 
-    Raises:
-        MissingArtifactError: there is none.
+    It is online, but not in training; and not online any more once its user's row is written from the log again.
     """
-    found = [m.window for m in store.all("knowledge")] or [store.get("knowledge").window]
-    newest = max(found, key=lambda window: window["end"] or "~")
-    return Window.parse(newest["start"], newest["end"])
+    from ingest import PushedLog
 
-
-def _id_types(folder: Path) -> IdTypes:
-    schema = pq.read_schema(folder / "interactions.parquet")
-    return IdTypes(schema.field("user_id").type, schema.field("item_id").type)
-
-
-def _check(rows: pa.Table, scenarios: set[str], latest: int, file: Path) -> None:
-    times = rows["event_timestamp"].cast(TIMESTAMP).to_pylist()
-    for number, (label, scenario, time) in enumerate(
-        zip(rows["label"].to_pylist(), rows["scenario"].to_pylist(), times, strict=True)
-    ):
-        if label not in (0, 1):
-            raise DataError(f"label is {label}, not 0 or 1", file=file, row=number, column="label")
-        if scenario not in scenarios:
-            raise DataError(f"unknown scenario {scenario!r}", file=file, row=number, column="scenario")
-        if to_micros(time) > latest:
-            raise DataError(f"{time} lies in the future", file=file, row=number, column="event_timestamp")
+    if not settings.push.ingest or window.start is None:
+        return []
+    pushed, limit = PushedLog(settings.root), window.start.isoformat()
+    earlier = [
+        m for m in ArtifactStore(settings.root).all("ingest") if m.window["end"] and str(m.window["end"]) <= limit
+    ]
+    bounds = [(m.window["start"], m.window["end"], m.inputs.get("pushed")) for m in earlier]
+    return [(start, end) for start, end, known in bounds if pushed.digest(Window.parse(start, end)) != known]

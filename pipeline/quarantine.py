@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 from core import Built, Manifest, Settings, Window
 from core.errors import DataError
 from core.tables import SCENARIOS
-from pipeline.stages import artifact_store, stage_clock, with_replays
+from pipeline.windows import artifact_store, stage_clock, with_replays
 
 TABLES = ("interactions", "users", "items")
 _OWN = ("rule", "run")

@@ -36,7 +36,11 @@ def show(
     """Print rows that wait, one JSON object a line."""
     from pipeline.quarantine import as_text, rejected
 
-    typer.echo(as_text(rejected(settings_of(settings), table, rule, limit)))
+    found = rejected(settings_of(settings), table, rule, limit)
+    if found:
+        typer.echo(as_text(found))
+    else:
+        typer.echo(f"no row of {table} waits" + (f" by rule {rule}" if rule else ""), err=True)
 
 
 @quarantine_app.command("replay")

@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 from core import Built, Manifest, Settings, Window
 from pipeline import plots
 from pipeline.drift import measure_drift
-from pipeline.stages import artifact_store
+from pipeline.stages import DATA_DOCS, artifact_store
 
 TEMPLATES = Path(__file__).parent / "templates"
 _COLD_SHARE = 0.5
@@ -24,7 +24,17 @@ _CALIBRATION_BAND = (0.9, 1.1)
 def report(settings: Settings, window: Window = Window()) -> Manifest:  # noqa: B008
     """Write `report.html` from the window's artifacts."""
     store = artifact_store(settings)
-    names = ("ingest", "validate", "features", "knowledge", "dataset", "train", "evaluate", "promote")
+    names = (
+        "ingest",
+        "validate",
+        "features",
+        "knowledge",
+        "materialize",
+        "dataset",
+        "train",
+        "evaluate",
+        "promote",
+    )
     parts = {name: store.get(name, window) for name in names} | {"drift": measure_drift(settings, window)}
     return store.build(
         "report",
@@ -46,20 +56,18 @@ def _write(out: Path, settings: Settings, parts: dict[str, Manifest]) -> Built:
 
 def _content(settings: Settings, parts: dict[str, Manifest]) -> dict[str, Any]:
     metrics, lift = _json(parts["evaluate"], "metrics.json"), _json(parts["evaluate"], "lift.json")
-    rows = pq.read_table(
-        parts["dataset"].file("rows.parquet"),
-        columns=["user_id", "item_id", "scenario", "label", "split", "event_timestamp", "user_pooled_row"],
-    )
+    vectors = [f"{kind}_row" for kind in _json(parts["dataset"], "spec.json")["vectors"] if kind.startswith("user_")]
+    columns = ["user_id", "item_id", "scenario", "label", "split", "event_timestamp", *vectors]
+    rows = pq.read_table(parts["dataset"].file("rows.parquet"), columns=columns)
     rejected = _rejected(parts["validate"])
     verdict, drift = _json(parts["promote"], "verdict.json"), _json(parts["drift"], "drift.json")
-    docs = parts["validate"].path / "run" / "data_docs" / "index.html"
     return {
         "project": settings.project,
         "cold_rows": settings.promotion.cold_rows,
         "window": parts["ingest"].window,
         "rows_in": parts["ingest"].rows,
         "rejected": rejected,
-        "data_docs": f"../../validate/{docs.parents[2].name}/run/data_docs/index.html" if docs.is_file() else None,
+        "data_docs": _data_docs(parts),
         "scenarios": _scenario_rows(rows),
         "splits": _counts(rows["split"]),
         "metrics": metrics,
@@ -103,13 +111,25 @@ def _findings(
             found.append(
                 f"{name}: predicted over observed positives is {ratio:.2f}; scores of scenarios are not comparable."
             )
-    unknown = rows["user_pooled_row"].null_count / max(rows.num_rows, 1)
+    vectors = [name for name in rows.column_names if name.startswith("user_") and name.endswith("_row")]
+    unknown = min((rows[name].null_count for name in vectors), default=0) / max(rows.num_rows, 1)
     if unknown > _COLD_SHARE:
         found.append(f"{unknown:.0%} of the rows have no user knowledge yet; look at knowledge.thresholds and lags.")
     untold = [n for n, change in lift["scenarios"].items() if not change["auc"]["told"]]
     if untold:
         found.append(f"No difference can be told in {', '.join(untold)}: too few users, or no effect.")
     return found
+
+
+def _data_docs(parts: dict[str, Manifest]) -> list[tuple[str, str]]:
+    """Each gate's name and the way from the report to its pages."""
+    gates = {"source": "validate", "knowledge": "knowledge", "online store": "materialize", "training table": "dataset"}
+    pages = {gate: parts[stage].path / DATA_DOCS / "index.html" for gate, stage in gates.items()}
+    return [
+        (gate, f"../../{gates[gate]}/{parts[gates[gate]].path.name}/{DATA_DOCS}/index.html")
+        for gate, page in pages.items()
+        if page.is_file()
+    ]
 
 
 def _drift_findings(drift: dict[str, Any]) -> list[str]:

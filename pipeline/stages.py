@@ -17,33 +17,42 @@ from core import (
     Settings,
     Window,
     as_utc,
-    from_micros,
     logger,
-    make_clock,
     to_micros,
 )
-from core.digest import sha256_json
-from core.errors import DataError
+from pipeline.windows import (
+    artifact_store,
+    clean_tables,
+    earlier_windows,
+    missing_before,
+    stage_clock,
+    training_start,
+    training_window,
+)
 
 LOG = logger("pipeline")
-
-
-def artifact_store(settings: Settings) -> ArtifactStore:
-    """The artifact store below the settings' root."""
-    return ArtifactStore(settings.root)
+# Great Expectations' pages within an artifact; they do not count for its digest.
+DATA_DOCS = Path("run") / "data_docs"
+# Versions of item text that serving can still go back to, beside the newest.
+_KEPT_TEXTS = 3
 
 
 def ingest(settings: Settings, window: Window = Window()) -> Manifest:  # noqa: B008
     """Raw logs to canonical tables: interactions, users, items, scenarios."""
-    from ingest import read_source, source_digest
+    from ingest import PushedLog, read_source, source_digest
+    from pipeline.push import late_pushes
 
+    pushed = PushedLog(settings.root) if settings.push.ingest else None
+    digest = pushed.digest(window) if pushed is not None else None
+    for late in late_pushes(settings, window):
+        LOG.warning("rows of %s to %s were pushed after it was ingested; run that window again", *late)
     return artifact_store(settings).build(
         "ingest",
         window,
-        inputs={"source": source_digest(settings)},
+        inputs={"source": source_digest(settings)} | ({"pushed": digest} if digest else {}),
         settings=settings.section("data"),
         rooms=("core", "ingest"),
-        builder=lambda out: read_source(settings, window, out),
+        builder=lambda out: read_source(settings, window, out, pushed if digest else None),
     )
 
 
@@ -114,9 +123,10 @@ def knowledge(settings: Settings, window: Window = Window()) -> Manifest:  # noq
             # A replayed clock may stand before the window's end: nothing is built from later than its now.
             window_ends=[min(to_micros(as_utc(m.window["end"])), clock.now_micros()) for m in clean if m.window["end"]],
         )
-        active = [m for m in clean if m.stage == "validate"][-1].rows.get("users", 0)
+        active = [m for m in clean if m.stage == "validate"][-1].file("interactions.parquet")
         previous = before[-1].path if before else None
-        _write(out / "gate.json", validate_knowledge(out, settings, clock, active, previous))
+        gate = validate_knowledge(out, settings, clock, active, previous, out / DATA_DOCS, clean[-1].digest[:16])
+        _write(out / "gate.json", gate)
         return built
 
     return store.build(
@@ -173,7 +183,9 @@ def materialize(settings: Settings, window: Window = Window()) -> Manifest:  # n
         start, end = window.bounds_micros()
         written = write_online(settings, clock, start=start, end=end, **paths)
         _write(out / "written.json", written)
-        _write(out / "run" / "gate.json", validate_online(sample_online(settings, clock, **paths), settings, clock))
+        run = made["knowledge"].digest[:16]
+        gate = validate_online(sample_online(settings, clock, **paths), settings, clock, out / DATA_DOCS, run)
+        _write(out / "run" / "gate.json", gate)
         return Built(rows=written, versions=dict(made["knowledge"].versions))
 
     manifest = store.build(
@@ -186,11 +198,41 @@ def materialize(settings: Settings, window: Window = Window()) -> Manifest:  # n
         builder=build,
         still_valid=lambda found: _online_is_populated(settings, clock, found),
     )
+    if (later := _later_window(store, window)) is not None:
+        LOG.warning("a window to %s is online already: the catalogue and what pushes build on stay its own", later)
+        return manifest
+    _publish_catalogue(store, catalogue)
+    # What pushes build on from now on.
     replace_json(
-        store.root / "serving" / "catalogue.json",
-        {"catalogue": str(catalogue.path.relative_to(store.root)), "digest": catalogue.digest},
+        store.root / "serving" / "push.json",
+        {
+            "sources": [str(m.path.relative_to(store.root)) for m in clean],
+            "knowledge": str(made["knowledge"].path.relative_to(store.root)),
+            "as_of": clock.now_micros(),
+        },
     )
     return manifest
+
+
+def _later_window(store: ArtifactStore, window: Window) -> str | None:
+    """The end of a materialised window that ends after this one: an old window that runs again takes nothing back."""
+    ends = [m.window["end"] for m in store.all("materialize")]
+    later = [end for end in ends if window.end is not None and end is not None and end > window.end.isoformat()]
+    return max(later, default=None)
+
+
+def _publish_catalogue(store: ArtifactStore, catalogue: Manifest) -> None:
+    """Let serving find it, and the newest one with text vectors of each earlier version: bundles roll forward and back."""
+    from core.store import replace_json
+
+    pointer = store.root / "serving" / "catalogue.json"
+    place = {"catalogue": str(catalogue.path.relative_to(store.root)), "digest": catalogue.digest}
+    held = json.loads(pointer.read_text()) if pointer.is_file() else {}
+    version, texts = catalogue.versions["item_text"], held.get("texts", {})
+    # An object's names are written in their own order, which is not that of their age.
+    kept = [old for old in held.get("order", list(texts)) if old != version and old in texts][-_KEPT_TEXTS:]
+    body = {**{old: texts[old] for old in kept}, version: place}
+    replace_json(pointer, {**place, "texts": body, "order": [*kept, version]})
 
 
 def dataset(settings: Settings, window: Window = Window()) -> Manifest:  # noqa: B008
@@ -213,7 +255,9 @@ def dataset(settings: Settings, window: Window = Window()) -> Manifest:  # noqa:
             window=training_window(settings, window),
             train_start=train_start,
         )
-        _write(out / "gate.json", validate_training_table(out, settings, clock, made["knowledge"].path))
+        known = made["knowledge"]
+        gate = validate_training_table(out, settings, clock, known.path, out / DATA_DOCS, known.digest[:16])
+        _write(out / "gate.json", gate)
         return built
 
     return store.build(
@@ -229,82 +273,6 @@ def dataset(settings: Settings, window: Window = Window()) -> Manifest:  # noqa:
         rooms=("core", "feature_repo", "validation"),
         builder=build,
     )
-
-
-def earlier_windows(settings: Settings, window: Window, stage: str = "validate") -> list[Manifest]:
-    """A stage's newest artifacts of windows that end before this one starts, in order."""
-    if window.start is None:
-        return []
-    limit, count = window.start.isoformat(), settings.validation.history_windows
-    found = artifact_store(settings).all(stage)
-    return [m for m in found if m.window["end"] is not None and str(m.window["end"]) <= limit][-count:]
-
-
-def clean_tables(settings: Settings, window: Window) -> list[Manifest]:
-    """The validated artifacts of all windows up to this one's end, each with what was replayed from its quarantine.
-
-    Raises:
-        MissingArtifactError: this window was not validated yet.
-        DataError: no rows are left in any of them.
-    """
-    store = artifact_store(settings)
-    store.get("validate", window)
-    found = with_replays(settings, store.all("validate", until=window))
-    if not sum(m.rows.get("interactions", 0) for m in found):
-        raise DataError("no interactions are left after validation", file=settings.data.path)
-    return found
-
-
-def missing_before(window: Window, clean: list[Manifest]) -> str:
-    """What part of the log before a window no other window covers, as a warning; empty when they join.
-
-    A run without `--end` has a window without an end, which is not before any other.
-    """
-    if window.start is None:
-        return ""
-    start = window.start.isoformat()
-    ends = [str(m.window["end"]) for m in clean if (m.window["start"] or "") < start and m.window["end"]]
-    if not ends:
-        return f"no window before {start} was run: if the log has older rows, run `llm4msr run --end {start}` first"
-    if max(ends) < start:
-        return f"the log from {max(ends)} to {start} was not run and counts for nothing; run that window, too"
-    return ""
-
-
-def with_replays(settings: Settings, validated: list[Manifest]) -> list[Manifest]:
-    """Validated artifacts, each followed by the rows that were replayed from its quarantine."""
-    replays = {m.inputs["validate"]: m for m in artifact_store(settings).all("replay")}
-    return [part for m in validated for part in (m, replays.get(m.digest)) if part is not None]
-
-
-def stage_clock(settings: Settings, window: Window) -> Clock:
-    """The settings' clock; `log_end` is one microsecond after the newest ingested row, `window.end` at the latest."""
-    last = [json.loads(m.file("meta.json").read_text())["last"] for m in artifact_store(settings).all("ingest", window)]
-    known = [value for value in last if value is not None]
-    return make_clock(settings, from_micros(max(known) + 1) if known else None)
-
-
-def training_start(settings: Settings, clean: list[Manifest]) -> int:
-    """Where training rows begin, in microseconds; decided by the first run and kept from then on."""
-    from feature_repo import compute_train_start
-
-    key = sha256_json({"warmup": settings.split.warmup, **settings.section("data")})[:16]
-    return int(
-        artifact_store(settings).pin(
-            f"train_start_{key}", lambda: compute_train_start([m.path for m in clean], settings)
-        )
-    )
-
-
-def training_window(settings: Settings, window: Window) -> Window:
-    """The rows of a window's training table: all up to its end, or the last `split.horizon` of them.
-
-    A daily window refreshes the model on the whole log so far, not on one day of it.
-    """
-    start = None
-    if settings.split.horizon is not None and window.end is not None:
-        start = window.end - settings.split.horizon
-    return Window(start, window.end)
 
 
 def _online_is_populated(settings: Settings, clock: Clock, manifest: Manifest) -> bool:

@@ -1,0 +1,184 @@
+"""Which artifacts nothing needs any more, and their removal.
+
+Kept are, of the stages that work on the whole log so far, the newest windows and the newest artifact; everything that
+serving points to (the champion, the one before it, the catalogues, what pushes build on); everything those were made
+from; and all of ingest, validation and replay, from which the rest can be built again.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import json
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from core import ArtifactStore, Clock, Settings, logger, wall
+from core.errors import CorruptArtifactError
+
+LOG = logger("pipeline")
+# Stages whose newest window stands for all earlier ones.
+CUMULATIVE = (
+    "features",
+    "knowledge",
+    "catalogue",
+    "materialize",
+    "dataset",
+    "dataset_champion",
+    "drift",
+    "train",
+    "evaluate",
+    "promote",
+    "package",
+    "report",
+)
+
+
+@dataclass(frozen=True)
+class Unneeded:
+    """An artifact that can go, with the references to it that go with it."""
+
+    stage: str
+    window: str
+    path: Path
+    refs: tuple[Path, ...]
+    size: int
+
+
+def unneeded(settings: Settings, keep: int, min_age: dt.timedelta, clock: Clock | None = None) -> list[Unneeded]:
+    """Artifacts that nothing needs, in order of stage and window.
+
+    Args:
+        settings: names the root.
+        keep: newest windows to keep of every stage.
+        min_age: younger artifacts stay: a run may be about to refer to them.
+        clock: what now is.
+
+    Raises:
+        CorruptArtifactError: a champion's bundle is not whole.
+    """
+    store = ArtifactStore(settings.root)
+    every = _manifests(store)
+    refs = {stage: store.refs(stage) for stage in CUMULATIVE}
+    # One window more of knowledge: the oldest window that is kept was compared with the one before it.
+    wanted = {p for stage in CUMULATIVE for p in _newest(refs[stage], every, keep + (stage == "knowledge"))}
+    pointed = _pointed(store.root)
+    wanted |= pointed | _around_champions(pointed, every)
+    needed = _with_inputs(wanted, every)
+    youngest = (clock or wall()).now() - min_age
+    found = []
+    for path, manifest in every.items():
+        stage = path.parent.name
+        if stage not in CUMULATIVE or path in needed or _made(path) > youngest:
+            continue
+        own = tuple(ref for ref, place in refs[stage].items() if place == path)
+        found.append(Unneeded(stage, _window(manifest), path, own, _size(path)))
+    return sorted(found, key=lambda one: (CUMULATIVE.index(one.stage), one.window))
+
+
+def remove(settings: Settings, artifacts: list[Unneeded]) -> int:
+    """Remove artifacts, references first, so that a kill leaves no reference to nothing.
+
+    Returns:
+        Bytes that were freed.
+    """
+    store = ArtifactStore(settings.root)
+    for artifact in artifacts:
+        for ref in artifact.refs:
+            ref.unlink(missing_ok=True)
+        store.retire(artifact.path)
+        LOG.info("removed %s of %s, %.1f MiB", artifact.stage, artifact.window, artifact.size / 2**20)
+    return sum(artifact.size for artifact in artifacts)
+
+
+def _manifests(store: ArtifactStore) -> dict[Path, dict[str, Any]]:
+    """Folder -> manifest of every artifact there is; one that cannot be read needs a person and is left alone."""
+    found = {}
+    for file in sorted((store.root / "objects").glob("*/*/manifest.json")):
+        try:
+            found[file.parent] = json.loads(file.read_text())
+        except ValueError:
+            LOG.warning("%s is damaged; it is left alone", file)
+    return found
+
+
+def _newest(refs: Mapping[Path, Path], every: Mapping[Path, Mapping[str, Any]], keep: int) -> list[Path]:
+    windows = {ref: path for ref, path in refs.items() if ref.stem != "latest" and path in every}
+    order = sorted(windows, key=lambda ref: _order(every[windows[ref]]["window"]))
+    return [windows[ref] for ref in order[-keep:]] + [path for ref, path in refs.items() if ref.stem == "latest"]
+
+
+def _order(window: Mapping[str, str | None]) -> tuple[str, str]:
+    return window["end"] or "~", window["start"] or ""
+
+
+def _pointed(root: Path) -> set[Path]:
+    """Artifacts that a pointer of serving names, at any depth of it."""
+    found = set()
+    for pointer in sorted((root / "serving").glob("*.json")):
+        for text in _texts(json.loads(pointer.read_text())):
+            parts = Path(text).parts
+            if len(parts) >= 3 and parts[0] == "objects":
+                found.add(root.joinpath(*parts[:3]))
+    return found
+
+
+def _around_champions(pointed: set[Path], every: Mapping[Path, Mapping[str, Any]]) -> set[Path]:
+    """Of each champion its verdict, and the newest knowledge of the versions it reads: the next comparison scores it
+    with that.
+    """
+    found: set[Path] = set()
+    for train in (path for path in pointed if path.parent.name == "train" and path in every):
+        digest = every[train]["digest"]
+        found |= {p for p, m in every.items() if p.parent.name == "promote" and m["inputs"].get("train") == digest}
+        spec = train / "bundle_knowledge" / "spec.json"
+        if not spec.is_file():
+            raise CorruptArtifactError(
+                f"{spec} is gone: a champion is damaged, and nothing is pruned until it is whole"
+            )
+        vectors = json.loads(spec.read_text())["vectors"]
+        reads = {view.removeprefix("user_"): body["version"] for view, body in vectors.items()}
+        same = [p for p, m in every.items() if p.parent.name == "knowledge" and reads.items() <= m["versions"].items()]
+        found |= set(sorted(same, key=lambda path: _order(every[path]["window"]))[-1:])
+    return found
+
+
+def _texts(value: Any) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping):
+        for part in value.values():
+            yield from _texts(part)
+    elif isinstance(value, list):
+        for part in value:
+            yield from _texts(part)
+
+
+def _with_inputs(wanted: set[Path], every: Mapping[Path, Mapping[str, Any]]) -> set[Path]:
+    """Artifacts and all they were made from; an earlier window that was only compared with does not count."""
+    # Of two with the same content the one that is wanted anyway will do.
+    order = sorted(every, key=lambda path: path in wanted)
+    places = {every[path]["digest"]: path for path in order}
+    needed, waiting = set(), [path for path in wanted if path in every]
+    while waiting:
+        path = waiting.pop()
+        if path not in needed:
+            needed.add(path)
+            read = [digest for name, digest in every[path]["inputs"].items() if not name.startswith("earlier")]
+            waiting += [places[digest] for digest in read if digest in places]
+    return needed
+
+
+def _made(path: Path) -> dt.datetime:
+    return dt.datetime.fromtimestamp((path / "manifest.json").stat().st_mtime, dt.UTC)
+
+
+def _size(path: Path) -> int:
+    return sum(os.lstat(file).st_size for file in path.rglob("*") if file.is_file())
+
+
+def _window(manifest: Mapping[str, Any]) -> str:
+    bounds = manifest["window"]
+    return f"{bounds['start'] or 'the start'} to {bounds['end'] or 'the end'}"
