@@ -195,11 +195,12 @@ def _gates(world: World) -> dict[str, Gate]:
     knowledge, online = paths["knowledge"], world.settings.root / "feast"
     before = world.root / "knowledge_before"
     shutil.copytree(knowledge, before)
-    gate = validate_knowledge(before, world.settings, clock, USERS)
+    log = paths["source"] / "interactions.parquet"
+    gate = validate_knowledge(before, world.settings, clock, log)
     (before / "gate.json").write_text(json.dumps(gate))
 
     def judge_knowledge(folder: Path) -> int:
-        validate_knowledge(folder, world.settings, clock, USERS, before)
+        validate_knowledge(folder, world.settings, clock, log, before)
         return 0
 
     def judge_dataset(folder: Path) -> int:

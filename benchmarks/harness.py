@@ -15,9 +15,15 @@ import argparse
 import json
 import os
 import platform
+import resource
+import shutil
+import socket
 import statistics
+import subprocess
 import sys
-from collections.abc import Callable, Mapping, Sequence
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -115,6 +121,47 @@ def machine() -> dict[str, Any]:
         about["torch"] = torch.__version__
         about["gpu"] = torch.cuda.get_device_name(0) if torch.cuda.is_available() else None
     return about
+
+
+def peak_mib() -> float:
+    """The most memory this process ever held; not that of the process which started it."""
+    status = Path("/proc/self/status")
+    if status.is_file():
+        for line in status.read_text().splitlines():
+            if line.startswith("VmHWM"):
+                return int(line.split()[1]) / 1024
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / (2**20 if sys.platform == "darwin" else 2**10)
+
+
+def free_port() -> int:
+    """A port of this machine that nothing listened on a moment ago."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@contextmanager
+def own_redis() -> Iterator[str | None]:
+    """A Redis of our own that keeps nothing: `host:port,db=0`; None where there is no `redis-server`."""
+    binary = shutil.which("redis-server")
+    if binary is None:
+        print("redis-server is not installed: SQLite alone is measured", file=sys.stderr)
+        yield None
+        return
+    import redis
+
+    port = free_port()
+    with tempfile.TemporaryDirectory() as folder:
+        quiet = ["--save", "", "--appendonly", "no", "--bind", "127.0.0.1", "--dir", folder, "--loglevel", "warning"]
+        process = subprocess.Popen([binary, "--port", str(port), *quiet], stdout=subprocess.DEVNULL)
+        try:
+            retry = redis.retry.Retry(redis.backoff.ConstantBackoff(0.05), 200)
+            redis.Redis(port=port, retry=retry, retry_on_error=[redis.ConnectionError]).ping()
+            yield f"127.0.0.1:{port},db=0"
+        finally:
+            process.terminate()
+            process.wait(timeout=30)
 
 
 def result(benchmark: str, figures: Sequence[Figure], quick: bool) -> str:

@@ -4,15 +4,15 @@
 
 The packaged MiniLM reads item titles of the shipped sample (cut to 20 tokens) and user prompts of 250 tokens; the
 reference is the loop that most research code has: tokenise one text, run the model, mean over its states. Same model,
-texts and threads. Both are given in tokens per second of wall time and, ending in `_cpu`, of the process's CPU time, which other work
+texts and threads; ours multiplies by oneDNN where that is faster, which is part of what is compared. Both are given in tokens per second of wall time and, ending in `_cpu`, of the process's CPU time, which other work
 on the machine disturbs less; `share_of_matmul` is the rate of the model's linear operations over the machine's
 matrix-product rate of the same moment. A refresh reads the prompts of 1 % changed users through the cache, against all
-users through an empty one. Loading the model is left out.
+users through an empty one. `plan_factor` is what `llm4msr knowledge plan` would foretell for a run of texts over
+what it took. Loading the model is left out. On CUDA, the figures of `prefill.py` follow.
 """
 
 from __future__ import annotations
 
-import resource
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -21,7 +21,8 @@ from pathlib import Path
 import numpy as np
 import pyarrow.csv as pacsv
 
-from benchmarks.harness import Figure, arguments, figure, finish, in_turn_many
+from benchmarks import prefill
+from benchmarks.harness import Figure, arguments, figure, finish, in_turn, in_turn_many, peak_mib
 from core import configure
 
 SAMPLE = Path(__file__).resolve().parent.parent / "data" / "ml-latest-small" / "movies.csv"
@@ -31,6 +32,7 @@ TITLE_TOKENS, PROMPT_TOKENS = 20, 250
 def main() -> None:
     parser = arguments(__doc__)
     parser.add_argument("--threads", type=int, default=None, help="threads of torch; all cores without it")
+    parser.add_argument("--users", type=int, default=None, help="of the refresh; 20,000 without it, 400 with --quick")
     options = parser.parse_args()
     configure(level="WARNING")
     import torch
@@ -46,8 +48,10 @@ def main() -> None:
     figures = [
         *speed(reasoner, "title", titles, target=3.0),
         *speed(reasoner, "prompt", prompts, target=1.1),
-        *refresh(reasoner, titles, 400 if options.quick else 20_000),
-        figure("peak_memory", "MiB", resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024),
+        foretold(reasoner, [*titles, *prompts]),
+        *refresh(reasoner, titles, options.users or (400 if options.quick else 20_000)),
+        *(prefill.chatglm2(options.quick) if torch.cuda.is_available() else []),
+        figure("peak_memory", "MiB", peak_mib()),
     ]
     finish("knowledge", figures, options.quick)
 
@@ -67,10 +71,12 @@ def user_prompts(reasoner: object, titles: Sequence[str], count: int) -> list[st
 def speed(reasoner: object, name: str, texts: Sequence[str], target: float) -> list[Figure]:
     """Tokens per second of both ways, and the share of the matrix-product rate."""
     import torch
+    from transformers import AutoModel
 
     from knowledge.plan import matrix_rate, shape_from_config
+    from knowledge.reasoners.minilm import model_folder
 
-    model, tokenizer = reasoner.model, reasoner.tokenizer  # type: ignore[attr-defined]
+    model, tokenizer = AutoModel.from_pretrained(model_folder()).eval(), reasoner.tokenizer  # type: ignore[attr-defined]
     shape = shape_from_config(model.config)
     few = texts[: max(8, len(texts) // 8)]
 
@@ -97,6 +103,24 @@ def speed(reasoner: object, name: str, texts: Sequence[str], target: float) -> l
         figure(f"{name}s_per_s", "texts/s", ours["wall"] * len(texts) / _tokens(reasoner, texts)),
         figure(f"{name}_share_of_matmul", "FLOP/s", ours["wall"] * per_token, found["matmul"]["flops"]),
     ]
+
+
+def foretold(reasoner: object, texts: Sequence[str]) -> Figure:
+    """What a plan would foretell for reading these texts, from every eighth of them, over what reading them takes."""
+    from knowledge.plan import matrix_rate, shape_from_config, short_run
+
+    shape = shape_from_config(reasoner.model.config)  # type: ignore[attr-defined]
+    lengths = np.minimum(reasoner.tokens(texts), reasoner.max_tokens)  # type: ignore[attr-defined]
+
+    def measure() -> float:
+        rate = matrix_rate("cpu", "float32")
+        share = short_run(reasoner, texts[::8], shape, rate).share
+        begin = time.perf_counter()
+        reasoner.encode(texts)  # type: ignore[attr-defined]
+        return shape.flops(lengths) / (rate * share) / (time.perf_counter() - begin)
+
+    factor = in_turn({"plan": measure})["plan"]
+    return figure("plan_factor", "foretold/taken", max(factor, 1 / factor), target=1.5, bound="at_most", of="ours")
 
 
 def refresh(reasoner: object, titles: Sequence[str], users: int) -> list[Figure]:

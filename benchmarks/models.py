@@ -118,7 +118,7 @@ def _write(options: argparse.Namespace) -> None:
 
 def _setting(text: str) -> tuple[str, Any]:
     name, _, value = text.partition("=")
-    if name not in {**runner.MODEL, **runner.TRAIN, **runner.CHOICES}:
+    if name not in runner.SETTINGS:
         raise SettingsError(f"--set {text}: no such setting")
     return name, yaml.safe_load(value)
 

@@ -12,9 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -29,7 +27,7 @@ import httpx
 import numpy as np
 import pyarrow.parquet as pq
 
-from benchmarks.harness import Figure, arguments, figure, finish, in_turn_many
+from benchmarks.harness import Figure, arguments, figure, finish, free_port, in_turn_many, own_redis
 from core import Settings, Window, configure, load_settings
 from core.digest import REPOSITORY
 from core.errors import UserError
@@ -175,7 +173,7 @@ async def load(url: str, requests: list[dict[str, Any]], clients: int, count: in
 def _service(target: str, wait_seconds: float = 180) -> Iterator[str]:
     from pipeline.serve import service_command
 
-    port = _free_port()
+    port = free_port()
     url = f"http://127.0.0.1:{port}"
     command = [target if part == SERVICES["ours"] else part for part in service_command("127.0.0.1", port)]
     environment = {"BENTOML_DO_NOT_TRACK": "True", "OMP_NUM_THREADS": "1", "PYTHONPATH": str(REPOSITORY), **os.environ}
@@ -197,22 +195,14 @@ def _service(target: str, wait_seconds: float = 180) -> Iterator[str]:
 @contextmanager
 def _online_store() -> Iterator[str]:
     """A Redis of our own, named to the settings by environment variables; SQLite where there is none."""
-    binary = shutil.which("redis-server")
-    if binary is None:
-        print("redis-server is not installed: SQLite is measured, and the targets, which are for Redis, are left out")
-        yield "sqlite"
-        return
-    port = _free_port()
-    with tempfile.TemporaryDirectory() as folder:
-        quiet = ["--save", "", "--appendonly", "no", "--bind", "127.0.0.1", "--dir", folder, "--loglevel", "warning"]
-        process = subprocess.Popen([binary, "--port", str(port), *quiet], stdout=subprocess.DEVNULL)
-        try:
-            os.environ["LLM4MSR_ONLINE__STORE"] = "redis"
-            os.environ["LLM4MSR_ONLINE__URL"] = f"127.0.0.1:{port},db=0"
-            yield "redis"
-        finally:
-            process.terminate()
-            process.wait(timeout=30)
+    with own_redis() as address:
+        if address is None:
+            print("the targets are for Redis and are left out", file=sys.stderr)
+            yield "sqlite"
+            return
+        os.environ["LLM4MSR_ONLINE__STORE"] = "redis"
+        os.environ["LLM4MSR_ONLINE__URL"] = address
+        yield "redis"
 
 
 def _ready(url: str) -> bool:
@@ -220,12 +210,6 @@ def _ready(url: str) -> bool:
         return httpx.get(f"{url}/readyz", timeout=2).status_code == 200
     except httpx.TransportError:
         return False
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 if __name__ == "__main__":

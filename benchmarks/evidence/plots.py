@@ -17,7 +17,14 @@ import matplotlib.pyplot as plt  # noqa: E402
 Groups = Mapping[tuple[str, str], Sequence[Mapping[str, Any]]]
 STYLE = {"svg.hashsalt": "llm4msr", "svg.fonttype": "none", "axes.spines.top": False, "axes.spines.right": False}
 SHOWN = ("both", "concat", "full_none", "full_shuffled", "full")
-COLOURS = dict(zip(SHOWN, ("#7aa6d8", "#4f8f6b", "#c9ced6", "#8a8f98", "#2457a6"), strict=True))
+COLOURS = {
+    "both_shuffled": "#c9ced6",
+    "both": "#7aa6d8",
+    "concat": "#4f8f6b",
+    "full_none": "#c9ced6",
+    "full_shuffled": "#8a8f98",
+    "full": "#2457a6",
+}
 
 
 def write_plots(out: Path, protocol: str, groups: Groups) -> None:
@@ -30,33 +37,62 @@ def write_plots(out: Path, protocol: str, groups: Groups) -> None:
 
 
 def _lift(path: Path, groups: Groups) -> None:
-    """Difference to the plain backbone: overall, per scenario and for cold users, with deviations over seeds."""
-    backbones = sorted({backbone for backbone, system in groups if system == "plain"})
-    figure, axes = plt.subplots(len(backbones) or 1, 1, figsize=(9, 2.6 * max(1, len(backbones))), squeeze=False)
-    for axis, backbone in zip(axes[:, 0], backbones, strict=False):
-        plain = {row["seed"]: _where(row) for row in groups[backbone, "plain"]}
-        places = list(next(iter(plain.values())))
+    """Differences to the plain backbone with deviations over seeds: where and for whom on each backbone that has the
+    full system, then overall on every backbone.
+    """
+    every = sorted({backbone for backbone, system in groups if system == "plain"})
+    closely = [backbone for backbone in every if (backbone, "full") in groups] or every[:1]
+    panels = len(closely) + (len(every) > 1)
+    figure, grid = plt.subplots(panels, 1, figsize=(9, 2.8 * panels), squeeze=False)
+    axes = grid[:, 0]
+    for axis, backbone in zip(axes, closely, strict=False):
+        plain = _places(groups[backbone, "plain"])
         systems = [name for name in SHOWN if (backbone, name) in groups]
-        for number, system in enumerate(systems):
-            lifts = [
-                [_where(row)[place] - plain[row["seed"]][place] for place in places]
-                for row in groups[backbone, system]
-                if row["seed"] in plain
-            ]
-            if not lifts:
-                continue
-            columns = list(zip(*lifts, strict=True))
-            x = np.arange(len(places)) + (number - (len(systems) - 1) / 2) * 0.15
-            error = [stdev(column) if len(column) > 1 else 0.0 for column in columns]
-            axis.bar(
-                x, [mean(c) for c in columns], 0.14, yerr=error, label=system, color=COLOURS[system], ecolor="#555"
+        places = list(next(iter(plain.values())))
+        lifts = {name: _differences(_places(groups[backbone, name]), plain, places) for name in systems}
+        _bars(axis, places, lifts, f"{backbone}: what each system adds, where and for whom")
+    overall = {
+        name: [
+            found
+            for backbone in every
+            for found in _differences(
+                _places(groups.get((backbone, name), [])), _places(groups[backbone, "plain"]), ["all"]
             )
-        axis.axhline(0, color="#555", linewidth=0.8)
-        axis.set_xticks(range(len(places)), places)
-        axis.set_ylabel("test AUC over plain")
-        axis.set_title(f"{backbone}: what each system adds, where and for whom", loc="left", fontsize=10)
-        axis.legend(frameon=False, fontsize=8, ncols=len(systems))
+        ]
+        for name in ("both_shuffled", "both", "full")
+    }
+    if len(every) > 1:
+        _bars(axes[-1], every, overall, "every backbone: both levels, and the same with another user's vectors")
     _save(figure, path)
+
+
+def _bars(axis: Any, places: Sequence[str], lifts: Mapping[str, Sequence[Sequence[float]]], title: str) -> None:
+    """Bars of the mean of each list of differences, with its deviation; an empty list leaves a gap."""
+    shown = {name: columns for name, columns in lifts.items() if any(columns)}
+    width = 0.8 / max(len(shown), 1)
+    for number, (name, columns) in enumerate(shown.items()):
+        x = np.arange(len(places)) + (number - (len(shown) - 1) / 2) * width
+        height = [mean(column) if column else 0.0 for column in columns]
+        error = [stdev(column) if len(column) > 1 else 0.0 for column in columns]
+        axis.bar(x, height, width * 0.95, yerr=error, label=name, color=COLOURS[name], ecolor="#555")
+    axis.axhline(0, color="#555", linewidth=0.8)
+    axis.set_xticks(range(len(places)), places, rotation=30 if len(places) > 9 else 0, fontsize=8)
+    axis.set_ylabel("test AUC over plain")
+    axis.set_title(title, loc="left", fontsize=10)
+    axis.legend(frameon=False, fontsize=8, ncols=max(len(shown), 1))
+
+
+def _places(rows: Sequence[Mapping[str, Any]]) -> dict[int, dict[str, float]]:
+    """Seed -> where -> AUC."""
+    return {row["seed"]: _where(row) for row in rows}
+
+
+def _differences(
+    one: Mapping[int, Mapping[str, float]], other: Mapping[int, Mapping[str, float]], places: Sequence[str]
+) -> list[list[float]]:
+    """Per place the differences over the seeds that both have."""
+    seeds = [seed for seed in one if seed in other]
+    return [[one[seed][place] - other[seed][place] for seed in seeds] for place in places]
 
 
 def _calibration(path: Path, groups: Groups) -> None:

@@ -25,6 +25,7 @@ from models import TrainingData
 
 Name = Literal["scenario-wise-rec", "time"]
 FOLDS = 5
+HISTORY = 50  # positives in a row's history
 FEATURES, KNOWLEDGE = FeatureSettings(), KnowledgeSettings()
 KNOWN_FROM = 0.1  # time: user vectors start here, since their compressor is fitted on the rows before
 NAMES = np.array(["train", "validation", "test"])
@@ -36,12 +37,14 @@ class Prepared:
 
     Args:
         data: the training table with all columns and vectors.
-        rows_before: rows of the row's user that its features were made from, int64 [N]; who is cold.
+        rows_before: rows of the row's user that its features were made from, int64 [N]; who is new.
+        rows_trained: training rows of the row's user, int64 [N]; who is cold.
         slots: where each user's vectors begin in the matrix `user_pooled`, int64 [U + 1].
     """
 
     data: TrainingData
     rows_before: np.ndarray
+    rows_trained: np.ndarray
     slots: np.ndarray
     extra: dict[str, list[str]] = field(default_factory=dict)
 
@@ -92,8 +95,36 @@ def _random(ratings: Ratings, texts: np.ndarray, sentences: np.ndarray, seed: in
     columns["user_pooled_row"] = np.where(known[reference], reference, -1)
     slots = np.arange(len(ratings.user_ids) + 1) * (FOLDS + 1)
     dense = {"user_dense": ["age"], "user_categorical": ["gender", "occupation", "zip"]}
-    data = _table(ratings, scenario, NAMES[split], columns, AGE_SCENARIOS, dense, matrix, texts, sentences)
-    return Prepared(data, columns["user_rows"].astype(np.int64), slots)
+    columns["history_begin"], columns["history_end"], log = _fold_histories(ratings, split, group)
+    data = _table(ratings, scenario, NAMES[split], columns, log, AGE_SCENARIOS, dense, matrix, texts, sentences)
+    return Prepared(data, columns["user_rows"].astype(np.int64), _trained(ratings, split), slots)
+
+
+def _trained(ratings: Ratings, split: np.ndarray) -> np.ndarray:
+    """Training rows of each row's user, [N]."""
+    return np.bincount(ratings.user, split == 0, len(ratings.user_ids)).astype(np.int64)[ratings.user]
+
+
+def _fold_histories(
+    ratings: Ratings, split: np.ndarray, group: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, tuple[np.ndarray, np.ndarray]]:
+    """The positives a row may read, as a stretch of its user's list: begin [N], end [N], and the lists (users, items).
+
+    A user's list holds the training positives fold after fold, 0 to 4 and then 0 to 3 again: any four folds that leave
+    out one, and all five, are a stretch of it.
+    """
+    users, laps = len(ratings.user_ids), 2 * FOLDS - 1
+    chosen = np.flatnonzero((split == 0) & (ratings.label > 0))
+    chosen = np.concatenate((chosen, chosen[group[chosen] < FOLDS - 1]))
+    lap = group[chosen].copy()
+    lap[np.count_nonzero((split == 0) & (ratings.label > 0)) :] += FOLDS
+    order = np.lexsort((lap, ratings.user[chosen]))
+    sizes = np.bincount(ratings.user[chosen] * laps + lap, minlength=users * laps).reshape(users, laps)
+    bounds = np.concatenate((np.zeros((users, 1), np.int64), np.cumsum(sizes, axis=1)), axis=1)  # [U, laps + 1]
+    first = np.where(group < FOLDS, group + 1, 0)
+    last = np.where(group < FOLDS, group + FOLDS, FOLDS)
+    log = ratings.user[chosen][order], ratings.item[chosen][order]
+    return bounds[ratings.user, first], bounds[ratings.user, last], log
 
 
 def _others(code: np.ndarray, label: np.ndarray, split: np.ndarray, group: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -149,9 +180,13 @@ def _time(ratings: Ratings, texts: np.ndarray, sentences: np.ndarray, lag: int) 
     columns["user_pooled_row"] = reference
     dense = {"user_dense": [], "user_categorical": ["gender", "age", "occupation", "zip"]}
     names = np.array(GENRE_SCENARIOS)[number]
-    data = _table(ratings, names, NAMES[split], columns, GENRE_SCENARIOS, dense, matrix, texts, sentences)
+    columns["history_end"] = columns["user_positives"].astype(np.int64)
+    positive = np.flatnonzero(ratings.label > 0)
+    positive = positive[np.lexsort((ratings.seconds[positive], ratings.user[positive]))]
+    log = ratings.user[positive], ratings.item[positive]
+    data = _table(ratings, names, NAMES[split], columns, log, GENRE_SCENARIOS, dense, matrix, texts, sentences)
     extra = {"user_dense": ["user_scenario_rows", "user_scenario_rate"]}
-    return Prepared(data, columns["user_rows"].astype(np.int64), slots, extra)
+    return Prepared(data, columns["user_rows"].astype(np.int64), _trained(ratings, split), slots, extra)
 
 
 def states_before(code: np.ndarray, seconds: np.ndarray, label: np.ndarray, lag: int) -> tuple[np.ndarray, np.ndarray]:
@@ -202,6 +237,7 @@ def _table(
     scenario: np.ndarray,
     split: np.ndarray,
     columns: dict[str, Any],
+    positives: tuple[np.ndarray, np.ndarray],
     scenarios: list[str],
     declared: dict[str, list[str]],
     pooled: np.ndarray,
@@ -228,7 +264,6 @@ def _table(
             "split": split,
             **people,
             "first_genre": ratings.first_genre[ratings.item],
-            "history_end": np.zeros(len(ratings), np.int64),
             **columns,
             "item_text_row": ratings.item,
             "scenario_row": np.array([scenarios.index(name) for name in names.tolist()])[place],
@@ -239,7 +274,7 @@ def _table(
         "item_categorical": ["first_genre"],
         "item_dense": [],
         "scenarios": scenarios,
-        "history_length": 0,
+        "history_length": HISTORY,
         "prior_rate": FEATURES.prior_rate,
         "prior_weight": FEATURES.prior_weight,
         "vectors": {kind: {"dim": int(v.shape[1]), "version": "bench"} for kind, v in vectors.items()},
@@ -248,5 +283,7 @@ def _table(
         "id_types": {"user_id": "int64", "item_id": "int64"},
         "train_start": 0,
     }
-    log = pa.schema([("user_id", pa.int64()), ("position", pa.int64()), ("item_id", pa.int64())]).empty_table()
-    return TrainingData(table, log, vectors, spec)
+    user, item = positives
+    position = np.arange(len(user)) - np.searchsorted(user, user)
+    ids = {"user_id": ratings.user_ids[user], "position": position, "item_id": ratings.item_ids[item]}
+    return TrainingData(table, pa.table(ids), vectors, spec)

@@ -24,6 +24,7 @@ from models import TrainReport, evaluate, load_bundle, predict, train
 
 # Part of every id: raise it when the protocols or systems change what they measure.
 EDITION = 2
+COLD_ROWS = 10
 TUNING_SEED = 100  # from here on a run is for choosing settings, and says nothing about test rows
 MODEL: dict[str, Any] = {
     "embedding_dim": 16,
@@ -43,8 +44,21 @@ TRAIN: dict[str, Any] = {
     "weight_decay": 1e-6,
 }
 CHOICES: dict[str, Any] = {"embedding_dropout": 0.3, "user_form": "gate", "scenario_form": "gate"}
-# With second-order interactions the tables' first steps must be smaller: products of embeddings overshoot.
-WITH_EXTRAS: dict[str, Any] = {"embedding_learning_rate": 0.1, "learning_rate": 1e-3}
+# With second-order interactions the tables' first steps must be smaller: products of embeddings overshoot. They also fit
+# training rows much sooner, so more is dropped and both rates fall to nothing.
+SECOND_ORDER: dict[str, Any] = {
+    "embedding_learning_rate": 0.1,
+    "learning_rate": 1e-3,
+    "embedding_dropout": 0.5,
+    "schedule": "linear",
+    "epochs": 12,
+    "patience": 12,
+}
+# Random splits go on gaining for longer than splits in time, and gain from a second generated layer.
+LONGER: dict[str, Any] = {"epochs": 24, "patience": 24, "meta_depth": 2}
+# Not in the identity of a run unless set.
+OTHERS = ("schedule", "meta_depth", "meta_width", "maps", "cross_layers", "history_length", "known_after")
+SETTINGS = (*MODEL, *TRAIN, *CHOICES, *OTHERS)
 
 
 @dataclass(frozen=True)
@@ -70,8 +84,10 @@ class Run:
     @property
     def settings(self) -> dict[str, Any]:
         """Everything that is set, in one flat mapping."""
-        extras = WITH_EXTRAS if systems.find(self.system).extras else {}
-        return {**MODEL, **TRAIN, **CHOICES, **extras, **self.changes}
+        chosen = {**MODEL, **TRAIN, **CHOICES}
+        if systems.find(self.system).second_order != "none":
+            chosen |= SECOND_ORDER | (LONGER if self.protocol == "scenario-wise-rec" else {})
+        return chosen | self.changes
 
     @property
     def id(self) -> str:
@@ -83,11 +99,14 @@ class Run:
         """The model's settings."""
         every, system = self.settings, systems.find(self.system)
         choice = systems.model_changes(system, *(every[name] for name in CHOICES))
-        return ModelSettings(backbone=self.backbone, **{name: every[name] for name in MODEL}, **choice)
+        set_too = {name: every[name] for name in OTHERS if name in every and name in ModelSettings.model_fields}
+        return ModelSettings(backbone=self.backbone, **{name: every[name] for name in MODEL}, **choice, **set_too)
 
     def training(self) -> TrainSettings:
         """How it is trained."""
-        return TrainSettings(seed=self.seed, **{name: self.settings[name] for name in TRAIN})
+        every = self.settings
+        named = [name for name in (*TRAIN, *OTHERS) if name in every and name in TrainSettings.model_fields]
+        return TrainSettings(seed=self.seed, **{name: every[name] for name in named})
 
 
 def finished(path: Path) -> dict[str, dict[str, Any]]:
@@ -121,35 +140,44 @@ def execute(run: Run, prepared: Prepared) -> dict[str, Any]:
     """Train the product's own model and measure it.
 
     Returns:
-        The row: run, protocol, system, backbone, knowledge, seed, val_auc, val_logloss, and, below the tuning seeds,
-        test_auc, test_logloss, scenarios, cold and new users and calibration.
+        The row: run, protocol, system, backbone, knowledge, seed, val_auc, val_logloss, test_auc, test_logloss,
+        scenarios, cold and new users and calibration; from the tuning seeds on nothing of test rows, but scenarios and
+        users of validation rows.
     """
     system = systems.find(run.system)
-    data = systems.view(prepared, system, run.seed)
+    data = systems.view(prepared, system, run.seed, run.settings.get("known_after", 0))
+    if system.history and "history_length" in run.settings:
+        data.spec["history_length"] = run.settings["history_length"]
     begin, used = time.perf_counter(), _cpu()
     with tempfile.TemporaryDirectory(prefix="llm4msr-") as folder:
         report = train(data, run.model(), run.training(), Path(folder) / "bundle", name=run.system)
         row = _row(run, system, report)
-        if run.seed < TUNING_SEED:
-            row |= measure(predict(load_bundle(report.path), data, "test"), prepared)
+        split, name = ("test", "test") if run.seed < TUNING_SEED else ("validation", "val")
+        row |= measure(predict(load_bundle(report.path), data, split), prepared, name)
     return {**row, "seconds": round(time.perf_counter() - begin, 1), "cpu_seconds": round(_cpu() - used, 1)}
 
 
-def measure(predictions: pa.Table, prepared: Prepared) -> dict[str, Any]:
-    """Test measures: overall, per scenario, for cold users (ten rows or fewer before) and new ones (none)."""
-    before = prepared.rows_before[predictions.column("row_id").to_numpy()]
-    place = predictions.column_names.index("user_rows")
-    predictions = predictions.set_column(place, "user_rows", pa.array(before))
+def measure(predictions: pa.Table, prepared: Prepared, name: str = "test") -> dict[str, Any]:
+    """Measures overall and per scenario; for cold users (ten training rows or fewer), rows of which are also
+    told apart by whether the user had ten rows or fewer (`start`) or none (`new`) before.
+
+    Args:
+        predictions: of the rows to measure.
+        prepared: says who is cold.
+        name: of the split, begins the names of the overall measures.
+    """
+    row = predictions.column("row_id").to_numpy()
+    before, trained = prepared.rows_before[row], prepared.rows_trained[row]
     found = evaluate(predictions)
-    new = evaluate(predictions.filter(pa.array(before == 0)))["overall"] if (before == 0).any() else None
-    scenarios = {name: {**_few(body), "calibration": _bins(body)} for name, body in found["scenarios"].items()}
+    parts = {"cold": trained <= COLD_ROWS, "start": before <= COLD_ROWS, "new": before == 0}
+    some = {part: _few(evaluate(predictions.filter(pa.array(m)))["overall"]) for part, m in parts.items() if m.any()}
+    scenarios = {place: {**_few(body), "calibration": _bins(body)} for place, body in found["scenarios"].items()}
     return {
-        "test_auc": found["overall"]["auc"],
-        "test_logloss": found["overall"]["logloss"],
-        "test_gauc": found["overall"]["gauc"],
+        f"{name}_auc": found["overall"]["auc"],
+        f"{name}_logloss": found["overall"]["logloss"],
+        f"{name}_gauc": found["overall"]["gauc"],
         "scenarios": scenarios,
-        "cold": _few(found["cold"]),
-        "new": _few(new) if new else None,
+        **{part: some.get(part) for part in parts},
     }
 
 

@@ -24,7 +24,10 @@ class System:
         user_level: the user's meta layer.
         scenario_level: the scenario's parallel meta tower.
         concatenated: user vectors as plain features.
-        extras: item text vectors, smoothed rates and counts, second-order interactions.
+        item_text: item text vectors as features.
+        rates: smoothed rates and counts of user, item and user in scenario.
+        history: the mean embedding of films the user liked.
+        second_order: a factorisation machine beside the backbone, or a cross network.
         vectors: the true user vectors, those of another user, random ones, a learned id embedding, or none.
         embedding_dropout: whether embeddings are dropped out in training.
     """
@@ -32,7 +35,10 @@ class System:
     user_level: bool = False
     scenario_level: bool = False
     concatenated: bool = False
-    extras: bool = False
+    item_text: bool = False
+    rates: bool = False
+    history: bool = False
+    second_order: Literal["none", "fm", "dcn_v2"] = "none"
     vectors: Literal["real", "shuffled", "random", "id", "none"] = "none"
     embedding_dropout: bool = True
 
@@ -40,7 +46,16 @@ class System:
 PLAIN = System()
 BOTH = System(user_level=True, scenario_level=True, vectors="real")
 CONCAT = System(concatenated=True, vectors="real")
-FULL = System(user_level=True, scenario_level=True, concatenated=True, extras=True, vectors="real")
+FULL = System(
+    user_level=True,
+    scenario_level=True,
+    concatenated=True,
+    item_text=True,
+    rates=True,
+    history=True,
+    second_order="fm",
+    vectors="real",
+)
 SYSTEMS: dict[str, System] = {
     "published": System(embedding_dropout=False),
     "plain": PLAIN,
@@ -58,6 +73,15 @@ SYSTEMS: dict[str, System] = {
     "full_random": replace(FULL, vectors="random"),
     "full_concat": replace(FULL, user_level=False, scenario_level=False),
     "full_none": replace(FULL, user_level=False, concatenated=False, vectors="none"),
+    "full_user": replace(FULL, scenario_level=False),
+    "full_scenario": replace(FULL, user_level=False),
+    "full_meta": replace(FULL, concatenated=False),
+    "full_no_text": replace(FULL, item_text=False),
+    "full_no_rates": replace(FULL, rates=False),
+    "full_no_history": replace(FULL, history=False),
+    "full_no_second_order": replace(FULL, second_order="none"),
+    "full_no_dropout": replace(FULL, embedding_dropout=False),
+    "full_dcn_v2": replace(FULL, second_order="dcn_v2"),
 }
 
 
@@ -78,29 +102,33 @@ def model_changes(system: System, embedding_dropout: float, user_form: str, scen
         "user_level": user_form if system.user_level else "none",
         "scenario_level": scenario_form if system.scenario_level else "none",
         "knowledge_features": system.concatenated,
-        "second_order": "fm" if system.extras else "none",
+        "second_order": system.second_order,
         "embedding_dropout": embedding_dropout if system.embedding_dropout else 0.0,
     }
 
 
-def view(prepared: Prepared, system: System, seed: int) -> TrainingData:
+def view(prepared: Prepared, system: System, seed: int, known_after: int = 0) -> TrainingData:
     """The training table as the system may see it.
 
     Args:
         prepared: everything.
         system: what to leave in it.
         seed: of the permutation of users, or of random vectors.
+        known_after: rows of a user before its vectors are read; until then they count as unknown.
     """
     data = prepared.data
     rows, spec, vectors = data.rows, {**data.spec, "vectors": dict(data.spec["vectors"])}, dict(data.vectors)
-    if system.extras:
+    if system.rates:
         for side, names in prepared.extra.items():
             spec[side] = [*spec[side], *names]
     else:
         empty = pa.nulls(rows.num_rows, pa.float32())
         for name in STATISTICS:
             rows = rows.set_column(rows.column_names.index(name), name, empty)
+    if not system.item_text:
         _forget(spec, vectors, "item_text")
+    if not system.history:
+        spec["history_length"] = 0
     if not system.scenario_level:
         _forget(spec, vectors, "scenario")
     if system.vectors in ("none", "id"):
@@ -110,6 +138,9 @@ def view(prepared: Prepared, system: System, seed: int) -> TrainingData:
         for name in copies:
             rows = rows.append_column(name, rows.column("user_id"))
         spec["user_categorical"] = [*spec["user_categorical"], *copies]
+    if known_after:
+        reference = np.where(prepared.rows_before >= known_after, rows.column("user_pooled_row").to_numpy(), -1)
+        rows = rows.set_column(rows.column_names.index("user_pooled_row"), "user_pooled_row", pa.array(reference))
     if system.vectors == "shuffled":
         reference = shuffled(rows.column("user_pooled_row").to_numpy(), prepared.slots, seed)
         rows = rows.set_column(rows.column_names.index("user_pooled_row"), "user_pooled_row", pa.array(reference))

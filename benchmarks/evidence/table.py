@@ -14,9 +14,13 @@ from benchmarks.evidence.systems import SYSTEMS
 
 Row = Mapping[str, Any]
 Key = tuple[str, str]
+Pair = tuple[str, str, str]  # backbone, system, what it is compared with
 BASELINE = "plain"
-
-
+# The questions asked before anything was run, on the backbones of the method's own paper: a family of tests of its own.
+# All other comparisons of a page are a second family.
+PAPER = ("shared_bottom", "omoe", "mmoe", "ple", "aitm", "star")
+QUESTIONS = {("both", BASELINE), ("both", "both_shuffled"), ("full", BASELINE), ("full", "full_shuffled")}
+FEWEST_SEEDS = 3  # A paired test of fewer has no power to speak of; it would only weaken the others by its number.
 # An AUC of fewer rows than this says nothing, and is not shown.
 FEWEST_ROWS = 50
 
@@ -76,7 +80,9 @@ def write_tables(out: Path, protocol: str, rows: Sequence[Row]) -> None:
     for lag in lags:
         if len(lags) > 1:
             parts.append(f"## Lag {lag // 3600} h\n")
-        parts += [_overall(grouped(rows, lag)), _versus(grouped(rows, lag)), _scenarios(grouped(rows, lag))]
+        groups = grouped(rows, lag)
+        tests = compared(groups)
+        parts += [_overall(groups, tests), _versus(tests), _scenarios(groups)]
     (out / f"{protocol}.md").write_text("\n".join(parts), encoding="utf-8")
     if rows:
         from benchmarks.evidence.plots import write_plots
@@ -84,16 +90,29 @@ def write_tables(out: Path, protocol: str, rows: Sequence[Row]) -> None:
         write_plots(out, protocol, grouped(rows))
 
 
-def _overall(groups: Mapping[Key, Sequence[Row]]) -> str:
-    tests = {
-        key: paired(rows, groups.get((key[0], BASELINE), [])) if key[1] != BASELINE else (None, None, 0)
-        for key, rows in groups.items()
-    }
-    corrected = holm({key: test[1] for key, test in tests.items()})
+def compared(groups: Mapping[Key, Sequence[Row]]) -> dict[Pair, tuple[float | None, float | None]]:
+    """Every comparison of a page: mean difference and p-value, corrected within its family.
+
+    Each system is compared with the plain backbone, and one with true vectors with its own controls.
+    """
+    pairs: list[Pair] = [
+        (backbone, system, other)
+        for backbone, system in groups
+        for other in (BASELINE, *(f"{system}_{control}" for control in ("shuffled", "random", "concat", "none")))
+        if other != system and (backbone, other) in groups
+    ]
+    found = {pair: paired(groups[pair[0], pair[1]], groups[pair[0], pair[2]]) for pair in pairs}
+    values = {pair: p if seeds >= FEWEST_SEEDS else None for pair, (_, p, seeds) in found.items()}
+    asked = {pair for pair in pairs if pair[0] in PAPER and pair[1:] in QUESTIONS}
+    corrected = holm({pair: values[pair] for pair in asked}) | holm({p: values[p] for p in pairs if p not in asked})
+    return {pair: (found[pair][0], corrected[pair]) for pair in pairs}
+
+
+def _overall(groups: Mapping[Key, Sequence[Row]], tests: Mapping[Pair, tuple[float | None, float | None]]) -> str:
     lines = [
-        "| backbone | system | seeds | test AUC | sd | against plain | p (Holm) | log loss | cold AUC | new AUC "
+        "| backbone | system | seeds | test AUC | sd | against plain | p (Holm) | log loss | cold AUC | start AUC | new AUC "
         "| validation AUC | parameters, tables + rest | s per run (CPU s) |",
-        "|---|---|---|---|---|---|---|---|---|---|---|---|---|",
+        "|---" * 14 + "|",
     ]
     for key, rows in groups.items():
         areas = [row["test_auc"] for row in rows]
@@ -102,11 +121,9 @@ def _overall(groups: Mapping[Key, Sequence[Row]]) -> str:
             str(len(rows)),
             f"{mean(areas):.4f}",
             f"{stdev(areas):.4f}" if len(areas) > 1 else "",
-            _signed(tests[key][0]),
-            _probability(corrected[key]),
+            *_difference(tests.get((*key, BASELINE), (None, None))),
             f"{mean(row['test_logloss'] for row in rows):.4f}",
-            _part(rows, "cold"),
-            _part(rows, "new"),
+            *(_part(rows, name) for name in ("cold", "start", "new")),
             f"{mean(row['val_auc'] for row in rows):.4f}",
             "{tables:,} + {dense:,}".format(**rows[0]["parameters"]),
             f"{mean(row['seconds'] for row in rows):.0f} ({mean(row['cpu_seconds'] for row in rows):.0f})",
@@ -115,25 +132,17 @@ def _overall(groups: Mapping[Key, Sequence[Row]]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _versus(groups: Mapping[Key, Sequence[Row]]) -> str:
+def _versus(tests: Mapping[Pair, tuple[float | None, float | None]]) -> str:
     """Each system with true vectors against its own controls."""
-    pairs = {
-        (backbone, system, control): paired(rows, groups[backbone, control])
-        for (backbone, system), rows in groups.items()
-        for control in (f"{system}_shuffled", f"{system}_random", f"{system}_concat", f"{system}_none")
-        if (backbone, control) in groups
-    }
-    if not pairs:
+    controls = {pair: test for pair, test in tests.items() if pair[2] != BASELINE}
+    if not controls:
         return ""
-    corrected = holm({key: test[1] for key, test in pairs.items()})
     lines = [
         "Against their own controls (paired by seed):\n",
         "| backbone | system | control | difference | p (Holm) |",
     ]
-    lines.append("|---|---|---|---|---|")
-    lines += [
-        f"| {' | '.join([*key, _signed(test[0]), _probability(corrected[key])])} |" for key, test in pairs.items()
-    ]
+    lines.append("|---" * 5 + "|")
+    lines += [f"| {' | '.join([*pair, *_difference(test)])} |" for pair, test in controls.items()]
     return "\n".join(lines) + "\n"
 
 
@@ -155,6 +164,10 @@ def _part(rows: Sequence[Row], name: str) -> str:
     parts = [row[name] for row in rows if row.get(name)]
     values = [part["auc"] for part in parts if part["auc"] is not None and part["rows"] >= FEWEST_ROWS]
     return f"{mean(values):.4f}" if values else ""
+
+
+def _difference(test: tuple[float | None, float | None]) -> tuple[str, str]:
+    return _signed(test[0]), _probability(test[1])
 
 
 def _signed(value: float | None) -> str:
