@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import socket
 import subprocess
+import sys
 import threading
 import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 
 import httpx
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
 import pytest
 from conftest import Project
 
@@ -78,13 +85,19 @@ def test_promotion_and_roll_back_go_live_under_load(project):
         run(project, "promote", **longer, LLM4MSR_PROMOTION__CONFIDENCE="0.01")
         wait_for(lambda: ask(url)["versions"]["version"] == first["version"] + 1, "the swap to the new bundle")
         second = ask(url)["versions"]
+        run(project, "report", **longer)
+        assert "removed report" in run(project, "prune", "--keep", "1", "--min-age", "0", "--yes").stderr
         run(project, "rollback")
         wait_for(lambda: ask(url)["versions"]["version"] == first["version"], "the swap back")
+        again = run(project, "promote", **longer, LLM4MSR_PROMOTION__CONFIDENCE="0.01")
+        assert "was rolled back and stays so" in again.stderr
 
         assert second["bundle_digest"] != first["bundle_digest"]
         assert ask(url)["versions"]["bundle_digest"] == first["bundle_digest"]
     assert set(load.statuses) == {200}
     assert len(load.statuses) > 20
+    again = run(project, "run", "--until", "evaluate", **longer).stderr
+    assert again.count("up to date, nothing to do") >= 7, "what the next run needs was not pruned"
 
 
 def test_a_damaged_bundle_is_refused_and_the_old_one_stays(project):
@@ -115,6 +128,8 @@ def test_a_new_item_is_ranked_without_retraining(project):
     settings = load_settings(project.file)
     with running_service(settings) as url:
         assert ask(url, candidates=[900_001])["unknown_candidates"] == [900_001]
+        closed = httpx.post(url + "/push", json={"interactions": []})
+        assert (closed.status_code, "push.http" in closed.text) == (404, True)
         trained = ask(url)["versions"]["bundle_digest"]
         with (project.folder / "data" / "movies.csv").open("a", encoding="utf-8") as stream:
             stream.write("900001,A Brand New Comedy (2018),Comedy\r\n")
@@ -126,25 +141,114 @@ def test_a_new_item_is_ranked_without_retraining(project):
         assert answer["versions"]["bundle_digest"] == trained
 
 
-def test_a_pushed_interaction_changes_the_users_state_at_once(project):
+@pytest.fixture
+def open_project(project):
+    """At a clock that stands after the log, with a service that takes pushes."""
+    project.change(clock={"mode": "replay", "at": "2019-01-01T00:00:00+00:00"}, push={"http": True})
+    run(project, "run", "--until", "materialize")
+    return project
+
+
+def interaction(user: int, item: int, second: int, label: int = 1) -> dict:
+    time = f"2018-12-31T00:00:{second:02d}Z"
+    return {"user_id": user, "item_id": item, "scenario": "comedy", "event_timestamp": time, "label": label}
+
+
+def state_of(project: Project, user: int):
     from feature_repo import OnlineReader
 
-    project.change(clock={"mode": "replay", "at": "2019-01-01T00:00:00+00:00"})
-    run(project, "run", "--until", "materialize")
-    settings = load_settings(project.file)
-    versions = json.loads((project.root / "refs" / "knowledge" / "latest.json").read_text())["object"]
-    kinds = json.loads((project.root / "objects" / "knowledge" / versions / "versions.json").read_text())
-    reader = OnlineReader(settings, replay("2019-01-01"), kinds)
-    before = reader.read_user(1)
-    rows = project.folder / "fresh.csv"
-    rows.write_text("user_id,item_id,scenario,event_timestamp,label\n1,1,comedy,2018-12-31T00:00:00Z,1\n")
-    run(project, "push", str(rows))
-    after = reader.read_user(1)
+    knowledge = json.loads((project.root / "serving" / "push.json").read_text())["knowledge"]
+    kinds = json.loads((project.root / knowledge / "versions.json").read_text())
+    return OnlineReader(load_settings(project.file), replay("2019-01-01"), kinds).read_user(user)
 
-    assert after.values["user_rows"] == before.values["user_rows"] + 1
-    assert after.values["user_positives"] == before.values["user_positives"] + 1
-    assert after.history[-1] == 1
-    assert after.history[:-1] == before.history[1:]
+
+def test_pushed_interactions_count_at_once_and_once_only(open_project):
+    project, settings = open_project, load_settings(open_project.file)
+    with running_service(settings) as url:
+        known, scores = state_of(project, 1), [i["score"] for i in ask(url, k=20)["items"]]
+        newcomer = {"user_id": 900_001, "scenario": "comedy"}
+        assert {"user_stats:missing", "user_history:missing"} <= set(ask(url, **newcomer)["degraded"])
+
+        other = ask(url, **newcomer)["items"][0]["item_id"]
+        liked = [interaction(900_001, item, second) for second, item in enumerate((1, other), 2)]
+        rows = [interaction(1, 1, 1), *liked, interaction(1, 1, 4, label=7)]
+        answer = httpx.post(url + "/push", json={"interactions": rows}, timeout=30).raise_for_status().json()
+        assert (answer["pushed"], answer["users"]) == (3, 2)
+        assert [(fault["row"], fault["field"]) for fault in answer["rejected"]] == [(3, "label")]
+
+        fresh = state_of(project, 1)
+        assert fresh.values["user_rows"] == known.values["user_rows"] + 1
+        assert fresh.values["user_positives"] == known.values["user_positives"] + 1
+        assert fresh.history == [*known.history[1:], 1]
+        assert [i["score"] for i in ask(url, k=20)["items"]] != scores
+        degraded = set(ask(url, **newcomer)["degraded"])
+        assert not {"user_stats:missing", "user_history:missing"} & degraded
+        body = {**newcomer, "item_id": other}
+        near = httpx.post(url + "/explain", json=body, timeout=30).raise_for_status().json()["nearest_history"]
+        assert [item["item_id"] for item in near] == [1]
+
+        def post(second: int) -> int:
+            return httpx.post(
+                url + "/push", json={"interactions": [interaction(900_002, 1, second)]}, timeout=30
+            ).status_code
+
+        with ThreadPoolExecutor(4) as many, following(project) as consumer:
+            asked = many.map(post, range(8))
+            consumer.stdin.write("".join(json.dumps(interaction(900_002, 2, s, s % 8)) + "\n" for s in range(6)))
+            consumer.stdin.write("no json\n")
+            consumer.stdin.flush()
+            acknowledged = json.loads(consumer.stdout.readline())
+            assert set(asked) == {200}
+        assert acknowledged == {"from": 1, "to": 7, "pushed": 2, "rejected": 5, "users": 1}
+        assert consumer.returncode == 0
+        assert state_of(project, 900_002).values["user_rows"] == 8 + 2
+        rejected = [json.loads(line) for line in (project.root / "live" / "rejected.jsonl").read_text().splitlines()]
+        assert [(letter["line"], letter["field"]) for letter in rejected] == [
+            *((n, "label") for n in range(3, 7)),
+            (7, ""),
+        ]
+
+    # The next ingest takes them in; a source that delivers them again changes nothing.
+    before = rows_of_user(project, 1)
+    run(project, "run", "--until", "materialize")
+    assert rows_of_user(project, 1) == before + 1
+    again = state_of(project, 1)
+    assert (again.values, again.history) == (fresh.values, fresh.history)
+
+
+@contextmanager
+def following(project: Project) -> Iterator[subprocess.Popen[str]]:
+    """`llm4msr push --follow -` as a consumer runs it, asked to stop at the end."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", "from pipeline.cli import main; main()", "push", "--follow", "-"],
+        env={
+            **os.environ,
+            "OMP_NUM_THREADS": "1",
+            "LLM4MSR_SETTINGS": str(project.file),
+            # One batch holds all lines, however slowly they come.
+            "LLM4MSR_PUSH__BATCH_ROWS": "7",
+            "LLM4MSR_PUSH__BATCH_MS": "600000",
+        },
+        cwd=project.folder,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        yield process
+        process.terminate()
+        process.wait(WAIT)
+    finally:
+        process.kill()
+        process.wait()
+        process.stdin.close()
+        process.stdout.close()
+
+
+def rows_of_user(project: Project, user: int) -> int:
+    newest = json.loads((project.root / "serving" / "push.json").read_text())["sources"][-1]
+    log = pq.read_table(project.root / newest / "interactions.parquet", columns=["user_id"])["user_id"]
+    return pc.sum(pc.equal(log, user)).as_py()
 
 
 @pytest.fixture

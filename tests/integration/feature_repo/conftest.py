@@ -5,6 +5,7 @@ import shutil
 import socket
 import subprocess
 import uuid
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -175,8 +176,8 @@ def redis_server(tmp_path_factory):
     server.wait()
 
 
-@pytest.fixture
-def database():
+@contextmanager
+def own_database():
     """A PostgreSQL database of our own."""
     import psycopg
 
@@ -187,26 +188,58 @@ def database():
     except psycopg.OperationalError as error:
         pytest.skip(f"no PostgreSQL at {admin} ({error}); set LLM4MSR_TEST_POSTGRES")
     connection.execute(f"CREATE DATABASE {name}")
-    yield admin.rsplit("/", 1)[0].replace("postgresql://", "postgresql+psycopg://") + f"/{name}"
-    connection.execute(f"DROP DATABASE {name} WITH (FORCE)")
-    connection.close()
+    try:
+        yield admin.rsplit("/", 1)[0].replace("postgresql://", "postgresql+psycopg://") + f"/{name}"
+    finally:
+        connection.execute(f"DROP DATABASE {name} WITH (FORCE)")
+        connection.close()
+
+
+@contextmanager
+def overlay_world(kind, folder, request, redis_db):
+    """Artifacts and settings of one overlay: SQLite and a registry file, or Redis and a registry in PostgreSQL."""
+    with ExitStack() as stack:
+        overlay = {}
+        if kind == "production":
+            address = empty_redis(request.getfixturevalue("redis_server"), redis_db)
+            overlay = {
+                "online": OnlineSettings(store="redis", url=address, timeout_ms=2000),
+                "registry": RegistrySettings(kind="sql", url=stack.enter_context(own_database())),
+            }
+        yield write_world(folder / "artifacts", settings_for(folder / "root", **overlay))
+
+
+def empty_redis(address, database):
+    """The address of another database of our Redis, emptied."""
+    import redis
+
+    with redis.Redis(port=int(address.split(":")[1].split(",")[0]), db=database) as client:
+        client.flushdb()
+    return address.replace("db=0", f"db={database}")
+
+
+@pytest.fixture
+def database():
+    """A PostgreSQL database of our own."""
+    with own_database() as address:
+        yield address
 
 
 @pytest.fixture(params=["embedded", "production"])
 def world(request, tmp_path):
-    """Artifacts and settings of one overlay: SQLite and a registry file, or Redis and a registry in PostgreSQL."""
-    overlay = {}
-    if request.param == "production":
-        address = request.getfixturevalue("redis_server")
-        import redis
+    """A world of each overlay."""
+    with overlay_world(request.param, tmp_path, request, 0) as found:
+        yield found
 
-        redis.Redis(port=int(address.split(":")[1].split(",")[0])).flushall()
-        overlay = {
-            "online": OnlineSettings(store="redis", url=address, timeout_ms=2000),
-            "registry": RegistrySettings(kind="sql", url=request.getfixturevalue("database")),
-        }
-    settings = settings_for(tmp_path / "root", **overlay)
-    return write_world(tmp_path / "artifacts", settings)
+
+@pytest.fixture(scope="module", params=["embedded", "production"])
+def filled(request, tmp_path_factory):
+    """A world of each overlay that is online; a module's tests share it and only read."""
+    from feature_repo import materialize
+
+    with overlay_world(request.param, tmp_path_factory.mktemp("filled"), request, 1) as found:
+        materialize(found.settings, found.clock, **found.paths)
+        yield found
 
 
 @pytest.fixture

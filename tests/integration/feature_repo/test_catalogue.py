@@ -49,6 +49,17 @@ def test_statistics_are_those_of_now(make_world):
             assert item[column] == expected.get(column)
 
 
+def test_a_title_can_be_a_feature_too(make_world):
+    world = make_world()
+    data = world.settings.data.model_copy(update={"item_categorical": ["title"]})
+    out = world.settings.root / "catalogue"
+    out.mkdir(parents=True)
+    feature_repo.build_catalogue(world.with_settings(data=data), world.clock, out=out, **world.paths)
+    items = pq.read_table(out / "items.parquet")
+    assert items.column_names.count("title") == 1
+    assert "title" in json.loads((out / "spec.json").read_text())["columns"]
+
+
 def test_the_same_again_has_the_same_bytes(make_world):
     world = make_world()
     first, second = built(world)[0], built(world, "again")[0]

@@ -27,9 +27,8 @@ class Running(Clock):
 
 
 @pytest.fixture
-def lagging(make_world):
+def lagging(world):
     """A world whose history assumes that a state can be read a day after it was built."""
-    world = make_world()
     features = FeatureSettings(history_length=5, lag=dict.fromkeys(KINDS, DAY))
     world.settings = world.with_settings(features=features)
     feature_repo.build_statistics([world.folder / "validate"], world.folder / "features", world.settings, None)

@@ -1,4 +1,5 @@
 import datetime as dt
+import json
 import shutil
 
 import numpy as np
@@ -9,7 +10,7 @@ import pytest
 import feature_repo
 from core import replay, to_micros
 from core.errors import StorageError
-from feature_repo.materialization import apply, declared_generations
+from feature_repo.materialization import apply, declared_generations, probe_of
 from feature_repo.online import OnlineTable
 from feature_repo.views import value_views
 
@@ -17,8 +18,8 @@ pytestmark = pytest.mark.integration
 HOUR = dt.timedelta(hours=1)
 
 
-def written(world, now=None, start=None):
-    return feature_repo.materialize(world.settings, replay(now or world.now), start=start, **world.paths)
+def written(world, now=None, start=None, end=None):
+    return feature_repo.materialize(world.settings, replay(now or world.now), start=start, end=end, **world.paths)
 
 
 def online_rows(world):
@@ -150,9 +151,112 @@ def test_values_published_after_now_stay_offline(world):
 def test_a_window_writes_only_what_is_new_and_undated_rows(world):
     everything = written(world)
     # The overlap is a day; the log spans little more than one.
+    written(world, now=world.now + 26 * HOUR)
     later = written(world, now=world.now + 48 * HOUR, start=to_micros(world.now + 25 * HOUR))
     assert later["user_stats"] == later["user_history"] == 0
     assert later["user_features"] == everything["user_features"]
+
+
+def changed(rows):
+    """Ids whose values are not those of the offline store."""
+    return [row["id"] for row in rows if row["offline"] != {name: row["online"][name] for name in row["offline"]}]
+
+
+def day(world, number):
+    """What the window writes that begins so many days after the log's end; nothing happened in it."""
+    start = world.now + number * 24 * HOUR
+    return written(world, now=start + 24 * HOUR, start=to_micros(start), end=to_micros(start + 24 * HOUR))
+
+
+@pytest.fixture
+def quiet(make_world):
+    """A world without an event for three days, all of which were written."""
+    world = make_world()
+    written(world)
+    for number in range(3):
+        day(world, number)
+    return world
+
+
+@pytest.mark.parametrize(
+    ("section", "change", "views"),
+    [
+        ("features", {"prior_weight": 3.0}, {"user_stats", "item_stats"}),
+        ("features", {"prior_rate": 0.9}, {"user_stats", "item_stats"}),
+        ("features", {"history_length": 2}, {"user_history"}),
+        ("data", {"user_dense": ["age", "visits"]}, {"user_features"}),
+    ],
+)
+def test_what_is_made_in_another_way_is_written_whole_by_the_next_window(quiet, section, change, views):
+    dated_users(quiet)
+    assert day(quiet, 3)["user_features"] == 0
+    update = getattr(quiet.settings, section).model_copy(update=change)
+    quiet.settings = quiet.with_settings(**{section: update})
+    feature_repo.build_statistics(quiet.paths["sources"], quiet.paths["features"], quiet.settings, None)
+    counts = day(quiet, 4)
+    assert {view for view in ("user_stats", "item_stats", "user_history", "user_features") if counts[view]} == views
+    samples = feature_repo.sample_online(quiet.settings, replay(quiet.now + 120 * HOUR), **quiet.paths)
+    for view in views:
+        assert counts[view] == (quiet.items if view == "item_stats" else quiet.users)
+        assert changed(samples[view]) == []
+
+
+def dated_users(world):
+    """Undated rows are written every night; these are not. They have a column that nobody declared."""
+    file = world.paths["sources"][0] / "users.parquet"
+    table = pq.read_table(file)
+    for name in ("event_timestamp", "created_timestamp"):
+        column = table.schema.get_field_index(name)
+        field = table.schema.field(column)
+        table = table.set_column(column, field, pa.array([world.now - 48 * HOUR] * len(table), field.type))
+    table = table.append_column("visits", pa.array(range(len(table)), pa.int64()))
+    pq.write_table(table, file)
+    written(world, now=world.now + 72 * HOUR)
+
+
+def test_a_window_writes_what_the_windows_missed_before_it(make_world):
+    world = make_world()
+    # Only the first half day was ever written; the windows up to yesterday's failed.
+    half = world.now - 16 * HOUR
+    written(world, now=half, end=to_micros(half))
+    day(world, 2)
+    samples = feature_repo.sample_online(world.settings, replay(world.now + 72 * HOUR), **world.paths)
+    assert changed(samples["user_stats"]) == changed(samples["user_history"]) == []
+    assert probe_of(world.settings, "user_stats").until == to_micros(world.now + 72 * HOUR)
+
+
+def test_a_window_that_is_written_again_takes_nothing_back(quiet):
+    before = probe_of(quiet.settings, "user_stats")
+    day(quiet, -1)
+    assert probe_of(quiet.settings, "user_stats").until == before.until
+
+
+def test_after_another_recipe_only_what_was_made_anew_counts(quiet):
+    features = quiet.settings.features.model_copy(update={"prior_weight": 3.0})
+    quiet.settings = quiet.with_settings(features=features)
+    day(quiet, -1)
+    assert probe_of(quiet.settings, "user_stats").until == to_micros(quiet.now)
+    assert probe_of(quiet.settings, "user_history").until == to_micros(quiet.now + 72 * HOUR)
+
+
+def test_a_probe_of_an_earlier_version_is_read_and_its_view_filled_once_more(make_world):
+    world = make_world()
+    everything = written(world)
+    for file in (world.settings.root / "feast" / "probes").glob("*/*.json"):
+        body = json.loads(file.read_text())
+        file.write_text(json.dumps({name: body[name] for name in ("view", "id", "rows", "since")}))
+    reader = feature_repo.OnlineReader(world.settings, world.clock, {})
+    assert reader.populated(["user_stats"])
+    assert day(world, 2) | {"item_stats": 0} == everything | {"item_stats": 0}
+    assert day(world, 3)["user_stats"] == 0
+
+
+def test_a_probe_of_a_later_version_is_read(make_world):
+    world = make_world()
+    written(world)
+    (file,) = (world.settings.root / "feast" / "probes").glob("*/user_stats.json")
+    file.write_text(json.dumps({**json.loads(file.read_text()), "more": 1}))
+    assert feature_repo.OnlineReader(world.settings, world.clock, {}).populated(["user_stats"])
 
 
 def test_a_view_that_is_not_online_yet_is_filled_whatever_the_window(world):

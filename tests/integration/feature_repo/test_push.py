@@ -7,10 +7,11 @@ import pyarrow.parquet as pq
 import pytest
 
 import feature_repo
-from core import replay, to_micros
+from core import Window, replay, to_micros
 from core.errors import DataError, MissingArtifactError
 from feature_repo import OnlineReader
 from feature_repo.online import OnlineTable
+from ingest import PushedLog
 
 pytestmark = pytest.mark.integration
 VERSIONS = {"pooled": "ab12"}
@@ -24,7 +25,7 @@ class CountingPooler:
     def __init__(self):
         self.asked = 0
 
-    def pool(self, positives, negatives):
+    def pool(self, positives, negatives, watermark):
         self.asked += 1
         return np.full(8, len(positives) + 1000 * len(negatives), np.float32)
 
@@ -79,7 +80,7 @@ def test_rows_pushed_one_by_one_and_twice_count_once(behind):
     once = online(world, "user_stats", users)
     push(world, late)
     assert online(world, "user_stats", users) == once
-    kept = pa.concat_tables([pq.read_table(f) for f in sorted((world.settings.root / "live").glob("*.parquet"))])
+    kept = PushedLog(world.settings.root).between(Window(), world.ids)
     assert set(map(str, late.to_pylist())) == set(map(str, kept.to_pylist()))
 
 
@@ -141,7 +142,7 @@ def test_wrong_rows_are_refused_whole(make_world, column, value, message):
     )
     with pytest.raises(DataError, match=message):
         push(world, bad)
-    assert not list((world.settings.root / "live").glob("*.parquet"))
+    assert PushedLog(world.settings.root).digest(Window()) is None
 
 
 def test_before_anything_was_materialised_it_says_what_to_run(make_world):

@@ -15,12 +15,6 @@ pytestmark = pytest.mark.integration
 VERSIONS = {"pooled": "ab12", "scenario": "ab12", "item_text": "ab12"}
 
 
-@pytest.fixture
-def filled(world):
-    feature_repo.materialize(world.settings, world.clock, **world.paths)
-    return world
-
-
 def reader_of(world, versions=VERSIONS, **settings):
     return OnlineReader(world.with_settings(**settings), world.clock, versions)
 
@@ -115,6 +109,38 @@ def test_a_model_without_vectors_does_not_wait_for_them(filled):
 def test_populated_once_materialized(filled):
     views = ["user_stats", "user_history", "user_pooled_ab12", "scenario_ab12_ref", "item_text_ab12_ref", "user_pooled"]
     assert reader_of(filled).populated(views)
+
+
+def test_a_store_filled_by_another_spelling_of_its_address_is_populated(make_world, redis_server):
+    online = OnlineSettings(store="redis", url=redis_server)
+    world = make_world()
+    feature_repo.materialize(world.with_settings(online=online), world.clock, **world.paths)
+    other = online.model_copy(update={"url": redis_server.replace("127.0.0.1", "localhost")})
+    assert other.url != online.url
+    assert reader_of(world, online=other).populated(["user_stats", "user_pooled_ab12"])
+    empty = online.model_copy(update={"url": redis_server.replace("db=0", "db=7")})
+    assert not reader_of(world, online=empty).populated(["user_stats"])
+
+
+def test_columns_named_by_a_bundle_are_read_whatever_the_settings_declare(filled):
+    data = filled.settings.data.model_copy(update={"user_categorical": [], "user_dense": []})
+    settings = filled.settings.model_copy(update={"data": data})
+    declared = reader_of(filled).read_user(2)
+    reader = OnlineReader(settings, filled.clock, VERSIONS, ["zip", "age"])
+    assert reader.read_user(2).values == declared.values
+    assert declared.values["zip"] is not None
+
+
+def test_columns_that_the_online_view_does_not_hold_are_named(filled):
+    reader = OnlineReader(filled.settings, filled.clock, VERSIONS, ["zip", "gone"])
+    assert reader.missing_columns() == ["gone"]
+    assert reader.read_user(2).values["gone"] is None
+    assert reader_of(filled).missing_columns() == []
+    assert OnlineReader(filled.settings, filled.clock, VERSIONS, []).missing_columns() == []
+
+
+def test_a_view_that_is_not_known_lacks_no_columns(make_world):
+    assert reader_of(make_world()).missing_columns() == []
 
 
 def test_not_populated_before(world):

@@ -7,7 +7,7 @@ import yaml
 from benchmarks.evidence import protocol, runner, systems
 from benchmarks.evidence.protocol import FOLDS, prepare, random_split, scenarios_of, states_before
 from benchmarks.evidence.source import Ratings
-from benchmarks.evidence.table import holm, paired, write_tables
+from benchmarks.evidence.table import compared, grouped, holm, paired, write_tables
 from core import load_settings
 from core.errors import DataError, SettingsError
 
@@ -87,6 +87,28 @@ def test_a_training_row_counts_the_other_folds_only_and_the_rest_all_training_ro
         assert count[row] == pytest.approx(log.label[others].sum() * scale)
 
 
+def test_a_history_holds_training_positives_of_the_other_folds_only_and_of_all_folds_for_the_rest():
+    log = ratings()
+    split, group = random_split(len(log), 3)
+    data = prepared("scenario-wise-rec", log, seed=3).data
+    users, items = (data.user_log.column(name).to_numpy() for name in ("user_id", "item_id"))
+    begin, end = (data.rows.column(f"history_{name}").to_numpy() for name in ("begin", "end"))
+    for row in range(0, len(log), 37):
+        mine = items[users == log.user_ids[log.user[row]]]
+        others = (log.user == log.user[row]) & (split == 0) & (group != group[row]) & (log.label > 0)
+        assert sorted(mine[begin[row] : end[row]]) == sorted(log.item_ids[log.item[others]])
+
+
+def test_in_time_a_history_holds_the_positives_strictly_before_the_row_less_the_lag():
+    log = ratings()
+    data = prepared("time", log, lag=50).data
+    users, items = (data.user_log.column(name).to_numpy() for name in ("user_id", "item_id"))
+    for row in range(0, len(log), 53):
+        before = (log.user == log.user[row]) & (log.seconds < log.seconds[row] - 50) & (log.label > 0)
+        found = items[users == log.user_ids[log.user[row]]][: data.rows.column("history_end")[row].as_py()]
+        assert sorted(found) == sorted(log.item_ids[log.item[before]])
+
+
 def test_the_random_split_is_eight_to_one_to_one_and_differs_between_seeds():
     first, second = random_split(1000, 0)[0], random_split(1000, 1)[0]
     assert np.bincount(first).tolist() == [800, 100, 100]
@@ -144,7 +166,9 @@ def test_the_plain_system_sees_neither_knowledge_nor_rates():
     assert prep.data.rows.column("user_rate").null_count == 0
 
 
-@pytest.mark.parametrize("name", ["plain", "user", "scenario", "both_random", "concat", "id", "full", "full_none"])
+@pytest.mark.parametrize(
+    "name", ["plain", "user", "scenario", "both_random", "concat", "id", "full", "full_none", "full_dcn_v2"]
+)
 @pytest.mark.parametrize("split", ["scenario-wise-rec", "time"])
 def test_every_system_trains_and_is_measured_in_json(name, split):
     run = runner.Run(split, name, "shared_bottom", seed=0, changes=TINY)
@@ -156,7 +180,20 @@ def test_every_system_trains_and_is_measured_in_json(name, split):
 
 def test_a_tuning_seed_says_nothing_about_test_rows():
     run = runner.Run("time", "plain", "shared_bottom", seed=runner.TUNING_SEED, changes=TINY)
-    assert not {"test_auc", "scenarios", "cold"} & runner.execute(run, prepared("time", ratings())).keys()
+    log = ratings()
+    last = log.seconds >= log.seconds[int(0.9 * len(log))]
+    rows = [runner.execute(run, prepared("time", one)) for one in (log, with_labels(log, last))]
+    assert not [name for name in rows[0] if name.startswith("test_")]
+    said = [{name: value for name, value in row.items() if "seconds" not in name} for row in rows]
+    assert said[0] == said[1]
+
+
+def test_vectors_are_unknown_until_a_user_has_enough_rows():
+    prep = prepared("time", ratings())
+    early, later = (systems.view(prep, systems.find("user"), 0, known_after=n).rows for n in (0, 12))
+    reference = np.array(early["user_pooled_row"])
+    assert (reference[prep.rows_before < 12] >= 0).any()
+    assert np.array_equal(np.array(later["user_pooled_row"]), np.where(prep.rows_before < 12, -1, reference))
 
 
 def test_an_id_names_all_that_was_set(tmp_path):
@@ -194,13 +231,30 @@ def test_a_paired_test_uses_the_seeds_that_both_have():
     assert p == pytest.approx(0.0051, abs=1e-3)
 
 
+def test_questions_asked_beforehand_are_corrected_apart_and_two_seeds_are_not_tested():
+    def rows(backbone, system, lift, seeds):
+        return [
+            {"system": system, "backbone": backbone, "seed": s, "test_auc": 0.8 + lift + s % 2 * lift / 9}
+            for s in range(seeds)
+        ]
+
+    systems = {"plain": 0.0, "both": 0.01, "both_shuffled": 0.002, "concat": 0.01, "user": 0.01, "scenario": 0.01}
+    found = compared(grouped([row for name, lift in systems.items() for row in rows("star", name, lift, 4)]))
+    alone = paired(rows("star", "both", 0.01, 4), rows("star", "plain", 0.0, 4))[1]
+    against = paired(rows("star", "both", 0.01, 4), rows("star", "both_shuffled", 0.002, 4))[1]
+    assert found["star", "both", "plain"][1] == pytest.approx(max(2 * min(alone, against), alone))
+    assert found["star", "concat", "plain"][1] == pytest.approx(4 * alone)
+    two = compared(grouped([row for name, lift in systems.items() for row in rows("star", name, lift, 2)]))
+    assert {p for _, p in two.values()} == {None}
+
+
 def test_tables_and_plots_are_written_from_rows(tmp_path):
     part = {"rows": 900, "users": 9, "auc": 0.7, "logloss": 0.6, "calibration": [[5, 0.1, 0.2], [5, 0.5, 0.4]]}
     rows = [
         {
             "run": f"{system}{seed}", "system": system, "backbone": "star", "seed": seed, "lag": 0, "val_auc": 0.7,
             "test_auc": 0.7 + seed / 100 + (system == "full") / 50, "test_logloss": 0.6, "scenarios": {"a": part},
-            "cold": part, "new": None, "parameters": {"tables": 1, "dense": 2}, "seconds": 1.0, "cpu_seconds": 1.0,
+            "cold": part, "start": part, "new": None, "parameters": {"tables": 1, "dense": 2}, "seconds": 1.0, "cpu_seconds": 1.0,
         }
         for system in ("plain", "full", "full_shuffled")
         for seed in (0, 1)

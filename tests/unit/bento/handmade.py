@@ -51,8 +51,9 @@ def write_catalogue(folder: Path, *, ids=(11, 12, 13, 14, 15), text_version="t1"
 def make_bundle(item_ids=(11, 12, 13, 14), string_ids: bool = False, text_version: str = "t1"):
     """A bundle with random weights; it never saw item 15 and has no golden rows."""
     from models.bundle import Bundle
+    from models.dense import DenseFeature
     from models.embeddings import FusedTables, table_rows
-    from models.encoder import DenseFeature, Encoder
+    from models.encoder import Encoder
     from models.inputs import Layout
     from models.ranker import Head
     from models.vocabulary import Vocabulary
@@ -117,6 +118,7 @@ class Store:
 
     populated: bool = True
     dead: bool = False
+    missing_columns: list[str] = field(default_factory=list)
     scenarios: dict[str, np.ndarray | None] = field(
         default_factory=lambda: {"home": np.ones(SCENARIO_DIM, np.float32), "search": None}
     )
@@ -134,6 +136,9 @@ class Reader:
     def read_scenarios(self, names: list[str]) -> dict[str, np.ndarray | None]:
         self._check()
         return {name: self.store.scenarios.get(name) for name in names}
+
+    def missing_columns(self) -> list[str]:
+        return self.store.missing_columns
 
     def populated(self, views: Any) -> bool:
         self._check()

@@ -139,6 +139,24 @@ def test_a_loss_of_the_store_never_unreadies_and_a_new_catalogue_goes_live_anywa
     assert set(live.current.scenario_vectors) == {"home"}
 
 
+def test_a_user_column_that_is_no_longer_online_is_reported_until_a_bundle_does_without_it(project, live):
+    project.store.missing_columns = ["age"]
+    live.refresh()
+    assert live.current.reduced == ("user_features:missing_column",)
+    project.store.missing_columns = []
+    project.publish_bundle("two", 2)
+    live.refresh()
+    assert live.current.reduced == ()
+
+
+def test_a_user_column_that_is_there_once_the_views_are_filled_is_no_longer_reported(project, live):
+    project.store.populated, project.store.missing_columns = False, ["age"]
+    live.refresh()
+    project.store.populated, project.store.missing_columns = True, []
+    live.refresh()
+    assert (live.current.populated, live.current.reduced) == (True, ())
+
+
 def test_scenario_knowledge_is_read_again_with_a_new_catalogue(project, live):
     live.refresh()
     project.store.scenarios["home"] = np.full(SCENARIO_DIM, 2, np.float32)
@@ -154,6 +172,37 @@ def test_scenario_knowledge_that_comes_late_is_found(project, live):
     project.store.scenarios["search"] = np.ones(SCENARIO_DIM, np.float32)
     live.refresh()
     assert "search" in live.current.scenario_vectors
+
+
+def test_scenario_knowledge_that_expires_is_no_longer_used(project):
+    project.settings = Settings(root=project.root, clock={"mode": "wall"}, features={"ttl": {"scenario": "P1D"}})
+    project.store.scenarios["search"] = np.ones(SCENARIO_DIM, np.float32)
+    live = Live(project.settings)
+    live.refresh()
+    assert set(live.current.scenario_vectors) == {"home", "search"}
+    project.store.scenarios["home"] = None
+    live.refresh()
+    assert set(live.current.scenario_vectors) == {"search"}
+    project.store.scenarios["home"] = np.full(SCENARIO_DIM, 2, np.float32)
+    live.refresh()
+    assert live.current.scenario_vectors["home"].tolist() == [2] * SCENARIO_DIM
+
+
+def test_scenario_knowledge_that_was_taken_away_is_gone_with_the_next_catalogue(project, live):
+    live.refresh()
+    project.store.scenarios["home"] = None
+    project.publish_catalogue("c2", ids=(11, 12, 13, 14, 16))
+    live.refresh()
+    assert live.current.scenario_vectors == {}
+
+
+def test_a_store_that_does_not_answer_takes_no_scenario_knowledge_away(project, live):
+    live.refresh()
+    project.store.dead = True
+    project.publish_catalogue("c2", ids=(11, 12, 13, 14, 16))
+    live.refresh()
+    live.refresh()
+    assert set(live.current.scenario_vectors) == {"home"}
 
 
 def test_a_catalogue_with_text_of_another_version_waits_for_a_bundle_that_fits(project, live):
@@ -178,6 +227,27 @@ def test_a_roll_back_to_a_bundle_of_other_text_happens_and_says_what_it_lacks(pr
     assert live.refresh()
     assert live.current.versions["version"] == 1
     assert live.current.reduced == ("item_text:other_version",)
+
+
+def test_new_items_with_text_of_the_older_version_serve_the_bundle_that_reads_it(project, live):
+    first = json.loads((project.root / "serving" / "catalogue.json").read_text())
+    live.refresh()
+    before = live.current
+    newer = write_catalogue(project.root / "c2", ids=(12, 11, 13, 14, 99), text_version="t2")
+    project.write("catalogue.json", {**newer, "texts": {"t1": first, "t2": newer}})
+    for served in (live, Live(project.settings)):  # a process that runs, and one that starts now
+        assert served.refresh()
+        catalogue = served.current.catalogue
+        assert (served.current.reduced, catalogue.digest) == ((), newer["digest"])
+        assert np.array_equal(catalogue.text[:2], before.catalogue.text[[1, 0]])
+        assert np.isnan(catalogue.text[4]).all()
+    project.bundles["two"] = make_bundle(text_version="t2")
+    project.publish_bundle("two", 2)
+    live.refresh()
+    assert (live.current.reduced, live.current.catalogue.text_version) == ((), "t2")
+    project.publish_bundle("one", 1)
+    live.refresh()
+    assert (live.current.reduced, live.current.versions["version"]) == ((), 1)
 
 
 def test_a_damaged_catalogue_is_refused(project, live):

@@ -181,6 +181,12 @@ def test_production_settings_differ_from_the_base_in_addresses_only():
     assert base == production
 
 
+def test_values_live_as_long_in_the_pods_as_in_training():
+    pods = load_settings(OVERLAYS["production"] / "settings.yaml")
+    pipeline = load_settings(REPOSITORY / "config" / "production.yaml")
+    assert (pods.features, pods.knowledge.lag) == (pipeline.features, pipeline.knowledge.lag)
+
+
 def test_the_image_holds_the_rooms_that_serving_packs_and_runs_as_the_pods_user():
     from bento.package import ROOMS
 
@@ -190,3 +196,31 @@ def test_the_image_holds_the_rooms_that_serving_packs_and_runs_as_the_pods_user(
     assert re.search(r"^USER 10001:10001$", recipe, re.MULTILINE)
     deployment = yaml.safe_load((DEPLOY / "base" / "deployment.yaml").read_text())
     assert deployment["spec"]["template"]["spec"]["securityContext"]["runAsUser"] == 10001
+
+
+def test_the_knowledge_job_conforms_and_has_a_pod_for_each_part(monkeypatch):
+    from pipeline.knowledge_cli import parse_shard
+
+    file = DEPLOY / "jobs" / "knowledge.yaml"
+    assert validate(file).returncode == 0
+    spec = yaml.safe_load(file.read_text())["spec"]
+    [command] = [c["command"] for c in spec["template"]["spec"]["containers"]]
+    [shard] = [word.removeprefix("--shard=") for word in command if word.startswith("--shard=")]
+    found = []
+    for index in range(spec["completions"]):
+        monkeypatch.setenv("JOB_COMPLETION_INDEX", str(index))
+        found.append(parse_shard(shard))
+    volumes = [v["configMap"]["name"] for v in spec["template"]["spec"]["volumes"] if "configMap" in v]
+    assert volumes == ["llm4msr-pipeline-settings"], "the service's own has a hash in its name and knows no data"
+    assert spec["completionMode"] == "Indexed"
+    assert found == [(part, spec["completions"]) for part in range(1, spec["completions"] + 1)]
+
+
+@pytest.mark.parametrize("shard", ["0/3", "4/3", "1", "job/3", "-1/3"])
+def test_a_part_that_does_not_exist_is_refused(monkeypatch, shard):
+    from core.errors import SettingsError
+    from pipeline.knowledge_cli import parse_shard
+
+    monkeypatch.setenv("JOB_COMPLETION_INDEX", "3")
+    with pytest.raises(SettingsError, match="--shard"):
+        parse_shard(shard)

@@ -224,7 +224,13 @@ def test_a_pin_keeps_what_the_first_writer_said(tmp_path):
 
     assert store.pin("start", late) == {"at": 1}
     assert store.pin("start", lambda: pytest.fail("computed again")) == {"at": 1}
-    assert [path.name for path in (tmp_path / "pins").iterdir()] == ["start.json"]
+    assert sorted(path.name for path in (tmp_path / "pins").iterdir()) == [".lock", "start.json"]
+
+
+def test_a_pin_needs_no_hard_links(tmp_path, monkeypatch):
+    monkeypatch.setattr(os, "link", lambda *_: pytest.fail("linked"))
+    assert ArtifactStore(tmp_path).pin("start", lambda: 1) == 1
+    assert ArtifactStore(tmp_path).pin("start", lambda: 2) == 1
 
 
 def test_artifacts_are_found_by_window_and_listed_in_order(tmp_path):

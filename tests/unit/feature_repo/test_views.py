@@ -3,6 +3,7 @@ import json
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from feast.infra.offline_stores.duckdb import DuckDBOfflineStore
 from feast.infra.offline_stores.offline_utils import get_offline_store_from_config
@@ -11,8 +12,8 @@ from core import Settings
 from core.errors import MissingArtifactError, SettingsError
 from core.settings import FeatureSettings, OnlineSettings, RegistrySettings
 from feature_repo import overlay, views
-from feature_repo.live import newest_snapshot
 from feature_repo.reader import versions_by_view
+from feature_repo.user_states import newest_snapshot
 from feature_repo.views import Generation, SourcePaths, Vector
 from knowledge import snapshots, sources
 
@@ -113,6 +114,49 @@ def test_a_type_that_cannot_be_a_feature_is_a_settings_error():
 def test_without_knowledge_it_says_what_to_run(tmp_path):
     with pytest.raises(MissingArtifactError, match="knowledge"):
         views.generation_of(Settings(root=tmp_path), users=tmp_path, items=tmp_path, knowledge=tmp_path)
+
+
+@pytest.mark.parametrize("column", ["published", "watermark", "event_timestamp", "created_timestamp", "user_id"])
+@pytest.mark.parametrize("where", ["user_dense", "item_categorical"])
+def test_a_declared_column_named_like_one_of_the_views_is_refused(tmp_path, column, where):
+    file = tmp_path / "entities.parquet"
+    pq.write_table(pa.table({"user_id": [1], "item_id": [1], column: [1]}), file)
+    (tmp_path / "versions.json").write_text("{}")
+    settings = Settings(data={where: [column]})
+    with pytest.raises(SettingsError, match=rf"(?s)'{column}'.*data\.columns"):
+        views.generation_of(settings, users=file, items=file, knowledge=tmp_path)
+
+
+@pytest.fixture
+def windows(tmp_path):
+    """Two windows of users; the later one knows user 2 better."""
+    moment = pa.array([0, 0], pa.timestamp("us", "UTC"))
+    for name, users, zips in (("one", [1, 2], ["a", "b"]), ("two", [2, 3], ["c", "d"])):
+        (tmp_path / name).mkdir()
+        table = pa.table({"user_id": users, "event_timestamp": moment, "zip": zips})
+        pq.write_table(table, tmp_path / name / "users.parquet")
+    return [tmp_path / "one", tmp_path / "two"]
+
+
+def test_the_users_of_several_windows_count_once(windows, tmp_path):
+    rows = pq.read_table(views.entity_table(windows, "users", tmp_path / "out")).to_pylist()
+    assert [(row["user_id"], row["zip"]) for row in rows] == [(1, "a"), (2, "c"), (3, "d")]
+
+
+def test_a_reader_of_the_users_never_sees_a_part_of_the_file(windows, tmp_path, monkeypatch):
+    file = views.entity_table(windows, "users", tmp_path / "out")
+    before = file.read_bytes()
+
+    def torn(table, path, **options):
+        path.write_bytes(b"PAR1")
+        assert file.read_bytes() == before
+        raise OSError("the disk is full")
+
+    monkeypatch.setattr(pq, "write_table", torn)
+    with pytest.raises(OSError, match="full"):
+        views.entity_table(windows, "users", tmp_path / "out")
+    assert file.read_bytes() == before
+    assert list(file.parent.iterdir()) == [file]
 
 
 def test_embedded_overlay_is_files_and_never_dask(tmp_path):

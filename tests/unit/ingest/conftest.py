@@ -5,7 +5,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from core import Settings, Window
-from ingest import read_source
+from ingest import PushedLog, read_source
 
 TABLES = ("interactions", "users", "items", "scenarios")
 
@@ -27,10 +27,10 @@ class Ingested:
 def ingest(tmp_path):
     """Run the room on a `data` section; the window is everything unless given."""
 
-    def run(window: Window = Window(), **data) -> Ingested:  # noqa: B008
+    def run(window: Window = Window(), pushed: PushedLog | None = None, **data) -> Ingested:  # noqa: B008
         out = tmp_path / f"out{len(list(tmp_path.glob('out*')))}"
         out.mkdir()
-        return Ingested(out, dict(read_source(Settings(data=data), window, out).rows))
+        return Ingested(out, dict(read_source(Settings(data=data), window, out, pushed).rows))
 
     return run
 

@@ -132,6 +132,7 @@ def test_metadata_is_never_evaluated(raw, folder, ingest, tmp_path):
         (gzip.compress('{"asin": "é"}\n'.encode("latin-1")), r"row 1: byte 10 of this line is not UTF-8 text"),
         (b"no gzip", r"reviews_Beauty_5\.json\.gz: cannot be decompressed"),
     ],
+    ids=["no JSON", "no double", "no key", "empty", "no UTF-8", "no gzip"],
 )
 def test_bad_reviews_are_named(raw, folder, ingest, content, message):
     raw("reviews_Beauty_5.json.gz", content)

@@ -7,6 +7,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from core import Settings, Window, from_micros
+from core.clock import wall
 from core.digest import REPOSITORY, sha256_path
 from core.errors import DataError, SettingsError
 from core.tables import UNDATED, conform, interactions_schema, items_schema, users_schema
@@ -44,6 +45,19 @@ def test_latest_small_is_read_whole(ingest):
     assert got.items["genres"].null_count == got.items["first_genre"].null_count == 34
     first, last = from_micros(got.meta["first"]).date(), from_micros(got.meta["last"]).date()
     assert (str(first), str(last), got.meta["rows"]) == ("1996-03-29", "2018-09-24", 100_836)
+
+
+@pytest.mark.parametrize("batch_rows", [1, 1000])
+def test_a_row_of_the_far_future_does_not_carry_the_end_of_the_log_along(ingest, tiny, raw, batch_rows):
+    raw("ratings.csv", RATINGS + "2,10,4.0,99999999999\n1,30,4.0,1000000030\n")
+    got = ingest(path=tiny, batch_rows=batch_rows)
+    assert (got.meta["last"], got.meta["rows"]) == (1_000_000_060_000_000, 5)
+
+
+def test_a_log_of_the_future_ends_now(ingest, tiny, raw):
+    raw("ratings.csv", "userId,movieId,rating,timestamp\n2,10,4.0,99999999999\n")
+    before = wall().now_micros()
+    assert before <= ingest(path=tiny).meta["last"] <= wall().now_micros()
 
 
 def test_latest_small_conforms_once_rows_without_scenario_are_gone(ingest):

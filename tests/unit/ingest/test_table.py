@@ -9,6 +9,7 @@ import pyarrow.csv as csv
 import pyarrow.parquet as pq
 import pytest
 
+from core import as_utc, to_micros
 from core.digest import REPOSITORY
 from core.errors import DataError, SettingsError
 
@@ -151,6 +152,21 @@ def test_times_of_all_units_are_utc(simple, unit, text):
 def test_an_iso_date_is_its_midnight_in_utc(simple):
     got = simple(rows("1,1,a,2023-11-14,1"), timestamp_unit="iso")
     assert got.column("interactions", "event_timestamp") == [dt.datetime(2023, 11, 14, tzinfo=dt.UTC)]
+
+
+@pytest.mark.parametrize("zone", ["", "Z", "+08:00", "-0530"])
+@pytest.mark.parametrize("decimals", ["123456", "1234567", "123456999"])
+def test_decimals_beyond_the_microsecond_are_cut_off(simple, decimals, zone):
+    text = f"2023-11-14T22:13:20.{decimals}{zone}"
+    got = simple(rows(f"1,1,a,{text},1"), timestamp_unit="iso")
+    # As a push reads the same text.
+    assert got.meta["first"] == to_micros(as_utc(text))
+    assert got.meta["first"] % 1_000_000 == 123_456
+
+
+def test_decimals_alone_make_no_time(simple):
+    with pytest.raises(DataError, match="is no time"):
+        simple(rows("1,1,a,2023-11-14T22:13.1234567,1"), timestamp_unit="iso")
 
 
 def test_values_may_hold_line_breaks_and_files_may_be_compressed(raw, simple, tmp_path):

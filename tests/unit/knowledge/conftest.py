@@ -8,28 +8,15 @@ from typing import Any
 
 import pytest
 import torch
-from tokenizers import Tokenizer, models, pre_tokenizers, processors, trainers
-from transformers import BertConfig, BertModel, LlamaConfig, LlamaModel, PreTrainedTokenizerFast
+from transformers import BertConfig, BertModel, LlamaConfig, LlamaModel
 
 from core import ArtifactStore, Built, Settings, replay
 from knowledge import build_knowledge
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from knowledge_worlds import CORPUS, START, TITLES, Build, Row, micros, write_source  # noqa: E402
-
-
-def tokenizer(folder: Path) -> None:
-    """A small byte-pair tokenizer, trained here, with BERT's special tokens."""
-    body = Tokenizer(models.BPE(unk_token="[UNK]"))
-    body.pre_tokenizer = pre_tokenizers.Whitespace()
-    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]"]
-    body.train_from_iterator(CORPUS, trainers.BpeTrainer(vocab_size=200, special_tokens=special))
-    body.post_processor = processors.TemplateProcessing(
-        single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
-    )
-    names = {"unk_token": "[UNK]", "pad_token": "[PAD]", "cls_token": "[CLS]", "sep_token": "[SEP]"}
-    PreTrainedTokenizerFast(tokenizer_object=body, **names).save_pretrained(folder)
+from knowledge_worlds import START, TITLES, Build, Row, micros, write_source  # noqa: E402
+from tiny_models import tokenizer  # noqa: E402
 
 
 @pytest.fixture(scope="session")

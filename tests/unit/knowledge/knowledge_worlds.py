@@ -12,7 +12,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from core import Built
+from core.settings import DataSettings
 from core.tables import SCENARIOS, TIMESTAMP, UNDATED, IdTypes, interactions_schema
+from knowledge.buckets import Bucket
+from knowledge.logstore import open_log
+from knowledge.sources import Catalogue, Log, read_catalogue
 
 START = dt.datetime(2024, 1, 1, tzinfo=dt.UTC)
 TITLES = [
@@ -52,7 +56,7 @@ def write_source(folder: Path, rows: Sequence[Row], titles: Sequence[str | None]
     catalogue = {"item_id": list(range(len(titles))), "event_timestamp": undated, "created_timestamp": undated}
     catalogue |= {"title": list(titles), "scenarios": pa.nulls(len(titles), pa.list_(pa.string()))}
     pq.write_table(
-        pa.table({**catalogue, "genres": [g if t else None for g, t in zip(GENRES, titles, strict=True)]}),
+        pa.table({**catalogue, "genres": [GENRES[i % 8] if t else None for i, t in enumerate(titles)]}),
         folder / "items.parquet",
     )
     described = {"scenario": ["home", "search"], "title": ["Home", "Search"], "description": ["The feed.", "A query."]}
@@ -73,6 +77,13 @@ def log_rows(users: int = 6, rows: int = 12, spacing: float = 10.0) -> list[Row]
         for u in range(users)
         for k in range(rows)
     ]
+
+
+def read_source(source: Path) -> tuple[Log, Catalogue]:
+    """A source's whole log, as a run reads it."""
+    catalogue = read_catalogue([source], DataSettings())
+    with open_log([source], source.parent / "cache", catalogue, micros(1e6)) as log:
+        return log.log(Bucket(1, 0)), catalogue
 
 
 class Letters:

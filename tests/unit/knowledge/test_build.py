@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import datetime as dt
 import json
 from pathlib import Path
 from typing import Any
@@ -87,6 +88,14 @@ def test_a_label_changes_no_snapshot_that_its_own_row_can_read(build: Build) -> 
             assert old == new
 
 
+def test_a_user_of_whom_there_is_nothing_to_tell_gets_no_prompt_vector(build: Build) -> None:
+    never = [(77, k % 8, "home", 10.0 * k, 0) for k in range(6)]
+    unknown = [(78, 500, "home", 10.0 * k, 1) for k in range(6)]
+    out, _ = build([*log_rows(), *never, *unknown])
+    assert {user for user, _ in snapshots(out, "user_prompt")} == set(range(6))
+    assert {user for user, _ in snapshots(out, "user_pooled")} == {*range(6), 77}
+
+
 def test_three_rows_in_one_second_read_none_of_each_other(build: Build) -> None:
     triple = [(50, k, "home", 60.0, 1) for k in range(3)]
     out, _ = build(log_rows() + triple)
@@ -131,17 +140,22 @@ def test_a_user_or_item_without_anything_to_tell_has_no_vector(build: Build) -> 
     assert built.rows["item_text"] == 7
 
 
-def test_the_push_path_computes_the_bytes_of_the_batch(build: Build) -> None:
+@pytest.mark.parametrize("half_life", [None, 25])
+def test_the_push_path_computes_the_bytes_of_the_batch(build: Build, settings: Settings, half_life: int | None) -> None:
     rows = log_rows()
-    out, built = build(rows)
+    knowledge = settings.knowledge.model_dump() | {"pooled_half_life": half_life and dt.timedelta(seconds=half_life)}
+    out, built = build(rows, settings=Settings(knowledge=knowledge))
     pooler = load_pooler(out)
     assert pooler.version == built.versions["pooled"]
     for (user, watermark), expected in snapshots(out, "user_pooled").items():
         seen = [r for r in rows if r[0] == user and micros(r[3]) < watermark]
-        vector = pooler.pool([r[1] for r in seen if r[4]][::-1], [r[1] for r in seen if not r[4]] + [777])
+        positives, negatives = ([(r[1], micros(r[3])) for r in seen if r[4] == label] for label in (1, 0))
+        vector = pooler.pool(positives[::-1], [*negatives, (777, watermark - 1)], watermark)
         assert vector is not None
         assert vector.tobytes() == expected
-    assert pooler.pool([], [777]) is None
+    assert pooler.pool([], [(777, 5)], 9) is None
+    _, plain = build(rows)
+    assert (plain.versions["pooled"] == built.versions["pooled"]) == (half_life is None)
 
 
 def test_lag_and_cap_and_kinds_follow_the_settings(build: Build, settings: Settings) -> None:

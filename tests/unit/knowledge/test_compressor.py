@@ -80,22 +80,22 @@ def test_too_few_rows_to_fit_give_zeros_and_not_noise(count: int) -> None:
 
 def test_the_first_fit_is_kept_for_the_same_recipe_and_start(tmp_path: Path) -> None:
     store, probe = ArtifactStore(tmp_path), rows(4, seed=9)
-    first, digest = kept_compressor(store, "pooled", {"a": 1}, 10, rows(50), 4)
-    later, again = kept_compressor(store, "pooled", {"a": 1}, 10, rows(90, seed=5), 4)
+    first, digest = kept_compressor(store, "pooled", {"a": 1}, 10, lambda: rows(50), 4)
+    later, again = kept_compressor(store, "pooled", {"a": 1}, 10, lambda: rows(90, seed=5), 4)
     assert digest == again
     assert np.array_equal(first.apply(probe), later.apply(probe))
     others = [("prompt", {"a": 1}, 10), ("pooled", {"a": 2}, 10), ("pooled", {"a": 1}, 11)]
-    assert all(kept_compressor(store, *other, rows(90, seed=5), 4)[1] != digest for other in others)
+    assert all(kept_compressor(store, *other, lambda: rows(90, seed=5), 4)[1] != digest for other in others)
 
 
 def test_an_altered_or_deleted_compressor_is_never_used(tmp_path: Path) -> None:
     store = ArtifactStore(tmp_path)
-    kept_compressor(store, "pooled", {}, 10, rows(50), 4)
+    kept_compressor(store, "pooled", {}, 10, lambda: rows(50), 4)
     file = next((tmp_path / "objects" / "compressor").rglob("*.safetensors"))
     body = file.read_bytes()
     file.write_bytes(body[:-1] + bytes([body[-1] ^ 1]))
     with pytest.raises(CorruptArtifactError):
-        kept_compressor(store, "pooled", {}, 10, rows(50), 4)
+        kept_compressor(store, "pooled", {}, 10, lambda: rows(50), 4)
     file.unlink()
     with pytest.raises(MissingArtifactError, match="restore it"):
-        kept_compressor(store, "pooled", {}, 10, rows(50), 4)
+        kept_compressor(store, "pooled", {}, 10, lambda: rows(50), 4)

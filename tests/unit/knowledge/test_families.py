@@ -5,11 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import accelerate
 import numpy as np
 import pytest
 import torch
-from conftest import tokenizer
 from knowledge_worlds import Build, log_rows
+from tiny_models import CHAT, make
 
 from core import Settings
 from core.errors import SettingsError
@@ -21,9 +22,6 @@ COMMON = "You study what people like on a platform with these scenarios: Home, S
 TEXTS = [
     COMMON + tail for tail in ("x", "Green Fields", "", "White Noise, Golden Eye, Silver Lake and Iron Sky", "x y")
 ]
-CHAT = (
-    "{% for m in messages %}[CLS]user {{ m['content'] }}[SEP]{% endfor %}{% if add_generation_prompt %}[CLS]{% endif %}"
-)
 
 
 @pytest.fixture(scope="module", params=FAMILIES)
@@ -34,36 +32,6 @@ def family(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
 @pytest.fixture(scope="module", params=CAUSAL)
 def writer(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make(request.param, tmp_path_factory.mktemp(request.param))
-
-
-def make(family: str, folder: Path) -> Path:
-    from transformers import (
-        BertConfig,
-        BertModel,
-        GlmConfig,
-        GlmForCausalLM,
-        LlamaConfig,
-        LlamaForCausalLM,
-        Qwen3Config,
-        Qwen3ForCausalLM,
-    )
-
-    torch.manual_seed(5)
-    shape: dict[str, Any] = {"vocab_size": 200, "hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 4}
-    shape |= {"intermediate_size": 48, "max_position_embeddings": 4096, "pad_token_id": 0, "initializer_range": 0.3}
-    ends = {"eos_token_id": 3, "bos_token_id": 2, "num_key_value_heads": 2, "head_dim": 8}
-    if family == "bert":
-        BertModel(BertConfig(**shape)).save_pretrained(folder)
-    else:
-        kinds: dict[str, Any] = {
-            "qwen": (Qwen3Config, Qwen3ForCausalLM),
-            "llama": (LlamaConfig, LlamaForCausalLM),
-            "glm": (GlmConfig, GlmForCausalLM),
-        }
-        config, model = kinds[family]
-        model(config(**shape, **ends)).save_pretrained(folder)
-    tokenizer(folder)
-    return folder
 
 
 def one_by_one(folder: Path, layer: int, pooling: str) -> np.ndarray:
@@ -90,6 +58,43 @@ def test_batches_with_a_shared_prefix_equal_each_text_alone(
     with torch.inference_mode():
         assert (reasoner.shared_prefix(reasoner.tokenize(TEXTS, cut=True)) is not None) == (name != "bert")
     np.testing.assert_allclose(reasoner.pooled(TEXTS), one_by_one(folder, layer, pooling), atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize(("layer", "pooling"), [(-1, "mean"), (2, "last")])
+@pytest.mark.parametrize("budget", [64, 100_000])
+def test_packed_texts_equal_each_text_alone(family: tuple[str, Path], layer: int, pooling: Any, budget: int) -> None:
+    _, folder = family
+    reasoner = TransformersReasoner(folder, layer=layer, pooling=pooling, batch_tokens=budget, packed=True)
+    assert reasoner.packs
+    np.testing.assert_allclose(reasoner.pooled(TEXTS), one_by_one(folder, layer, pooling), atol=1e-5, rtol=0)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_the_kernel_for_packed_texts_says_what_padded_batches_say(family: tuple[str, Path]) -> None:
+    _, folder = family
+    packed, padded = (TransformersReasoner(folder, device="cuda", dtype="bfloat16", packed=p) for p in (None, False))
+    assert (packed.packs, padded.packs) == (True, False)
+    expected = one_by_one(folder, -1, "mean")
+    for reasoner in (packed, padded):
+        assert np.abs(reasoner.pooled(TEXTS) - expected).max() < 0.1 * expected.std()
+
+
+def test_a_model_that_cannot_be_packed_is_padded(tmp_path: Path) -> None:
+    folder = make("qwen", tmp_path, use_sliding_window=True, sliding_window=2, max_window_layers=0)
+    reasoner = TransformersReasoner(folder, packed=True)
+    assert not reasoner.packs
+    np.testing.assert_allclose(reasoner.pooled(TEXTS), one_by_one(folder, -1, "mean"), atol=1e-5, rtol=0)
+
+
+def test_an_offloaded_model_and_one_in_half_precision_say_the_same(family: tuple[str, Path]) -> None:
+    _, folder = family
+    expected = one_by_one(folder, -1, "mean")
+    spread = TransformersReasoner(folder, device="auto")
+    accelerate.cpu_offload(spread.model, execution_device=torch.device("cpu"))
+    assert {weight.device.type for weight in spread.model.parameters()} == {"meta"}  # each is loaded when it is used
+    np.testing.assert_allclose(spread.pooled(TEXTS), expected, atol=1e-5, rtol=0)
+    half = TransformersReasoner(folder, dtype="bfloat16").pooled(TEXTS)
+    assert 0 < np.abs(half - expected).max() < 0.1 * expected.std()
 
 
 def test_layers_above_the_one_asked_for_are_not_loaded(family: tuple[str, Path]) -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import functools
 import json
 from pathlib import Path
 from typing import Any
@@ -52,10 +53,11 @@ def test_the_shown_prompt_is_the_one_that_was_read(tmp_path: Path, build: Build,
     from core.digest import sha256_text
 
     newest = user_state(build(log_rows())[0], "3")["kinds"]["prompt"]["snapshots"][-1]
-    prompt = user_prompt(**material(tmp_path, settings), user_id=3)
+    prompt, rows = user_prompt(**material(tmp_path, settings), user_id=3)
     assert prompt is not None
+    assert rows == sum(row[0] == 3 for row in log_rows())
     assert sha256_text(prompt) == newest["prompt_sha256"]
-    assert user_prompt(**material(tmp_path, settings), user_id=77) is None
+    assert user_prompt(**material(tmp_path, settings), user_id=77) == (None, 0)
 
 
 def test_difference_names_who_moved_most_within_one_version(build: Build) -> None:
@@ -84,11 +86,22 @@ def test_difference_sees_a_moved_vector(build: Build, tmp_path: Path) -> None:
 
 
 def test_difference_of_two_versions_compares_neighbourhoods(build: Build, settings: Settings) -> None:
+    import pyarrow.parquet as pq
+
     old, _ = build(log_rows())
     new, _ = build(log_rows(), settings=Settings(knowledge=settings.knowledge.model_dump() | {"layer": 1}))
     found = difference(old, new)["item_text"]
     assert found["versions"][0] != found["versions"][1]
     assert 0 <= found["same_neighbours"] <= 1
+    assert (found["neighbours"], found["compared"]) == (3, 8), "of eight items, the nearer half of the others"
+
+    index = pq.read_table(old / "item_text" / "index.parquet").to_pylist()
+    vectors = np.load(old / "item_text" / "vectors.npy")
+    vectors[index[5]["row"]] *= -1.0
+    np.save(new / "item_text" / "vectors.npy", vectors)
+    turned = difference(old, new, most=1)["item_text"]
+    assert turned["most"] == [{"id": index[5]["item_id"], "same": 0.0}], "its nearest three are its farthest now"
+    assert turned["same_neighbours"] < 1
     with pytest.raises(MissingArtifactError, match="in common"):
         difference(old, old / "nothing")
 
@@ -103,18 +116,21 @@ def test_parts_read_everything_between_them_and_the_stage_then_reads_nothing(
     marks = [read_part(**shared, part=(i, 3)) for i in (2, 1, 3)]
     assert [json.loads(mark.read_text())["part"] for mark in marks] == [2, 1, 3]
 
+    files = [tmp_path / name for name in ("out", "alone")]
+    for folder in files:
+        folder.mkdir()
+    run = {"settings": small, "clock": shared["clock"], "train_start": shared["train_start"]}
+    build_knowledge(shared["sources"], files[1], cache=tmp_path / "other", compressors=ArtifactStore(tmp_path), **run)
+
     def forbidden(*_: Any) -> None:
         raise AssertionError("the reasoner was asked again")
 
     monkeypatch.setattr(TransformersReasoner, "encode", forbidden)
-    out = tmp_path / "out"
-    out.mkdir()
     sources = shared.pop("sources")
-    build_knowledge(
-        sources, out, small, shared["clock"], train_start=shared["train_start"], cache=shared["cache"],
-        compressors=ArtifactStore(tmp_path),
-    )  # fmt: skip
-    assert (out / "versions.json").is_file()
+    build_knowledge(sources, files[0], cache=shared["cache"], compressors=ArtifactStore(tmp_path), **run)
+    names = sorted(p.relative_to(files[0]) for p in files[0].rglob("*") if p.is_file())
+    assert all((files[0] / name).read_bytes() == (files[1] / name).read_bytes() for name in names)
+    assert len(names) > 10
     with pytest.raises(SettingsError, match="count from 1"):
         read_part(sources, **shared, part=(4, 3))
 
@@ -139,6 +155,12 @@ def test_a_workload_counts_texts_and_what_the_cache_lacks(tmp_path: Path, settin
     assert {t.kind: t.count for t in found} == {"item_text": 8, "prompt": 18, "scenario": 2}
     assert all(t.new == 1.0 and t.tokens > 0 for t in found)
     assert len(sample) == 18
+    short = Settings(knowledge=settings.knowledge.model_dump() | {"max_tokens": 40})
+    assert {t.kind: t.cut for t in workload(**shared | {"settings": short})[0]} == {
+        "item_text": 0.0,
+        "prompt": 1.0,
+        "scenario": 1.0,
+    }
     read_part(**shared, part=(1, 1))
     assert all(t.new == 0.0 for t in workload(**shared)[0])
 
@@ -161,3 +183,28 @@ def test_a_shape_is_read_from_a_folder_without_its_weights(llama: Path, tmp_path
     assert shape == Shape(3 * (16 * 16 * 2 + 2 * 16 * 8 + 3 * 16 * 32), 3, 16, causal=True)
     with pytest.raises(SettingsError, match="chatglm2-6b"):
         shape_of("no-such-model")
+
+
+def test_a_plan_tries_the_model_it_is_for_and_says_how_well_its_halves_foretell_each_other(
+    tmp_path: Path, settings: Settings, llama: Path
+) -> None:
+    from pipeline.knowledge_plan import make_plan
+
+    plan = functools.partial(make_plan, settings, material(tmp_path, settings), share=0.6, price=2.0, measure=True)
+    own, other, there = (
+        plan(model=None, device=None, tflops=None),
+        plan(model=str(llama), device="here", tflops=None),
+        plan(model=str(llama), device="h200", tflops=None),
+    )
+    for found in (own, other, there):
+        assert found["check"]["factor"] > 0
+        assert found["check"]["tokens"] > 0
+        assert found["users"] == 18
+    assert own["share"] == own["check"]["share"]
+    assert other["share"] == other["check"]["share"]
+    assert (there["share"], there["tflops"]) == (0.6, 790.0)
+    assert own["total"]["tokens"] == other["total"]["tokens"]
+    assert own["total"]["flops"] != other["total"]["flops"] == there["total"]["flops"]
+    expected = other["total"]["flops"] / (other["tflops"] * 1e12 * other["share"]) / 3600
+    assert other["total"]["hours"] == pytest.approx(expected)
+    assert other["total"]["money"] == pytest.approx(2.0 * expected)

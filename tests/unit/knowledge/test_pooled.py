@@ -4,17 +4,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from knowledge_worlds import Row, log_rows, micros, write_source
+from knowledge_worlds import Row, log_rows, micros, read_source, write_source
 
 from core.settings import DataSettings
 from knowledge import due, pooled
-from knowledge.snapshots import Snapshots, due_snapshots, most_active
-from knowledge.sources import Log, read_catalogue, read_log
+from knowledge.logstore import open_log
+from knowledge.snapshots import Snapshots, due_snapshots
+from knowledge.sources import Log, read_catalogue
 
 
 def read(place: Path, rows: list[Row]) -> Log:
-    source = write_source(place, rows)
-    return read_log([source], read_catalogue([source], DataSettings()), micros(1e6))
+    return read_source(write_source(place / "source", rows))[0]
 
 
 def vectors(items: int = 8, width: int = 12) -> np.ndarray:
@@ -69,9 +69,11 @@ def test_due_is_passing_a_threshold(before: int, after: int, expected: bool) -> 
 
 
 def test_the_cap_keeps_the_most_active_users(tmp_path: Path) -> None:
-    log = read(tmp_path, [(u, k, "home", k, 1) for u, n in ((1, 2), (2, 5), (3, 5), (4, 1)) for k in range(n)])
-    assert most_active(log, 1).tolist() == [False, True, False, False]
-    assert most_active(log, None).all()
+    rows = [(u, k, "home", k, 1) for u, n in ((1, 2), (2, 5), (3, 5), (4, 1)) for k in range(n)]
+    source = write_source(tmp_path / "source", rows)
+    with open_log([source], tmp_path, read_catalogue([source], DataSettings()), micros(100)) as log:
+        assert log.most_active(1).to_pylist() == [2]
+        assert log.most_active(3).to_pylist() == [2, 3, 1]
 
 
 def test_pooled_vectors_are_means_over_the_rows_before_the_watermark(
@@ -98,7 +100,8 @@ def test_one_user_alone_has_the_same_bytes_as_in_the_batch(tmp_path: Path) -> No
     for i in range(len(found)):
         rows = slice(log.starts[found.users[i]], found.ends[i])
         items, labels = log.items[rows], log.labels[rows]
-        alone = pooled.pool_one(matrix[random.permutation(items[labels])], matrix[random.permutation(items[~labels])])
+        halves = [matrix[random.permutation(items[labels == wanted])] for wanted in (True, False)]
+        alone = pooled.pool_one(*((half, np.ones(len(half))) for half in halves))
         assert alone is not None
         assert alone.tobytes() == whole[i].tobytes()
 
@@ -110,4 +113,34 @@ def test_items_without_a_vector_do_not_count(tmp_path: Path) -> None:
     np.testing.assert_allclose(first[:12], matrix[0].astype(float), atol=2e-6)
     assert (first[12:] == 0).all()
     assert np.isnan(second).all()
-    assert pooled.pool_one(matrix[:0], matrix[:0]) is None
+    nothing = matrix[:0], np.ones(0)
+    assert pooled.pool_one(nothing, nothing) is None
+
+
+def test_with_a_half_life_a_row_counts_half_as_much_a_period_later(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log, matrix = read(tmp_path, log_rows(users=40, rows=30)), vectors()
+    known, found, half_life = np.arange(8) != 5, due_snapshots(log, [1, 3, 6, 10, 25]), int(7e6)
+    parts = list(pooled.pool(log, found, matrix, known, half_life))
+    whole = np.concatenate([v for _, v in parts])
+    for i in range(len(found)):
+        rows = (log.users == found.users[i]) & (log.times < found.watermarks[i]) & known[log.items]
+        if not rows.any():
+            assert np.isnan(whole[i]).all()
+            continue
+        old = found.watermarks[i] // half_life - log.times[rows] // half_life
+        weight, items, labels = 0.5 ** np.minimum(old, 16), log.items[rows], log.labels[rows]
+        expected = np.zeros(24)
+        for half, wanted in ((slice(12), True), (slice(12, 24), False)):
+            if (labels == wanted).any():
+                mine = labels == wanted
+                expected[half] = np.average(matrix[items[mine]].astype(float), axis=0, weights=weight[mine])
+        np.testing.assert_allclose(whole[i], expected, atol=2e-6)
+    monkeypatch.setattr(pooled, "CHUNK_ROWS", 100)
+    again = np.concatenate([v for _, v in pooled.pool(log, found, matrix, known, half_life)])
+    np.testing.assert_array_equal(again, whole)
+    plain = gather(log, found, matrix, known)
+    assert not np.allclose(plain, whole, atol=1e-3, equal_nan=True)
+    lasting = np.concatenate([v for _, v in pooled.pool(log, found, matrix, known, int(1e16))])
+    np.testing.assert_array_equal(lasting, plain)

@@ -10,9 +10,11 @@ import torch
 from core.errors import SettingsError
 from core.settings import KnowledgeSettings
 from knowledge import make_reasoner
+from knowledge.reasoners import linear
 from knowledge.reasoners.base import to_half
-from knowledge.reasoners.minilm import minilm
-from knowledge.reasoners.transformers import TransformersReasoner, batches
+from knowledge.reasoners.batching import batches, packs
+from knowledge.reasoners.minilm import minilm, model_folder
+from knowledge.reasoners.transformers import TransformersReasoner
 
 TEXTS = ["Red River", "Blue Moon and Green Fields and Black Rain", "x", "", "White Noise, Golden Eye, Silver Lake"] * 3
 
@@ -99,6 +101,47 @@ def test_the_packaged_model_places_like_near_like() -> None:
     vectors = minilm().encode(["a funny romantic comedy", "a hilarious love story", "tax law of Norway"]).astype(float)
     units = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
     assert units[0] @ units[1] > units[0] @ units[2] + 0.2
+
+
+def test_the_packaged_model_in_batches_equals_each_text_alone_through_the_plain_model() -> None:
+    from transformers import AutoModel
+
+    texts = [" ".join(TEXTS[:n]) for n in range(5)] * 4
+    reasoner, plain = minilm(), AutoModel.from_pretrained(model_folder()).eval()
+    with torch.no_grad():
+        alone = [plain(torch.tensor([row])).last_hidden_state[0].mean(0) for row in reasoner.tokenize(texts, cut=True)]
+    np.testing.assert_allclose(reasoner.pooled(texts), torch.stack(alone), atol=1e-5, rtol=0)
+
+
+@pytest.mark.skipif(not linear.available(), reason="this CPU gains nothing by it")
+@pytest.mark.parametrize("shape", [(16, 64), (1, 64), (3, 40, 64), (40, 3, 64)])
+@pytest.mark.parametrize("bias", [True, False])
+def test_a_layer_through_onednn_equals_the_plain_one(shape: tuple[int, ...], bias: bool) -> None:
+    torch.manual_seed(3)
+    layer = torch.nn.Linear(64, 96, bias=bias).requires_grad_(False)
+    rows = torch.randn(shape)
+    rows = rows.transpose(0, 1) if len(shape) == 3 else rows
+    expected = layer(rows)
+    linear.use_onednn(layer)
+    assert type(layer) is not torch.nn.Linear
+    torch.testing.assert_close(layer(rows), expected, atol=1e-5, rtol=0)
+    torch.testing.assert_close(linear.product(rows, layer.weight), expected - (layer.bias if bias else 0))
+
+
+def test_layers_that_are_trained_narrow_or_rounded_are_left_alone() -> None:
+    others = [torch.nn.Linear(64, 64), torch.nn.Linear(8, 64), torch.nn.Linear(64, 64, dtype=torch.bfloat16)]
+    model = torch.nn.Sequential(*(layer.requires_grad_(i == 0) for i, layer in enumerate(others)))
+    linear.use_onednn(model)
+    assert all(type(layer) is torch.nn.Linear for layer in model)
+
+
+@pytest.mark.parametrize("budget", [1, 10, 64, 10_000])
+def test_packs_hold_every_text_once_and_are_full(budget: int) -> None:
+    lengths = np.random.default_rng(1).integers(1, 30, 200)
+    cut = packs(lengths.tolist(), budget)
+    assert sorted(np.concatenate(cut).tolist()) == list(range(200))
+    assert all(len(b) == 1 or lengths[b].sum() <= budget for b in cut)
+    assert all(lengths[a].sum() + lengths[b[0]] > budget for a, b in zip(cut, cut[1:], strict=False))
 
 
 @pytest.mark.parametrize("kind", ["transformers", "openai"])

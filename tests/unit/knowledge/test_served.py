@@ -12,7 +12,8 @@ import pytest
 
 from core.errors import BudgetError, SettingsError
 from knowledge.cache import Cache
-from knowledge.reasoners.openai import Limits, OpenAIReasoner, _Rate
+from knowledge.reasoners.line import Limits, Rate
+from knowledge.reasoners.openai import OpenAIReasoner
 
 SCRIPT = Path(__file__).parent / "served_reasoner.py"
 TEXTS = [f"text {'x' * i}" for i in range(40)]
@@ -107,10 +108,10 @@ def test_a_served_text_is_cut_to_the_estimated_limit(serve: Serve) -> None:
 
 
 def test_a_rate_spaces_requests() -> None:
-    rate = _Rate(600.0, float)
+    rate = Rate(600.0, float)
     assert rate.wait(100) == 0.0
     assert 9.5 < rate.wait(1) <= 10.0
-    assert _Rate(None, float).wait(100) == 0.0
+    assert Rate(None, float).wait(100) == 0.0
 
 
 def test_answers_are_written_and_embedded(serve: Serve) -> None:
@@ -122,4 +123,4 @@ def test_answers_are_written_and_embedded(serve: Serve) -> None:
 
 
 def test_nothing_asked_is_nothing_answered(serve: Serve) -> None:
-    assert reasoner(serve()).write([], 5) == []
+    assert reasoner(serve()).answering(5, chat=True).write([]) == []

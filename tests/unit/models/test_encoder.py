@@ -1,4 +1,5 @@
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pyarrow as pa
@@ -7,7 +8,9 @@ import pytest
 
 from core.errors import DataError
 from models.data import TrainingData, load_dataset, log_order, request_batch_from_rows
-from models.encoder import DenseFeature, Encoder, distinct
+from models.dense import DenseFeature
+from models.encoded import distinct
+from models.encoder import Encoder
 from models.vocabulary import Vocabulary
 
 
@@ -81,6 +84,20 @@ def test_history_bag_is_the_newest_positives_before_the_row(data):
         assert found == encoder.vocabularies["item_id"].rows(expected).tolist()
         if labels[row]:
             seen[users[row]].append(items[row])
+
+
+def test_history_can_be_hidden_up_to_a_position(data):
+    ends = data.rows.column("history_end").fill_null(0).to_numpy()
+    begin = np.minimum(np.arange(len(ends)) % 3, ends)
+    rows = data.rows.append_column("history_begin", pa.array(begin))
+    encoder = fitted(data)
+    all_rows, index = encoder.encode(data), np.arange(data.rows.num_rows)
+    some = encoder.encode(replace(data, rows=rows))
+    expected = np.minimum(ends - begin, 5)
+    assert (some.bags(index).lengths == expected).all()
+    assert (some.end == all_rows.end).all()
+    wanted = [len(items) for items in request_batch_from_rows(replace(data, rows=rows), index).history]
+    assert wanted == expected.tolist()
 
 
 def test_request_rows_encode_as_the_table_does(data, string_data):

@@ -101,6 +101,19 @@ def test_tower_of_one_scenario_equals_the_same_code_in_every_row(batch):
     torch.testing.assert_close(tower(x, code[3:4], index), tower(x, code, index), rtol=0, atol=1e-5)
 
 
+@pytest.mark.parametrize("form", FORMS)
+def test_a_stack_is_its_definition_and_starts_as_the_identity(form, batch):
+    x, code, index = batch
+    stack = build_meta_layer(form, D, R, K, depth=3)
+    assert torch.equal(stack(x, code, index), x)
+    first, second, third = perturbed(stack).layers
+    once = first(x, code, index)
+    twice = once + second(once.relu(), code, index) - once.relu()
+    torch.testing.assert_close(stack(x, code, index), twice + third(twice.relu(), code, index) - twice.relu())
+    stack(x, code, index).square().sum().backward()
+    assert [name for name, p in stack.named_parameters() if not p.grad.any()] == []
+
+
 def test_neutral_replaces_unknown_vectors_and_is_learned():
     neutral = Neutral(2)
     vectors, known = torch.tensor([[1.0, 2.0], [8.0, 9.0]]), torch.tensor([[1.0], [0.0]])

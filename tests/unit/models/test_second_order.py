@@ -1,10 +1,11 @@
 import itertools
 
 import numpy as np
+import pytest
 import torch
 
 import models
-from models.second_order import SecondOrder
+from models.second_order import CrossNetwork, SecondOrder
 
 
 def test_it_is_the_weighted_sum_over_all_pairs_of_fields():
@@ -22,8 +23,25 @@ def test_it_is_the_weighted_sum_over_all_pairs_of_fields():
         np.testing.assert_allclose(found[row], pairs @ layer.weight.detach().numpy(), rtol=1e-5, atol=1e-5)
 
 
-def test_a_bundle_with_second_order_scores_a_request_as_it_scores_rows(data, tmp_path, model, settings):
-    system = model.model_copy(update={"second_order": "fm"})
+def test_the_cross_network_is_its_equation_row_by_row_and_starts_as_zero():
+    torch.manual_seed(0)
+    network, x = CrossNetwork(5, 2), torch.randn(4, 5)
+    assert not network(x).any()
+    network.weight.data.normal_()
+    found = network(x).detach().numpy()
+    w = {name: value.detach().double().numpy() for name, value in network.state_dict().items()}
+    for row, start in enumerate(x.double().numpy()):
+        crossed = start
+        for layer in range(2):
+            crossed = start * (w[f"layers.{layer}.weight"] @ crossed + w[f"layers.{layer}.bias"]) + crossed
+        np.testing.assert_allclose(found[row], crossed @ w["weight"], rtol=1e-5, atol=1e-5)
+    network(x).sum().backward()
+    assert [name for name, p in network.named_parameters() if not p.grad.any()] == []
+
+
+@pytest.mark.parametrize(("kind", "depth"), [("fm", 1), ("dcn_v2", 2)])
+def test_a_bundle_with_second_order_scores_a_request_as_it_scores_rows(data, tmp_path, model, settings, kind, depth):
+    system = model.model_copy(update={"second_order": kind, "meta_depth": depth, "meta_width": 12})
     models.train(data, system, settings.model_copy(update={"epochs": 1}), tmp_path / "b", name="k")
     bundle = models.load_bundle(tmp_path / "b")
     bundle.check_golden()

@@ -12,7 +12,7 @@ from models.distributed import World, process_group, unwrap
 from models.dropout import dropout
 from models.embeddings import initial_rows, keyed_jagged
 from models.encoder import Encoder
-from models.training import batches, build, quality
+from models.training import _Rates, batches, build, quality
 
 LEVELS = ["none", "gate", "low_rank", "full"]
 
@@ -110,6 +110,28 @@ def test_training_stops_after_patience_epochs_without_gain(data, tmp_path, model
     settings = settings.model_copy(update={"epochs": 40, "patience": 1, "learning_rate": 0.05})
     report = models.train(data, model, settings, tmp_path / "b", name="k")
     assert report.epochs == report.best_epoch + 1 < 40
+
+
+def test_a_linear_schedule_lowers_both_learning_rates_to_nothing(data, model, settings):
+    settings = settings.model_copy(update={"schedule": "linear", "embedding_learning_rate": 0.4, "learning_rate": 0.2})
+    encoder = Encoder.fit(data, user_vectors=["user_pooled"], scenario_vectors=True)
+    with process_group("cpu") as world:
+        built = build(encoder, model, settings, world)
+        optimizer = torch.optim.Adam(unwrap(built).head.parameters())
+        rates, kernel = _Rates(settings, optimizer, built), _fused_kernel(built)
+        for done, left in ((0.0, 1.0), (0.75, 0.25), (1.0, 0.0)):
+            rates(done)
+            assert optimizer.param_groups[0]["lr"] == pytest.approx(0.2 * left)
+            assert kernel.get_learning_rate() == pytest.approx(0.4 * left)
+
+
+def _fused_kernel(built):
+    """The kernel that updates the tables, found through the optimiser that stands for it."""
+    optimizer = built.fused_optimizer
+    while hasattr(optimizer, "_optims"):
+        optimizer = optimizer._optims[0]
+        optimizer = optimizer[1] if isinstance(optimizer, tuple) else optimizer
+    return optimizer._emb_module
 
 
 def test_a_level_without_its_vectors_is_a_settings_error(data, tmp_path, model, settings):

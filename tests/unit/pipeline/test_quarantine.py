@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pyarrow.parquet as pq
 import pytest
 import yaml
@@ -76,6 +78,10 @@ def test_replay_publishes_what_passes_now_and_keeps_the_rest(after):
     part = quarantine.replay(after)
     assert (part.rows["interactions"], part.rows["quarantined"]) == (2, 2)
     assert waiting(after) == {"label_null": 1, "repeated": 1}
+    tables = json.loads(part.file("results.json").read_text())["tables"]
+    assert not any(table["notes"] for table in tables.values()), (
+        "two rows are no table: most scenarios have none of them"
+    )
 
 
 def test_later_stages_read_each_row_once(after):

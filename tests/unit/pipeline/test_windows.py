@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 
 from core import Window
-from pipeline.stages import missing_before
+from pipeline.windows import missing_before
 
 DAY = Window.parse("2024-01-05", "2024-01-06")
 

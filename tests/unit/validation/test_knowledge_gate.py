@@ -8,6 +8,7 @@ import re
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from validation_tables import NOW, knowledge_rows, write
 
@@ -71,6 +72,13 @@ def knowledge():
     return Knowledge()
 
 
+def log_of(folder, users):
+    """A window's interactions: two rows of each of the first `users` users."""
+    folder.mkdir(parents=True, exist_ok=True)
+    pq.write_table(pa.table({"user_id": np.repeat(np.arange(users), 2)}), folder / "interactions.parquet")
+    return folder / "interactions.parquet"
+
+
 @pytest.fixture
 def gate(knowledge, clock, tmp_path):
     def run(active=USERS, lag=dt.timedelta(0), **limits):
@@ -79,7 +87,8 @@ def gate(knowledge, clock, tmp_path):
             validation=limits,
             data={"batch_rows": 100},
         )
-        return validate_knowledge(knowledge.write(tmp_path), settings, clock, active)
+        log = None if active is None else log_of(tmp_path / "log", active)
+        return validate_knowledge(knowledge.write(tmp_path), settings, clock, log)
 
     return run
 
@@ -95,6 +104,23 @@ def test_sound_knowledge_passes_and_reports_its_coverage(gate):
 def test_coverage_below_the_floor_stops(gate):
     with pytest.raises(GateError, match="coverage"):
         gate(active=8, min_knowledge_coverage=0.9)
+
+
+def test_users_of_other_days_do_not_cover_for_those_of_this_one(gate, knowledge, clock, tmp_path):
+    settings = Settings(knowledge={"user_dim": 4, "item_dim": 8}, validation={"min_knowledge_coverage": 0.5})
+    strangers = pa.table({"user_id": np.arange(USERS - 1, USERS + 3)})
+    pq.write_table(strangers, tmp_path / "strangers.parquet")
+    with pytest.raises(GateError, match=r"coverage is 0\.25"):
+        validate_knowledge(knowledge.write(tmp_path / "k"), settings, clock, tmp_path / "strangers.parquet")
+
+
+def test_one_scenario_at_many_moments_is_all_zeros_and_no_fault(gate, knowledge):
+    knowledge.index["scenario"]["scenario"] = ["home"] * len(SCENARIOS)
+    knowledge.vectors["scenario"][:] = 0.0
+    first = knowledge.index["scenario"]["event_timestamp"][0]
+    for column in ("event_timestamp", "watermark", "created_timestamp"):
+        knowledge.index["scenario"][column] = [first - dt.timedelta(days=k) for k in range(len(SCENARIOS))]
+    assert gate()["verdict"] == "passed"
 
 
 def test_coverage_without_known_users_is_not_judged(gate):
@@ -224,7 +250,7 @@ def test_vectors_swapped_between_two_users_are_named(gate, knowledge, tmp_path, 
     np.save(tmp_path / "user_pooled" / "vectors.npy", vectors)
     settings = Settings(knowledge={"user_dim": 4, "item_dim": 8})
     with pytest.raises(GateError, match=r"2 rows break vector_of_someone_else .*row 1: True; row 4: True"):
-        validate_knowledge(tmp_path, settings, clock, USERS)
+        validate_knowledge(tmp_path, settings, clock, None)
 
 
 def test_a_vector_on_another_scale_is_named(gate, knowledge):
@@ -256,9 +282,10 @@ def again(knowledge, clock, tmp_path):
     """Judge the knowledge against what it was before the test changed it."""
     before = knowledge.write(tmp_path / "before")
     settings = Settings(knowledge={"user_dim": 4, "item_dim": 8})
-    gate = validate_knowledge(before, settings, clock, USERS)
+    log = log_of(tmp_path / "log", USERS)
+    gate = validate_knowledge(before, settings, clock, log)
     (before / "gate.json").write_text(json.dumps(gate))
-    return lambda: validate_knowledge(knowledge.write(tmp_path / "now"), settings, clock, USERS, before)
+    return lambda: validate_knowledge(knowledge.write(tmp_path / "now"), settings, clock, log, before)
 
 
 def test_unchanged_knowledge_passes_against_the_artifact_before(again):
@@ -267,9 +294,27 @@ def test_unchanged_knowledge_passes_against_the_artifact_before(again):
 
 
 def test_another_vector_for_the_same_version_and_prompt_stops(again, knowledge):
-    knowledge.vectors["user_pooled"][0] *= 1.5
+    knowledge.vectors["user_pooled"][0] *= 1.05
     with pytest.raises(GateError, match=r"changed_unprompted is 0\.1666"):
         again()
+
+
+def test_another_machines_rounding_is_no_other_vector(again, knowledge):
+    noise = np.random.default_rng(0).standard_normal((USERS, 4)).astype(np.float32)
+    knowledge.vectors["user_pooled"] *= 1 + 0.005 * noise
+    facts = again()["tables"]["user_pooled"]["facts"]
+    assert facts["changed_unprompted"] == 0
+    assert 0.001 < facts["largest_unprompted_change"] < 0.02
+
+
+def test_every_kind_has_a_page_in_the_data_docs(knowledge, clock, tmp_path):
+    settings, docs = Settings(knowledge={"user_dim": 4, "item_dim": 8}), tmp_path / "docs"
+    validate_knowledge(knowledge.write(tmp_path / "now"), settings, clock, None, docs=docs, run_id="run7")
+    index = (docs / "index.html").read_text()
+    assert "run7" in index and "<td>6</td>" in index
+    for table in ("item_text", "scenario", "user_pooled", "user_text", "scenario_text"):
+        assert f'href="{table}.html"' in index and (docs / f"{table}.html").is_file()
+    assert "vectors were swapped or replaced" in (docs / "user_pooled.html").read_text()
 
 
 def test_a_new_version_may_have_other_vectors(again, knowledge):

@@ -43,7 +43,7 @@ class Table:
             "label": [1] * N,
             "weight": [1.0] * N,
             "split": ["warmup" if k < 1 else "train" if k < 7 else "validation" if k < 8 else "test" for k in nth],
-            "age": ["25"] * N,
+            "age": [("25", "35")[k % 2] for k in user],
             "year": [1990.0 + k for k in nth],
             "user_rows": list(seen),
             "user_positives": list(seen),
@@ -56,10 +56,10 @@ class Table:
             "scenario_row": [k % 2 for k in nth],
             "item_text_row": list(nth),
         }
-        for kind in ("user_stats", "user_history", "user_pooled"):
-            self.rows[f"{kind}_watermark"] = list(before)
-        self.rows["item_stats_watermark"] = [t[i - 1] if user[i] else None for i in range(N)]
-        self.rows["user_pooled_published"] = list(before)
+        for end in ("watermark", "published"):
+            for kind in ("user_stats", "user_history", "user_pooled"):
+                self.rows[f"{kind}_{end}"] = list(before)
+            self.rows[f"item_stats_{end}"] = [t[i - 1] if user[i] else None for i in range(N)]
         self.rows["scenario_watermark"] = [START] * N
         self.rows["scenario_published"] = [START] * N
         self.log = {
@@ -108,8 +108,12 @@ def table():
 
 @pytest.fixture
 def gate(table, clock, tmp_path):
-    def run(batch_rows=100, **lag):
-        settings = Settings(data={"batch_rows": batch_rows}, features={"lag": {"item_stats": 0, **lag}})
+    def run(batch_rows=100, allow_constant=(), ttl=None, **lag):
+        settings = Settings(
+            data={"batch_rows": batch_rows},
+            features={"lag": {"item_stats": 0, **lag}, "ttl": ttl or {}},
+            validation={"allow_constant": list(allow_constant)},
+        )
         return validate_training_table(table.write(tmp_path), settings, clock)
 
     return run
@@ -120,6 +124,13 @@ def test_a_sound_table_passes(gate):
     assert found["verdict"] == "passed"
     assert found["tables"]["training_table"]["notes"] == []
     assert json.loads(json.dumps(found)) == found
+
+
+def test_it_has_a_page_in_the_data_docs(table, clock, tmp_path):
+    settings = Settings(features={"lag": {"item_stats": 0}})
+    validate_training_table(table.write(tmp_path), settings, clock, docs=tmp_path / "docs")
+    assert "leak_user_stats_watermark" in (tmp_path / "docs" / "training_table.html").read_text()
+    assert 'href="training_table.html"' in (tmp_path / "docs" / "index.html").read_text()
 
 
 def test_rows_are_counted_from_the_start_of_the_table_not_of_the_chunk(gate, table):
@@ -133,10 +144,25 @@ def test_a_watermark_equal_to_the_row_is_no_leak(gate, table):
     assert gate()["verdict"] == "passed"
 
 
-def test_a_constant_dense_feature_is_only_noted(gate, table):
+def test_a_constant_feature_of_few_rows_is_only_noted(gate, table):
     table.rows["year"] = [2000.0] * N
     notes = gate()["tables"]["training_table"]["notes"]
-    assert len(notes) == 1 and "constant_dense_features is year" in notes[0]
+    assert len(notes) == 1 and "constant_features_of_few is year" in notes[0]
+
+
+@pytest.mark.parametrize(("column", "value"), [("year", 2000.0), ("age", "25")])
+def test_a_constant_feature_stops_the_run_unless_it_is_allowed(gate, table, monkeypatch, column, value):
+    monkeypatch.setattr("validation.training_table.MANY", 20)
+    table.rows[column] = [value] * N
+    with pytest.raises(GateError, match=f"constant_features is {column}.*allow_constant"):
+        gate()
+    assert gate(allow_constant=[column])["verdict"] == "passed"
+
+
+def test_a_feature_that_is_there_or_not_is_not_constant(gate, table, monkeypatch):
+    monkeypatch.setattr("validation.training_table.MANY", 20)
+    table.rows["age"] = [None if k % 2 else "25" for k in range(N)]
+    assert gate()["verdict"] == "passed"
 
 
 def test_statistics_may_be_missing_within_the_lag(gate, table):
@@ -144,6 +170,13 @@ def test_statistics_may_be_missing_within_the_lag(gate, table):
     with pytest.raises(GateError, match="lost_user_stats"):
         gate()
     assert gate(user_stats=4 * SECOND)["verdict"] == "passed"
+
+
+def test_statistics_that_expired_are_not_lost(gate, table):
+    table.rows["user_rows"][4] = None
+    with pytest.raises(GateError, match="lost_user_stats"):
+        gate(ttl={"user_stats": 3600})
+    assert gate(ttl={"user_stats": 0.5})["verdict"] == "passed"
 
 
 def stopped(gate):
@@ -171,9 +204,9 @@ def test_a_leak_through_any_time_stops_the_run_and_names_the_row(gate, table):
         assert re.search(rf"1 rows break leak_{column} .*e\.g\. row {row}: ", message), message
 
 
-@pytest.mark.parametrize("column", ["user_pooled_watermark", "user_pooled_published"])
+@pytest.mark.parametrize("column", ["user_pooled_watermark", "user_pooled_published", "item_stats_published"])
 def test_one_leak_is_enough(gate, table, column):
-    table.rows[column][17] += 4 * SECOND
+    table.rows[column][17] += 5 * SECOND
     assert f"leak_{column}" in stopped(gate)
 
 
@@ -224,7 +257,7 @@ def test_row_ids_count_from_zero(gate, table):
 
 
 def test_missing_columns_are_named_because_they_prove_nothing(gate, table):
-    gone = ["user_stats_watermark", "user_pooled_published", "year", "scenario_row"]
+    gone = ["user_stats_watermark", "user_stats_published", "user_pooled_published", "year", "scenario_row"]
     for column in gone:
         del table.rows[column]
     message = stopped(gate)

@@ -1,0 +1,153 @@
+"""The online reader against Feast's own `get_online_features`, view by view and user by user, on both overlays."""
+
+import asyncio
+import time
+
+import numpy as np
+import pytest
+import redis
+
+import feature_repo
+from core.errors import StorageError
+from core.settings import OnlineSettings
+from feature_repo import OnlineReader
+from feature_repo.materialization import apply
+from feature_repo.online import OnlineTable
+from feature_repo.views import value_views
+
+pytestmark = pytest.mark.integration
+VERSIONS = {"pooled": "ab12", "scenario": "ab12"}
+UNKNOWN = {"int64": 999_999, "string": "nobody"}
+
+
+def reader_of(world, **settings):
+    return OnlineReader(world.with_settings(**settings), world.clock, VERSIONS)
+
+
+def asked_of_feast(store, view, ids):
+    """What Feast answers for a view's columns: one mapping per id, or None where it knows nothing."""
+    key = view.join_keys[0]
+    names = [f"{view.name}:{feature.name}" for feature in view.features]
+    answer = store.get_online_features(names, [{key: one} for one in ids]).to_dict()
+    rows = [{feature.name: answer[feature.name][place] for feature in view.features} for place in range(len(ids))]
+    return [None if row["published"] is None else row for row in rows]
+
+
+def comparable(row):
+    return row and {k: np.float32(v).tolist() if k == "vector" else v for k, v in row.items()}
+
+
+def test_every_view_reads_as_feast_says(filled):
+    store, generation, paths = apply(filled.settings, **filled.paths)
+    many, single = OnlineTable(store), OnlineTable(store, retry=False)
+    views = value_views(generation, paths)
+    assert len(views) == 9
+    for name, view in views.items():
+        entity = name.split("_")[0]
+        kind = {"user": generation.user_id, "item": generation.item_id}.get(entity, "string")
+        ids = [*({"user": range(1, 12), "item": range(1, 12)}.get(entity, ["red", "blue"])), UNKNOWN[kind]]
+        expected = [comparable(row) for row in asked_of_feast(store, view, ids)]
+        assert any(expected) and expected[-1] is None, name
+        assert [comparable(row) for row in many.read(view, ids)] == expected, name
+        assert [comparable(single.read_views([view], one)[0]) for one in ids] == expected, name
+
+
+def test_every_user_reads_as_feast_says(filled):
+    store, generation, paths = apply(filled.settings, **filled.paths)
+    users = [*range(1, filled.users + 1), UNKNOWN["int64"]]
+    views = value_views(generation, paths)
+    answers = {
+        view: asked_of_feast(store, views[view], users)
+        for view in ("user_features", "user_stats", "user_history", "user_pooled")
+    }
+    reader = reader_of(filled)
+    for place, user in enumerate(users):
+        state, rows = reader.read_user(user), {view: answers[view][place] for view in answers}
+        assert state.status == {view: "missing" if row is None else "found" for view, row in rows.items()}
+        assert state.published == {view: row["published"] for view, row in rows.items() if row is not None}
+        columns = (rows["user_features"] or {}) | (rows["user_stats"] or {})
+        assert state.values == {name: columns.get(name) for name in state.values}
+        assert state.history == (rows["user_history"] or {"history": []})["history"]
+        vector, expected = state.vectors["user_pooled"], (rows["user_pooled"] or {}).get("vector")
+        assert (vector is None) == (expected is None)
+        assert vector is None or vector.tobytes() == np.float32(expected).tobytes()
+
+
+def test_reads_at_a_time_do_not_mix_users_up(filled):
+    reader = reader_of(filled)
+    users = list(range(1, filled.users + 1)) * 3
+
+    async def together():
+        return await asyncio.gather(*map(reader.read_user_async, users))
+
+    assert [comparable_state(s) for s in asyncio.run(together())] == [
+        comparable_state(reader.read_user(user)) for user in users
+    ]
+
+
+def comparable_state(state):
+    vectors = {name: None if vector is None else vector.tobytes() for name, vector in state.vectors.items()}
+    return state.user_id, state.values, state.history, vectors, state.status, state.published
+
+
+@pytest.fixture
+def on_redis(make_world, redis_server):
+    """A filled world on Redis alone, with the registry in a file."""
+    address = redis_server.replace("db=0", "db=2")
+    world = make_world()
+    world.settings = world.with_settings(online=OnlineSettings(store="redis", url=address, timeout_ms=2000))
+    with redis.Redis(port=int(address.split(":")[1].split(",")[0]), db=2) as client:
+        client.flushdb()
+        feature_repo.materialize(world.settings, world.clock, **world.paths)
+        yield world, client
+
+
+def test_a_connection_that_redis_closed_costs_no_read(on_redis):
+    world, client = on_redis
+    reader = reader_of(world)
+    expected = comparable_state(reader.read_user(2))
+    assert client.client_kill_filter(_type="normal", skipme=True) > 0
+    assert comparable_state(reader.read_user(2)) == expected
+
+
+def test_an_answer_that_came_too_late_is_not_taken_for_another_users(on_redis):
+    world, client = on_redis
+    reader = reader_of(world, online=world.settings.online.model_copy(update={"timeout_ms": 100}))
+    expected = comparable_state(reader_of(world).read_user(3))
+    reader.read_user(2)
+    client.client_pause(400, all=True)
+    with pytest.raises(StorageError, match="Timeout"):
+        reader.read_user(2)
+    limit = time.monotonic() + 60
+    while time.monotonic() < limit:
+        try:
+            found = reader.read_user(3)
+            break
+        except StorageError:
+            continue
+    assert comparable_state(found) == expected
+
+
+def test_a_late_answer_does_not_hold_up_the_event_loop(on_redis):
+    world, client = on_redis
+    reader = reader_of(world, online=world.settings.online.model_copy(update={"timeout_ms": 100}))
+    reader.read_user(2)
+    turns = 0
+
+    async def count():
+        nonlocal turns
+        while True:
+            turns += 1
+            await asyncio.sleep(0.001)
+
+    async def read():
+        other = asyncio.create_task(count())
+        client.client_pause(400, all=True)
+        try:
+            with pytest.raises(StorageError, match="Timeout"):
+                await reader.read_user_async(2)
+        finally:
+            other.cancel()
+
+    asyncio.run(read())
+    assert turns > 3

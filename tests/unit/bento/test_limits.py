@@ -1,0 +1,98 @@
+"""What a client cannot make the service hold: one server process that has nothing to rank answers them all."""
+
+from __future__ import annotations
+
+import logging
+import os
+import subprocess
+import sys
+import time
+
+import httpx
+import pytest
+
+from bento.limits import MAX_BODY, bound_metrics
+from core.digest import REPOSITORY
+from pipeline.serve import free_port, service_command
+
+RANK = b'{"user_id": 1, "scenario": "home"}'
+JSON = {"Content-Type": "application/json"}
+
+
+@pytest.fixture(scope="module")
+def service(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("service")
+    (folder / "settings.yaml").write_text(f"root: {folder / 'root'}\n")
+    port = free_port()
+    own = {"LLM4MSR_SETTINGS": str(folder / "settings.yaml"), "BENTOML_HOME": str(folder / "bentoml")}
+    with (folder / "log").open("w") as log:
+        process = subprocess.Popen(
+            service_command("127.0.0.1", port),
+            cwd=REPOSITORY,
+            env={**os.environ, **own, "PYTHONPATH": str(REPOSITORY), "BENTOML_DO_NOT_TRACK": "True"},
+            stdout=log,
+            stderr=log,
+        )
+    try:
+        with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=30) as client:
+            wait_for_life(process, client)
+            yield client
+    finally:
+        process.terminate()
+        process.wait(timeout=60)
+
+
+def wait_for_life(process, client):
+    deadline = time.monotonic() + 120
+    while process.poll() is None and time.monotonic() < deadline:
+        try:
+            client.get("/livez")
+            return
+        except httpx.TransportError:
+            time.sleep(0.1)
+    pytest.fail("the service did not start")
+
+
+def in_chunks(size, count):
+    return (b" " * size for _ in range(count))
+
+
+def test_a_body_that_is_announced_too_long_is_refused(service):
+    answer = service.post("/rank", content=b" " * (MAX_BODY + 1), headers=JSON)
+    assert answer.status_code == 413
+    assert "longer than" in answer.json()["error"]
+
+
+def test_a_body_that_turns_out_too_long_is_refused(service):
+    answer = service.post("/rank", content=in_chunks(2**20, MAX_BODY // 2**20 + 1), headers=JSON)
+    assert answer.status_code == 413
+
+
+@pytest.mark.parametrize("filler", [0, MAX_BODY - len(RANK)])
+@pytest.mark.parametrize("chunked", [False, True])
+def test_a_body_within_the_limit_arrives_whole(service, filler, chunked):
+    parts = [RANK[:5], RANK[5:], b" " * filler]
+    answer = service.post("/rank", content=iter(parts) if chunked else b"".join(parts), headers=JSON)
+    # The service has no champion; a body that it could not read would be a 400.
+    assert answer.status_code == 503
+
+
+def test_metrics_name_only_paths_that_exist(service):
+    service.post("/rank", content=RANK, headers=JSON)
+    service.get("/scenarios")
+    for path in ("/wp-login.php", "/rank/1", "/RANK", "/livez/2"):
+        assert service.get(path).status_code == 404
+    found = service.get("/metrics").text
+    counted = {line.split('endpoint="')[1].split('"')[0] for line in found.splitlines() if 'endpoint="' in line}
+    assert {"/rank", "/scenarios"} <= counted <= {"/rank", "/explain", "/push", "/scenarios", "/livez", "/readyz"}
+
+
+def test_a_bentoml_that_counts_elsewhere_is_said_and_no_error(monkeypatch, caplog):
+    import bentoml._internal.server.http.instruments as instruments
+
+    monkeypatch.delattr(instruments, "RunnerTrafficMetricsMiddleware")
+    monkeypatch.setattr(logging.getLogger("llm4msr"), "propagate", True)
+    bound_metrics(["/rank"])
+    assert "its metrics grow" in caplog.text
+    monkeypatch.setitem(sys.modules, "bentoml._internal.server.http", None)
+    bound_metrics(["/rank"])

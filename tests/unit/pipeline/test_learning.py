@@ -1,0 +1,55 @@
+"""Comparing with the champion, also where scenarios and columns have changed since it was trained."""
+
+from __future__ import annotations
+
+import pyarrow as pa
+import pytest
+
+from models import TrainingData
+from pipeline.learning import ROLLED_BACK, _readable, _was_rolled_back
+from pipeline.report import _findings
+
+INFO = {
+    "scenarios": ["feed", "search"],
+    "user_categorical": ["country"],
+    "user_dense": ["age"],
+    "item_categorical": [],
+    "item_dense": ["price"],
+}
+
+
+def test_a_champion_scores_the_scenarios_it_knows_and_takes_columns_that_are_gone_as_unknown():
+    rows = pa.table({"row_id": [0, 1, 2], "scenario": ["feed", "detail", "search"], "price": [1.0, 2.0, 3.0]})
+    found = _readable(TrainingData(rows, pa.table({}), {}, {}), INFO).rows
+    assert found["row_id"].to_pylist() == [0, 2]
+    assert found["price"].to_pylist() == [1.0, 3.0]
+    assert found["country"].to_pylist() == found["age"].to_pylist() == [None, None]
+    assert (found["country"].type, found["age"].type) == (pa.string(), pa.float64())
+
+
+@pytest.mark.parametrize(
+    ("champion", "expected"),
+    [
+        ({"reason": ROLLED_BACK, "previous": {"bundle": "b"}}, True),
+        ({"reason": ROLLED_BACK, "previous": {"bundle": "other"}}, False),
+        ({"reason": "better", "previous": {"bundle": "b"}}, False),
+        ({"reason": "first", "previous": None}, False),
+    ],
+)
+def test_only_the_bundle_that_was_taken_back_stays_back(champion, expected):
+    assert _was_rolled_back(champion, "b") is expected
+
+
+@pytest.mark.parametrize(
+    ("columns", "says"),
+    [
+        ({}, False),
+        ({"user_prompt_row": pa.array([None, None, None, 1])}, True),
+        ({"user_prompt_row": pa.array([None] * 4, pa.int64()), "user_pooled_row": pa.array([1, 2, 3, 4])}, False),
+    ],
+)
+def test_the_report_says_when_users_are_unknown_by_whichever_vectors_there_are(columns, says):
+    rows = pa.table({"user_id": [1, 2, 3, 4], **columns})
+    nothing = {"scenarios": {}}
+    found = _findings(None, [], {"knowledge": nothing}, nothing, {"promote": True}, rows)
+    assert any("no user knowledge" in one for one in found) is says
