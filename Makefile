@@ -32,7 +32,7 @@ demo: setup ## Run everything on MovieLens latest-small and show what came out
 	$(BIN)/llm4msr demo
 
 test: setup ## Run all tests: unit, integration (own Redis and PostgreSQL processes), end to end
-	$(BIN)/python -m pytest $(ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile $(ARGS)
 
 lint: setup ## Check style (ruff) and types (mypy)
 	$(BIN)/ruff check .
