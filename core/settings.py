@@ -310,7 +310,7 @@ class OnlineSettings(Section):
     store: Literal["sqlite", "redis"] = "sqlite"
     url: str = Field("localhost:6379,db=0", description="redis only: host:port,db=N")
     password: SecretStr | None = None
-    timeout_ms: int = Field(50, ge=1)
+    timeout_ms: int = Field(1000, ge=1, description="longest wait for a read; production settings give 50")
 
 
 class RegistrySettings(Section):
