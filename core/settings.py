@@ -291,6 +291,11 @@ class TrainSettings(Section):
     schedule: Literal["constant", "linear"] = Field(
         "constant", description="linear: both learning rates fall to 0 over all `epochs`"
     )
+    grade_levels: list[float] = Field(
+        default_factory=list,
+        description="also learn whether data.grade lies above each of these, e.g. [1, 2, 4] of five stars",
+    )
+    grade_weight: float = Field(0.5, gt=0, description="of each grade level beside the label's 1")
     seed: int = 1
     threads: int = Field(1, ge=1, description="of torch, per process")
     device: str = Field("cpu", description="cpu or cuda")

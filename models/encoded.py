@@ -29,6 +29,7 @@ class EncodedRows:
     item_row: np.ndarray  # int64 [N], -1: unknown
     label: np.ndarray  # float32 [N]
     weight: np.ndarray  # float32 [N]
+    grade: np.ndarray  # float32 [N], NaN: unknown
     vectors: Mapping[str, np.ndarray]
 
     def bags(self, index: np.ndarray) -> Bags:

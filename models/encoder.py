@@ -15,6 +15,7 @@ import pyarrow.compute as pc
 import torch
 
 from core.errors import DataError
+from core.tables import GRADE
 from models.data import (
     ITEM_STATS,
     USER_STATS,
@@ -115,6 +116,7 @@ class Encoder:
             item_row=row_numbers(rows, "item_text") if layout.item_dim else none,
             label=rows.column("label").to_numpy().astype(np.float32),
             weight=pc.fill_null(rows.column("weight"), 1.0).to_numpy().astype(np.float32),
+            grade=_grades(rows),
             vectors=data.vectors,
         )
 
@@ -270,6 +272,12 @@ class Encoder:
             if (vector := batch.scenario_vectors.get(name)) is not None:
                 vectors[number] = vector
         return index, fill_unknown(vectors, len(place), dim, "scenario")
+
+
+def _grades(rows: pa.Table) -> np.ndarray:
+    if GRADE not in rows.column_names:
+        return np.full(rows.num_rows, np.nan, np.float32)
+    return pc.fill_null(rows.column(GRADE).cast(pa.float32()), np.nan).to_numpy()
 
 
 def _combinations(rows: Mapping[str, np.ndarray], count: int) -> tuple[np.ndarray, dict[str, np.ndarray]]:

@@ -17,7 +17,6 @@ import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.nn import functional
 
 from core.errors import DataError, SettingsError
 from core.log import logger, progress
@@ -37,6 +36,7 @@ from models.distributed import (
 from models.embeddings import Tables, keyed_jagged
 from models.encoded import EncodedRows
 from models.encoder import Encoder
+from models.loss import GradedLoss
 from models.measures import auc
 from models.ranker import Head, Ranker, user_vectors_read
 
@@ -135,16 +135,17 @@ def fit(data: TrainingData, model: ModelSettings, train: TrainSettings, world: W
         raise DataError("the training table has no row of split 'validation'; raise split.validation")
     encoded = encoder.encode(data)
     wrapped = build(encoder, model, train, world)
-    optimizer = torch.optim.Adam(
-        unwrap(wrapped).head.parameters(), lr=train.learning_rate, weight_decay=train.weight_decay, fused=True
-    )
+    criterion = GradedLoss(train.grade_levels, train.grade_weight, encoded.label[rows], encoded.grade[rows])
+    criterion = criterion.to(world.device)
+    parameters = [*unwrap(wrapped).head.parameters(), *criterion.parameters()]
+    optimizer = torch.optim.Adam(parameters, lr=train.learning_rate, weight_decay=train.weight_decay, fused=True)
     rates = _Rates(train, optimizer, wrapped)
     stop = _EarlyStop(train.patience, wrapped)
     run = Fit(encoder, {}, unwrap(wrapped).head, rows=len(rows))
     speeds = []
     for epoch in range(1, train.epochs + 1):
         begin = np.array([time.perf_counter(), time.process_time()])
-        loss = _epoch(wrapped, rates, encoder, encoded, rows, train, epoch, world, name)
+        loss = _epoch(wrapped, criterion, rates, encoder, encoded, rows, train, epoch, world, name)
         spent = np.array([time.perf_counter(), time.process_time()]) - begin
         speeds.append(len(rows) / world.size / spent)
         if not np.isfinite(loss):
@@ -228,6 +229,7 @@ def quality(logits: np.ndarray, label: np.ndarray) -> dict[str, float | None]:
 
 def _epoch(
     model: nn.Module,
+    criterion: GradedLoss,
     rates: _Rates,
     encoder: Encoder,
     encoded: EncodedRows,
@@ -248,10 +250,11 @@ def _epoch(
     ):
         rates((epoch - 1 + step / steps) / train.epochs)
         logits = _forward(model, encoder, encoded, index, world)
-        label, weight = (torch.from_numpy(part[index]).to(world.device) for part in (encoded.label, encoded.weight))
-        loss = functional.binary_cross_entropy_with_logits(logits, label, weight)
+        outcomes = (encoded.label, encoded.weight, encoded.grade)
+        loss = criterion(logits, *(torch.from_numpy(part[index]).to(world.device) for part in outcomes))
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
+        criterion.average_gradients(world.size)
         optimizer.step()
         total += loss.detach() * len(index)
         count += len(index)

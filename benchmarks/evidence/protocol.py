@@ -16,6 +16,7 @@ import pyarrow as pa
 
 from benchmarks.evidence.source import AGE_GROUPS, AGE_SCENARIOS, GENRE_SCENARIOS, Ratings
 from core.settings import FeatureSettings, KnowledgeSettings
+from core.tables import GRADE
 from feature_repo.statistics import smoothed_rate
 from knowledge.compressor import fit
 from knowledge.pooled import on_grid, pool
@@ -260,6 +261,7 @@ def _table(
             "scenario": scenario,
             "event_timestamp": pa.array(ratings.seconds * 1_000_000).cast(pa.timestamp("us", "UTC")),
             "label": ratings.label,
+            GRADE: ratings.stars.astype(np.float32),
             "weight": np.ones(len(ratings), np.float32),
             "split": split,
             **people,

@@ -56,8 +56,9 @@ SECOND_ORDER: dict[str, Any] = {
 }
 # Random splits go on gaining for longer than splits in time, and gain from a second generated layer.
 LONGER: dict[str, Any] = {"epochs": 24, "patience": 24, "meta_depth": 2}
+STARS: dict[str, Any] = {"grade_levels": [1.0, 2.0, 4.0], "grade_weight": 0.5}  # the label is: more than three
 # Not in the identity of a run unless set.
-OTHERS = ("schedule", "meta_depth", "meta_width", "maps", "cross_layers", "history_length", "known_after")
+OTHERS = (*STARS, "schedule", "meta_depth", "meta_width", "maps", "cross_layers", "history_length", "known_after")
 SETTINGS = (*MODEL, *TRAIN, *CHOICES, *OTHERS)
 
 
@@ -87,6 +88,7 @@ class Run:
         chosen = {**MODEL, **TRAIN, **CHOICES}
         if systems.find(self.system).second_order != "none":
             chosen |= SECOND_ORDER | (LONGER if self.protocol == "scenario-wise-rec" else {})
+        chosen |= STARS if systems.find(self.system).graded else {}
         return chosen | self.changes
 
     @property

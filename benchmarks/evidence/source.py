@@ -39,6 +39,7 @@ class Ratings:
         user: int64 [N] into user_ids.
         item: int64 [N] into item_ids.
         label: int8 [N], 1 for more than three stars.
+        stars: int8 [N], 1 to 5.
         seconds: int64 [N].
         users: gender, age, occupation, zip, each [U].
         texts: title and genres of each item, [I].
@@ -50,6 +51,7 @@ class Ratings:
     user: np.ndarray
     item: np.ndarray
     label: np.ndarray
+    stars: np.ndarray
     seconds: np.ndarray
     users: dict[str, np.ndarray]
     texts: list[str]
@@ -83,6 +85,7 @@ def read_ratings(folder: Path) -> Ratings:
         user=user,
         item=item,
         label=(rows[:, 2] > 3).astype(np.int8),
+        stars=rows[:, 2].astype(np.int8),
         seconds=rows[:, 3],
         users=users,
         texts=[f"{title}. {', '.join(genres.split('|'))}" for title, genres in known],

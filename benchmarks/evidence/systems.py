@@ -30,6 +30,7 @@ class System:
         second_order: a factorisation machine beside the backbone, or a cross network.
         vectors: the true user vectors, those of another user, random ones, a learned id embedding, or none.
         embedding_dropout: whether embeddings are dropped out in training.
+        graded: training also learns from the stars of its rows, which no model reads.
     """
 
     user_level: bool = False
@@ -41,6 +42,7 @@ class System:
     second_order: Literal["none", "fm", "dcn_v2"] = "none"
     vectors: Literal["real", "shuffled", "random", "id", "none"] = "none"
     embedding_dropout: bool = True
+    graded: bool = False
 
 
 PLAIN = System()
@@ -56,6 +58,7 @@ FULL = System(
     second_order="fm",
     vectors="real",
 )
+GRADED = replace(FULL, graded=True)
 SYSTEMS: dict[str, System] = {
     "published": System(embedding_dropout=False),
     "plain": PLAIN,
@@ -82,6 +85,12 @@ SYSTEMS: dict[str, System] = {
     "full_no_second_order": replace(FULL, second_order="none"),
     "full_no_dropout": replace(FULL, embedding_dropout=False),
     "full_dcn_v2": replace(FULL, second_order="dcn_v2"),
+    "graded": replace(PLAIN, graded=True),
+    "both_graded": replace(BOTH, graded=True),
+    "full_graded": GRADED,
+    "full_graded_shuffled": replace(GRADED, vectors="shuffled"),
+    "full_graded_concat": replace(GRADED, user_level=False, scenario_level=False),
+    "full_graded_none": replace(GRADED, user_level=False, concatenated=False, vectors="none"),
 }
 
 

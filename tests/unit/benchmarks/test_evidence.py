@@ -10,6 +10,7 @@ from benchmarks.evidence.source import Ratings
 from benchmarks.evidence.table import compared, grouped, holm, paired, write_tables
 from core import load_settings
 from core.errors import DataError, SettingsError
+from core.tables import GRADE
 
 TINY = {"hidden": [16], "tower": [8], "embedding_dim": 4, "bottleneck": 4, "rank": 3, "epochs": 1, "batch_size": 256}
 
@@ -23,6 +24,7 @@ def ratings(seed=0, count=2000, users=40, items=30):
         user=rng.integers(0, users, count),
         item=rng.integers(0, items, count),
         label=rng.integers(0, 2, count).astype(np.int8),
+        stars=rng.integers(1, 6, count).astype(np.int8),
         seconds=np.sort(rng.integers(0, 700, count)) + 10_000,
         users={
             "gender": rng.choice(["F", "M"], users),
@@ -45,13 +47,18 @@ def prepared(name, log, seed=0, lag=0):
 def with_labels(log, rows):
     label = log.label.copy()
     label[rows] = 1 - label[rows]
-    return Ratings(**{**log.__dict__, "label": label})
+    stars = log.stars.copy()
+    stars[rows] = 6 - stars[rows]
+    return Ratings(**{**log.__dict__, "label": label, "stars": stars})
 
 
 def known(prep):
     """All that rows may read, by name; vectors are looked up."""
     rows = prep.data.rows
-    found = {name: rows.column(name).to_numpy(zero_copy_only=False) for name in rows.column_names if name != "label"}
+    outcomes = ("label", GRADE)  # which training alone may read
+    found = {
+        name: rows.column(name).to_numpy(zero_copy_only=False) for name in rows.column_names if name not in outcomes
+    }
     numbers = rows.column("user_pooled_row").to_numpy()
     found["user_pooled"] = np.where(numbers[:, None] >= 0, prep.data.vectors["user_pooled"][numbers], 0.0)
     return found
