@@ -68,6 +68,11 @@ class DataSettings(Section):
         None, description="text encoding; none: the source's own (latin-1 for ML-1M, else UTF-8)"
     )
     label: LabelRule = LabelRule()
+    grade: str | None = Field(
+        None,
+        description="a column of the log that says more than the label (stars, share watched), higher is better; only "
+        "training reads it, see train.grade_levels",
+    )
     scenario: ScenarioRule = ScenarioRule()
     scenarios: dict[str, ScenarioText] = Field(default_factory=dict, description="title and one sentence per scenario")
     user_categorical: list[str] = Field(default_factory=list)

@@ -17,6 +17,7 @@ import pyarrow.compute as pc
 
 from core.clock import as_utc, to_micros
 from core.errors import DataError
+from core.settings import DataSettings
 
 TIMESTAMP = pa.timestamp("us", tz="UTC")
 GRADE = "grade"  # context column of interactions: an outcome in steps, float32, null where unknown
@@ -32,6 +33,11 @@ class IdTypes:
 
     user: pa.DataType
     item: pa.DataType
+
+
+def graded(data: DataSettings) -> dict[str, pa.DataType]:
+    """The interactions' context columns as the settings ask for them: GRADE or none."""
+    return {GRADE: pa.float32()} if data.grade else {}
 
 
 def interactions_schema(ids: IdTypes, context: Mapping[str, pa.DataType] | None = None) -> pa.Schema:

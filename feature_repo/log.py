@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 
 from core.duck import connect, quoted
 from core.errors import DataError, MissingArtifactError
-from core.tables import IdTypes
+from core.tables import GRADE, IdTypes
 
 # DuckDB spills to disk above this, so that a log larger than the memory still goes through.
 MEMORY_LIMIT = "2GB"
@@ -49,7 +49,7 @@ def id_types(sources: Sequence[Path]) -> IdTypes:
 def open_log(
     sources: Sequence[Path], scratch: Path, *, start: int | None = None, end: int | None = None
 ) -> Iterator[duckdb.DuckDBPyConnection]:
-    """A DuckDB connection with a table `log`: user_id, item_id, scenario, t (microseconds), label, weight.
+    """A DuckDB connection with a table `log`: user_id, item_id, scenario, t (microseconds), label, weight, grade.
 
     Repeats of (user, item, scenario, time) are one row: the last one of the latest source counts.
 
@@ -65,8 +65,8 @@ def open_log(
         bounds += [f"t < {int(end)}"] if end is not None else []
         read = " UNION ALL ".join(_select(source, order) for order, source in enumerate(sources))
         connection.execute(
-            f"CREATE TEMP TABLE log AS SELECT {KEY}, last.label AS label, last.weight AS weight FROM ("
-            f"SELECT {KEY}, arg_max({{'label': label, 'weight': weight}}, place) AS last FROM ({read}) "
+            f"CREATE TEMP TABLE log AS SELECT {KEY}, last.label AS label, last.weight AS weight, last.grade AS grade FROM ("
+            f"SELECT {KEY}, arg_max({{'label': label, 'weight': weight, 'grade': grade}}, place) AS last FROM ({read}) "
             f"WHERE {' AND '.join(bounds) or 'true'} GROUP BY {KEY})"
         )
         yield connection
@@ -76,8 +76,9 @@ def open_log(
 
 
 def _select(source: Path, order: int) -> str:
-    file = quoted(source / "interactions.parquet")
+    path = source / "interactions.parquet"
+    file, grade = quoted(path), GRADE if GRADE in pq.read_schema(path).names else "NULL::FLOAT"
     return (
-        "SELECT user_id, item_id, scenario, epoch_us(event_timestamp) AS t, label, weight, "
+        f"SELECT user_id, item_id, scenario, epoch_us(event_timestamp) AS t, label, weight, {grade} AS grade, "
         f"({order}::BIGINT << 44) + file_row_number AS place FROM read_parquet({file}, file_row_number = true)"
     )

@@ -21,7 +21,7 @@ from core import Built, Clock, Settings, Window, logger
 from core.duck import arrow_of
 from core.errors import GateError, MissingArtifactError, SettingsError
 from core.store import write_json
-from core.tables import TIMESTAMP
+from core.tables import GRADE, TIMESTAMP
 from feature_repo.log import id_types, open_log
 from feature_repo.overlay import open_store
 from feature_repo.splits import assign_splits
@@ -31,7 +31,7 @@ from feature_repo.views import Generation, SourcePaths, apply, entity_table, gen
 LOG = logger("feature_repo")
 KEYS = ("user_id", "item_id", "scenario", "event_timestamp")
 _ROWS = """
-SELECT user_id, item_id, scenario, t, label, weight FROM log ORDER BY t, user_id, item_id, scenario
+SELECT user_id, item_id, scenario, t, label, weight, grade FROM log ORDER BY t, user_id, item_id, scenario
 """
 
 
@@ -139,7 +139,7 @@ def check_rows(before: pa.Table, after: pa.Table) -> None:
 
 
 def _log_rows(sources: Sequence[Path], window: Window, clock: Clock, work: Path) -> pa.Table:
-    """row_id, user_id, item_id, scenario, event_timestamp, label, weight; in order of time, user and item."""
+    """row_id, user_id, item_id, scenario, event_timestamp, label, weight, grade; in order of time, user and item."""
     ids = id_types(sources)
     start, end = window.bounds_micros()
     past = clock.now_micros() + 1
@@ -154,6 +154,7 @@ def _log_rows(sources: Sequence[Path], window: Window, clock: Clock, work: Path)
             "event_timestamp": rows["t"].cast(TIMESTAMP),
             "label": rows["label"].cast(pa.int8()),
             "weight": rows["weight"].cast(pa.float32()),
+            GRADE: rows["grade"].cast(pa.float32()),
         }
     )
 
@@ -161,7 +162,8 @@ def _log_rows(sources: Sequence[Path], window: Window, clock: Clock, work: Path)
 def _compose(generation: Generation, log: pa.Table, joined: pa.Table) -> pa.Table:
     """The columns of rows.parquet, under the names models know."""
     views = generation.columns()
-    columns = {name: log[name] for name in [*("row_id", *KEYS), "label", "weight", "split"]}
+    outcomes = ["label", "weight", *([GRADE] if log[GRADE].null_count < log.num_rows else [])]
+    columns = {name: log[name] for name in [*("row_id", *KEYS), *outcomes, "split"]}
     for view in ("user_features", "item_features", "user_stats", "item_stats"):
         columns |= {feature: joined[f"{view}__{feature}"] for feature in views.get(view, ())}
     columns["history_end"] = pc.fill_null(joined["user_history__history_end"], 0)
@@ -179,7 +181,7 @@ def _check_names(generation: Generation) -> None:
     Raises:
         SettingsError: one is; the message names it.
     """
-    taken = {"row_id", *KEYS, "label", "weight", "split", "history_end"}
+    taken = {"row_id", *KEYS, "label", "weight", GRADE, "split", "history_end"}
     taken |= {f"{entity}_{name}" for entity in ("user", "item") for name in ("rows", "positives", "rate")}
     for column in [*generation.user_columns, *generation.item_columns]:
         if column in taken or column.endswith(("_row", "_watermark", "_published")):

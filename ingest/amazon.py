@@ -52,6 +52,10 @@ class Amazon(Source):
         return rule.model_copy(update={"column": "rating"}) if rule.column == "overall" else rule
 
     @property
+    def grade(self) -> str | None:
+        return "rating" if self.data.grade == "overall" else self.data.grade
+
+    @property
     def user_columns(self) -> Mapping[str, pa.DataType]:
         return {}
 

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from core.errors import DataError
-from core.tables import TIMESTAMP, UNDATED_MICROS, interactions_schema, items_schema, users_schema
+from core.tables import TIMESTAMP, UNDATED_MICROS, graded, interactions_schema, items_schema, users_schema
 from ingest.scenarios import ScenarioMap, label_of
 from ingest.source import Source
 
@@ -23,7 +23,7 @@ def canonical_interactions(raw: pa.RecordBatch, source: Source, mapping: Scenari
     """One raw batch of the log as `core.tables.interactions_schema`, all columns nullable.
 
     Raises:
-        DataError: the label rule's column is missing or holds no numbers.
+        DataError: the column of the label rule or the grade is missing or holds no numbers.
     """
     rule = source.label
     if rule.column not in raw.schema.names:
@@ -37,7 +37,25 @@ def canonical_interactions(raw: pa.RecordBatch, source: Source, mapping: Scenari
     weight = pc.fill_null(raw["weight"].cast(pa.float32()), 1.0) if "weight" in raw.schema.names else _ones(raw)
     time = raw["event_timestamp"]
     columns = [raw["user_id"], raw["item_id"], mapping.apply(raw["value"]), time, label, weight, time]
-    return pa.RecordBatch.from_arrays(columns, schema=nullable(interactions_schema(source.ids)))
+    context = graded(source.data)
+    columns += [_grade(raw, source)] if context else []
+    return pa.RecordBatch.from_arrays(columns, schema=nullable(interactions_schema(source.ids, context)))
+
+
+def _grade(raw: pa.RecordBatch, source: Source) -> pa.Array:
+    """The column that `data.grade` names, as numbers."""
+    name = source.grade
+    if name not in raw.schema.names:
+        readable = sorted({source.label.column, "weight"} & set(raw.schema.names))
+        raise DataError(
+            f"data.grade is not read from the log of source {source.data.source!r}; {' and '.join(readable)} can be",
+            file=source.files()[0],
+            column=name,
+        )
+    try:
+        return raw[name].cast(pa.float32(), safe=False)
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
+        raise DataError(f"data.grade needs numbers here ({error})", file=source.files()[0], column=name) from error
 
 
 @dataclass(frozen=True)

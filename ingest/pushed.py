@@ -154,9 +154,17 @@ def _rewrite(path: Path, beaten: np.ndarray, winners: pa.Table) -> None:
                 kept[beaten[(beaten >= begin) & (beaten < begin + batch.num_rows)] - begin] = False
                 writer.write_batch(batch.filter(pa.array(kept)))
                 begin += batch.num_rows
-            writer.write_table(winners.select(source.schema_arrow.names).cast(source.schema_arrow))
+            writer.write_table(_as(winners, source.schema_arrow))
 
     replace_file(path, write)
+
+
+def _as(pushed: pa.Table, schema: pa.Schema) -> pa.Table:
+    """Pushed rows under a source's schema; what is not pushed (context columns) is null."""
+    for field in schema:
+        if field.name not in pushed.column_names:
+            pushed = pushed.append_column(field, pa.nulls(pushed.num_rows, field.type))
+    return pushed.select(schema.names).cast(schema)
 
 
 def _bounds(window: Window) -> tuple[int, int]:

@@ -16,7 +16,7 @@ from core.errors import DataError, SettingsError
 from core.log import logger, progress
 from core.settings import Settings
 from core.store import Built, write_json
-from core.tables import UNDATED_MICROS, interactions_schema
+from core.tables import UNDATED_MICROS, graded, interactions_schema
 from core.window import Window
 from ingest.canonical import Entities, canonical_interactions, nullable
 from ingest.delimited import rebatch
@@ -144,7 +144,7 @@ class _LogWriter:
 
 
 def _write_log(source: Source, mapping: ScenarioMap, window: Window, path: Path) -> _LogWriter:
-    log, schema = _LogWriter(source), nullable(interactions_schema(source.ids))
+    log, schema = _LogWriter(source), nullable(interactions_schema(source.ids, graded(source.data)))
     with pq.ParquetWriter(path, schema, compression="zstd") as writer:
         for batch in progress(_windowed(source, mapping, window, log), "reading the log", unit="batches"):
             log.note(batch)

@@ -19,7 +19,7 @@ class Source(ABC):
 
     Interactions come in the source's own order with the columns `user_id`, `item_id`, `event_timestamp`
     (`core.tables.TIMESTAMP`), `value` (string: what the scenario rule maps to a scenario), the column that the label
-    rule reads, and optionally `weight`. Cells may be null: judging rows is the next room's task.
+    rule reads, that of the grade where the settings name one, and optionally `weight`. Cells may be null: judging rows is the next room's task.
 
     Args:
         data: the settings' `data` section.
@@ -56,6 +56,11 @@ class Source(ABC):
     def label(self) -> LabelRule:
         """The rule that makes the label."""
         return self.data.label
+
+    @property
+    def grade(self) -> str | None:
+        """The column of the interactions that is the grade, where one is asked for."""
+        return self.data.grade
 
     @abstractmethod
     def files(self) -> list[Path]:

@@ -69,6 +69,8 @@ class Table(Source):
             self.data.label.column: pa.float64() if numeric else None,
             "value": pa.string(),
         }
+        if self.data.grade:
+            roles.setdefault(self.data.grade, pa.float64())
         return self._stream("interactions", roles, {"weight": pa.float32()})
 
     def users(self) -> Iterator[pa.RecordBatch] | None:

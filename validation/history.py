@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from core import Settings, Window
+from core.tables import GRADE
 from validation.database import one_row
 
 KEY = "window"
@@ -64,7 +65,7 @@ def describe(connection: Any, settings: Settings, window: Window) -> dict[str, A
         "columns": {
             "users": _columns(connection, "users", data.user_categorical, data.user_dense),
             "items": _columns(connection, "items", data.item_categorical, data.item_dense),
-            "interactions": _columns(connection, "interactions", [], ["weight"]),
+            "interactions": _columns(connection, "interactions", [], ["weight", GRADE]),
         },
     }
 

@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 
 from core import Built, Clock, Settings, Window, progress, to_micros
 from core.store import RUN_FOLDER, write_json
-from core.tables import SCENARIOS, IdTypes, conform, interactions_schema, items_schema, users_schema
+from core.tables import GRADE, SCENARIOS, IdTypes, conform, interactions_schema, items_schema, users_schema
 from validation import frames, history
 from validation.database import Repeats, database, one_row, repeats, view
 from validation.docs import write_data_docs
@@ -156,7 +156,7 @@ class _Job:
     def interactions(self) -> Outcome:
         schema = self.files["interactions"].schema_arrow
         expected = interactions_schema(self.ids, _others(schema, interactions_schema(self.ids)))
-        suite = interactions.suite(self.settings, self.clock, self.names)
+        suite = interactions.suite(self.settings, self.clock, self.names, GRADE in schema.names)
         outcome = Outcome(suite, self.paths["interactions"], self.part_of is None)
         outcome.judge({"schema_problems": "; ".join(frames.type_problems(schema, interactions_schema(self.ids)))})
         count = self.files["interactions"].metadata.num_rows

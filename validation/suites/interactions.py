@@ -6,6 +6,7 @@ import datetime as dt
 
 from core.clock import Clock
 from core.settings import Settings
+from core.tables import GRADE
 from validation.suite import Rule, Suite, fact, first_of_key, not_null, nothing, one_of, within
 
 KEY = ("user_id", "item_id", "scenario", "event_timestamp")
@@ -17,13 +18,19 @@ ONE_CLASS_ROWS = 100
 UNIT = "data.timestamp_unit (s, ms, us or iso) does not fit the source's times"
 
 
-def suite(settings: Settings, clock: Clock, scenarios: list[str]) -> Suite:
+_FINITE_GRADE = within(
+    GRADE, "grade_not_finite", "training compares rows by it; leave it empty where it is unknown", low=-1e30, high=1e30
+)
+
+
+def suite(settings: Settings, clock: Clock, scenarios: list[str], graded: bool = False) -> Suite:
     """The suite of the interactions.
 
     Args:
         settings: section `validation` sets the limits.
         clock: what the future starts after.
         scenarios: the names in scenarios.parquet.
+        graded: whether the rows have a column for a grade.
     """
     limits = settings.validation
     latest = clock.now() + limits.max_future
@@ -83,6 +90,7 @@ def suite(settings: Settings, clock: Clock, scenarios: list[str]) -> Suite:
             within(
                 "weight", "weight_not_valid", "negative or infinite weights turn the loss around", low=0.0, high=1e30
             ),
+            *((_FINITE_GRADE,) if graded else ()),
             not_null("created_timestamp", "joins ask when a row was published"),
             first_of_key("one event logged twice counts twice in every statistic; the first sound row is kept"),
             fact(

@@ -258,6 +258,17 @@ def test_column_named_like_one_of_ours_is_refused(world):
         made.train_table()
 
 
+@pytest.mark.parametrize("name", ["grade", "weight", "user_rows", "user_pooled_row"])
+def test_a_declared_column_cannot_have_a_name_the_table_needs(world, name):
+    here = world([Row(1, 10, 1)], overrides=TODAY)
+    path = here.source / "items.parquet"
+    pq.write_table(pq.read_table(path).append_column(name, pa.array([1.0])), path)
+    data = here.settings.data.model_copy(update={"item_dense": [name]})
+    here.settings = here.settings.model_copy(update={"data": data})
+    with pytest.raises(SettingsError, match=f"{name!r} is named like another"):
+        here.train_table()
+
+
 @pytest.mark.parametrize("seed", range(2))
 def test_online_values_equal_what_training_references_resolve_to(world, seed):
     """NAME and NAME_train: a row at the clock's now, joined offline, against the online reader."""
@@ -287,3 +298,22 @@ def test_online_values_equal_what_training_references_resolve_to(world, seed):
 
 def equal(online, matrix, row):
     return online is None if row is None else online is not None and np.array_equal(online, matrix[row])
+
+
+def test_a_row_keeps_the_grade_of_the_source_that_counts_and_no_other_column_tells_it(world):
+    rows = [Row(1, 10 + k, k) for k in range(4)]
+    here = world(rows, overrides=TODAY)
+    plain = here.train_table("plain")
+    assert "grade" not in plain.column_names
+    later = write_source(here.root / "later", rows[1:3])
+    _with_grades(later, [2.0, None])
+    here.extra.append(later)
+    graded = here.train_table("graded")
+    assert graded["grade"].to_pylist() == [None, 2.0, None, None]
+    catalogue = ["genre", "year"]  # which the later source brings anew
+    assert graded.drop_columns(["grade", *catalogue]) == plain.drop_columns(catalogue)
+
+
+def _with_grades(source, grades):
+    path = source / "interactions.parquet"
+    pq.write_table(pq.read_table(path).append_column("grade", pa.array(grades, pa.float32())), path)

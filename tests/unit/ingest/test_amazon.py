@@ -143,3 +143,11 @@ def test_bad_reviews_are_named(raw, folder, ingest, content, message):
 def test_a_folder_without_reviews_is_refused(tmp_path, ingest):
     with pytest.raises(DataError, match="no review file here"):
         ingest(source="amazon", path=tmp_path)
+
+
+def test_overall_and_rating_name_the_same_grade(folder, ingest):
+    grades = [
+        ingest(source="amazon", path=folder, grade=name).column("interactions", "grade")
+        for name in ("overall", "rating")
+    ]
+    assert grades[0] == grades[1] and set(grades[0]) <= {1.0, 2.0, 3.0, 4.0, 5.0}

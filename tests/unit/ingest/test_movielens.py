@@ -2,6 +2,7 @@ import os
 from collections import Counter
 from pathlib import Path
 
+import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
@@ -291,3 +292,20 @@ def test_the_age_rule_needs_the_old_layout(tiny, ingest):
 def test_the_label_rules_column_must_be_in_the_log(tiny, ingest):
     with pytest.raises(DataError, match=r"column 'stars': data\.label\.column is not in the log"):
         ingest(path=tiny, label={"column": "stars"})
+
+
+def test_a_grade_is_kept_beside_the_label(ingest, tiny):
+    got = ingest(path=tiny, grade="rating")
+    assert got.column("interactions", "grade") == [4.0, 3.0, 0.5]
+    assert got.column("interactions", "label") == [1, 0, 0]
+    source = open_source(Settings(data={"path": tiny, "grade": "rating"}))
+    conform(
+        got.interactions.drop_columns("scenario").append_column("scenario", [["a"] * 3]),
+        interactions_schema(source.ids, {"grade": pa.float32()}),
+        "interactions",
+    )
+
+
+def test_a_grade_that_is_not_in_the_log_names_those_that_are(ingest, tiny):
+    with pytest.raises(DataError, match=r"data.grade .*movielens.*rating can be.*stars|stars.*rating can be"):
+        ingest(path=tiny, grade="stars")

@@ -110,3 +110,10 @@ def test_a_window_counts_its_pushed_rows_once(raw, ingest, log):
     assert found.rows["interactions"] == found.meta["rows"] == 3
     assert found.column("users", "user_id") == [1, 2, 9]
     assert found.column("items", "item_id") == ["a", "b", "z"]
+
+
+def test_a_pushed_row_has_no_grade_where_the_source_has(source):
+    before = pq.read_table(source)
+    pq.write_table(before.append_column("grade", pa.array([4.0, None, 5.0], pa.float32())), source)
+    merge(source, table(row(1, 7)))
+    assert pq.read_table(source)["grade"].to_pylist() == [4.0, None, 5.0, None]

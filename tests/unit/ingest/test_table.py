@@ -269,3 +269,29 @@ def test_a_log_many_times_larger_needs_no_more_memory(tmp_path, kind):
         done = subprocess.run(command, capture_output=True, text=True, env=env, check=True)
         peaks[count] = int(done.stdout)
     assert peaks[600_000] < 1.5 * peaks[100_000]
+
+
+def test_a_grade_is_a_column_of_your_log(simple):
+    text = "user_id,item_id,scenario,event_timestamp,label,share\n1,a,home,1700000000,1,0.9\n1,b,home,1700000001,0,\n"
+    got = simple(text, grade="share")
+    assert got.column("interactions", "grade") == [pytest.approx(0.9), None]
+    assert got.column("interactions", "label") == [1, 0]
+    assert simple(text).interactions.column_names[-1] == "created_timestamp"
+
+
+@pytest.mark.parametrize("as_parquet", [False, True])
+def test_the_labels_own_column_can_be_the_grade(folder, ingest, as_parquet):
+    files = SECTION["files"]
+    if as_parquet:
+        pq.write_table(csv.read_csv(folder / "log.csv", convert_options=NULLS), folder / "log.parquet")
+        files = {**files, "interactions": "log.parquet"}
+    for name in ("stars", "label"):
+        got = ingest(path=folder, **{**SECTION, "files": files, "grade": name})
+        assert got.column("interactions", "grade") == [5.0, 1.0, 4.0]
+        assert got.column("interactions", "label") == [1, 0, 1]
+
+
+@pytest.mark.parametrize(("grade", "message"), [("liked", "needed as liked"), ("surface", "surface")])
+def test_a_grade_that_cannot_be_read_is_named(folder, ingest, grade, message):
+    with pytest.raises(DataError, match=message):
+        ingest(path=folder, **{**SECTION, "grade": grade})

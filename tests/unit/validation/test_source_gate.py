@@ -327,3 +327,11 @@ def test_missing_and_broken_files_are_named(source, settings, clock, tmp_path):
 def test_fixture_schemas_are_the_canonical_ones(source):
     assert source.schemas["scenarios"] == SCENARIOS
     assert items_schema(IdTypes(pa.int64(), pa.int64())).names == source.schemas["items"].names[:5]
+
+
+def test_a_grade_may_be_unknown_but_not_infinite(gate, source):
+    source.schemas["interactions"] = interactions_schema(IdTypes(pa.int64(), pa.int64()), {"grade": pa.float32()})
+    source.interactions["grade"] = [4.0] * 237 + [None, math.nan, math.inf]
+    _, out = gate()
+    assert rules(out, "interactions") == ["grade_not_finite"]
+    assert pq.read_table(out / "interactions.parquet").num_rows == 239
