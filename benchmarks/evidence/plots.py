@@ -16,7 +16,7 @@ import matplotlib.pyplot as plt  # noqa: E402
 
 Groups = Mapping[tuple[str, str], Sequence[Mapping[str, Any]]]
 STYLE = {"svg.hashsalt": "llm4msr", "svg.fonttype": "none", "axes.spines.top": False, "axes.spines.right": False}
-SHOWN = ("both", "concat", "full_none", "full_shuffled", "full")
+SHOWN = ("both", "concat", "full_none", "full_shuffled", "full", "full_graded")
 COLOURS = {
     "both_shuffled": "#c9ced6",
     "both": "#7aa6d8",
@@ -24,6 +24,7 @@ COLOURS = {
     "full_none": "#c9ced6",
     "full_shuffled": "#8a8f98",
     "full": "#2457a6",
+    "full_graded": "#b4632a",
 }
 
 
@@ -41,7 +42,7 @@ def _lift(path: Path, groups: Groups) -> None:
     full system, then overall on every backbone.
     """
     every = sorted({backbone for backbone, system in groups if system == "plain"})
-    closely = [backbone for backbone in every if (backbone, "full") in groups] or every[:1]
+    closely = [b for b in every if {(b, "full"), (b, "full_graded")} & groups.keys()] or every[:1]
     panels = len(closely) + (len(every) > 1)
     figure, grid = plt.subplots(panels, 1, figsize=(9, 2.8 * panels), squeeze=False)
     axes = grid[:, 0]
@@ -105,7 +106,7 @@ def _calibration(path: Path, groups: Groups) -> None:
         axis.axis("off")
     for axis, name in zip(axes.flat, names, strict=False):
         axis.plot([0, 1], [0, 1], color="#c9ced6", linewidth=1)
-        for system, colour in (("plain", "#8a8f98"), ("full", "#2457a6")):
+        for system, colour in (("plain", "#8a8f98"), ("full", "#2457a6"), ("full_graded", "#b4632a")):
             if (backbone, system) in groups:
                 bins = np.array(groups[backbone, system][0]["scenarios"][name]["calibration"])
                 axis.plot(bins[:, 1], bins[:, 2], marker="o", markersize=3, color=colour, label=system)

@@ -93,14 +93,14 @@ def write_tables(out: Path, protocol: str, rows: Sequence[Row]) -> None:
 def compared(groups: Mapping[Key, Sequence[Row]]) -> dict[Pair, tuple[float | None, float | None]]:
     """Every comparison of a page: mean difference and p-value, corrected within its family.
 
-    Each system is compared with the plain backbone, and one with true vectors with its own controls.
+    Each system is compared with the plain backbone, one with true vectors with its own controls, and one with grades
+    with itself without them.
     """
-    pairs: list[Pair] = [
-        (backbone, system, other)
-        for backbone, system in groups
-        for other in (BASELINE, *(f"{system}_{control}" for control in ("shuffled", "random", "concat", "none")))
-        if other != system and (backbone, other) in groups
-    ]
+    pairs: list[Pair] = []
+    for backbone, system in groups:
+        controls = [f"{system}_{control}" for control in ("shuffled", "random", "concat", "none")]
+        others = dict.fromkeys([BASELINE, *controls, system.replace("_graded", "")])
+        pairs += [(backbone, system, other) for other in others if other != system and (backbone, other) in groups]
     found = {pair: paired(groups[pair[0], pair[1]], groups[pair[0], pair[2]]) for pair in pairs}
     values = {pair: p if seeds >= FEWEST_SEEDS else None for pair, (_, p, seeds) in found.items()}
     asked = {pair for pair in pairs if pair[0] in PAPER and pair[1:] in QUESTIONS}
