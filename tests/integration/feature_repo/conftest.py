@@ -4,8 +4,9 @@ import os
 import shutil
 import socket
 import subprocess
+import time
 import uuid
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -30,6 +31,8 @@ from core.tables import (
 DAY = dt.timedelta(days=1)
 BEGIN = dt.datetime(2020, 1, 1, tzinfo=dt.UTC)
 ADMIN = "postgresql://postgres@localhost:5432/postgres"
+# Reads that shall succeed may be held up by a busy machine.
+PATIENT_MS = 60_000
 
 
 @dataclass
@@ -147,7 +150,7 @@ def _vectors(folder, kind, key, key_type, keys, version, rng, dim, snapshots=1):
 
 
 def settings_for(root: Path, **update) -> Settings:
-    base = Settings(root=root, project="spec")
+    base = Settings(root=root, project="spec", online=OnlineSettings(timeout_ms=PATIENT_MS))
     data = base.data.model_copy(update={"user_categorical": ["zip"], "user_dense": ["age"], "item_dense": ["year"]})
     features = base.features.model_copy(update={"history_length": 5})
     return base.model_copy(update={"data": data, "features": features, **update})
@@ -159,21 +162,37 @@ def redis_server(tmp_path_factory):
     binary = shutil.which("redis-server")
     if binary is None:
         pytest.skip("redis-server is not installed")
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
     folder = tmp_path_factory.mktemp("redis")
-    server = subprocess.Popen(
-        [binary, "--port", str(port), "--bind", "127.0.0.1", "--save", "", "--dir", str(folder)],
-        stdout=subprocess.DEVNULL,
-    )
+    # Another process may take the port before Redis does, which then ends.
+    for _ in range(5):
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = probe.getsockname()[1]
+        server = subprocess.Popen(
+            [binary, "--port", str(port), "--bind", "127.0.0.1", "--save", "", "--dir", str(folder)],
+            stdout=subprocess.DEVNULL,
+        )
+        try:
+            if redis_answers(port, server):
+                yield f"127.0.0.1:{port},db=0"
+                return
+        finally:
+            server.kill()
+            server.wait()
+    pytest.fail("redis-server did not start")
+
+
+def redis_answers(port, server, seconds=600):
+    """Whether this very Redis answers while it lives."""
     import redis
 
-    retry = redis.retry.Retry(redis.backoff.ConstantBackoff(0.05), 200)
-    redis.Redis(port=port, retry=retry, retry_on_error=[redis.ConnectionError]).ping()
-    yield f"127.0.0.1:{port},db=0"
-    server.terminate()
-    server.wait()
+    deadline = time.monotonic() + seconds
+    with redis.Redis(port=port, socket_timeout=5) as client:
+        while server.poll() is None and time.monotonic() < deadline:
+            with suppress(redis.RedisError):
+                return client.info("server")["process_id"] == server.pid
+            time.sleep(0.05)
+    return False
 
 
 @contextmanager
@@ -184,10 +203,11 @@ def own_database():
     admin = os.environ.get("LLM4MSR_TEST_POSTGRES", ADMIN)
     name = f"llm4msr_test_{uuid.uuid4().hex[:8]}"
     try:
-        connection = psycopg.connect(admin, autocommit=True, connect_timeout=3)
+        connection = psycopg.connect(admin, autocommit=True, connect_timeout=60)
     except psycopg.OperationalError as error:
         pytest.skip(f"no PostgreSQL at {admin} ({error}); set LLM4MSR_TEST_POSTGRES")
-    connection.execute(f"CREATE DATABASE {name}")
+    # Nobody is ever connected to template0; a template that is in use cannot be copied.
+    connection.execute(f"CREATE DATABASE {name} TEMPLATE template0")
     try:
         yield admin.rsplit("/", 1)[0].replace("postgresql://", "postgresql+psycopg://") + f"/{name}"
     finally:
@@ -203,7 +223,7 @@ def overlay_world(kind, folder, request, redis_db):
         if kind == "production":
             address = empty_redis(request.getfixturevalue("redis_server"), redis_db)
             overlay = {
-                "online": OnlineSettings(store="redis", url=address, timeout_ms=2000),
+                "online": OnlineSettings(store="redis", url=address, timeout_ms=PATIENT_MS),
                 "registry": RegistrySettings(kind="sql", url=stack.enter_context(own_database())),
             }
         yield write_world(folder / "artifacts", settings_for(folder / "root", **overlay))

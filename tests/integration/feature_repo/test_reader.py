@@ -112,7 +112,7 @@ def test_populated_once_materialized(filled):
 
 
 def test_a_store_filled_by_another_spelling_of_its_address_is_populated(make_world, redis_server):
-    online = OnlineSettings(store="redis", url=redis_server)
+    online = OnlineSettings(store="redis", url=redis_server, timeout_ms=60_000)
     world = make_world()
     feature_repo.materialize(world.with_settings(online=online), world.clock, **world.paths)
     other = online.model_copy(update={"url": redis_server.replace("127.0.0.1", "localhost")})
