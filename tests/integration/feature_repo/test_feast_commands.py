@@ -24,7 +24,7 @@ def feast(folder, settings_file, *command):
         env=environment,
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=600,
         cwd=REPOSITORY,
         check=False,
     )
@@ -68,6 +68,11 @@ def test_apply_keeps_every_generation_and_what_is_online(project, make_world):
 def test_the_page_of_the_registry_opens_on_this_machine_only(project):
     folder, settings = project
     assert feast(folder, settings, "apply").returncode == 0
+    # Another process may take the port before the server does, which then ends.
+    assert any(page_opens(folder, settings) for _ in range(3)), (folder / "ui.log").read_text()
+
+
+def page_opens(folder, settings):
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = str(probe.getsockname()[1])
@@ -80,17 +85,17 @@ def test_the_page_of_the_registry_opens_on_this_machine_only(project):
         ) as server,
     ):
         try:
-            assert answers(f"http://127.0.0.1:{port}/", server), (folder / "ui.log").read_text()
+            return answers(f"http://127.0.0.1:{port}/", server)
         finally:
             server.terminate()
 
 
-def answers(url, server, seconds=120):
+def answers(url, server, seconds=600):
     """Whether the page comes while the server lives."""
     deadline = time.monotonic() + seconds
     with httpx.Client(trust_env=False) as client:
         while time.monotonic() < deadline and server.poll() is None:
             with contextlib.suppress(httpx.TransportError):
-                return client.get(url).status_code == 200
+                return client.get(url).status_code == 200 and server.poll() is None
             time.sleep(0.1)
     return False
