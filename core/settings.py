@@ -11,7 +11,16 @@ from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, SecretStr, ValidationError, field_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    PrivateAttr,
+    SecretStr,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+)
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 from pydantic_settings.exceptions import SettingsError as UnreadableVariable
 
@@ -374,6 +383,13 @@ class Settings(BaseSettings):
     tracking: TrackingSettings = TrackingSettings()
 
     _file: Path | None = PrivateAttr(default=None)
+
+    @field_validator("train")
+    @classmethod
+    def _grades_are_read(cls, value: TrainSettings, others: ValidationInfo) -> TrainSettings:
+        if value.grade_levels and "data" in others.data and not others.data["data"].grade:
+            raise ValueError("grade_levels needs data.grade, the column of the log that holds the grade")
+        return value
 
     @property
     def file(self) -> Path:

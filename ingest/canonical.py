@@ -53,9 +53,10 @@ def _grade(raw: pa.RecordBatch, source: Source) -> pa.Array:
             column=name,
         )
     try:
-        return raw[name].cast(pa.float32(), safe=False)
+        grade = raw[name].cast(pa.float32(), safe=False)
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
         raise DataError(f"data.grade needs numbers here ({error})", file=source.files()[0], column=name) from error
+    return pc.if_else(pc.is_nan(grade), pa.scalar(None, pa.float32()), grade)
 
 
 @dataclass(frozen=True)

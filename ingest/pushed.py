@@ -19,7 +19,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from core.duck import quoted
+from core.duck import arrow_of, quoted
 from core.sqlite import transaction
 from core.store import replace_file
 from core.tables import TIMESTAMP, IdTypes, from_values, interactions_schema
@@ -110,7 +110,8 @@ class PushedLog:
 def merge(path: Path, pushed: pa.Table) -> tuple[pa.Table, int]:
     """Add what was pushed to a window's interactions; a key that the source holds too counts once.
 
-    Of two rows of one key the one published later counts, and of equals the source's.
+    Of two rows of one key the one published later counts, and of equals the source's. Context columns are not pushed: a
+    pushed row has those of the source's row whose place it takes, if both say the same label, else none.
 
     Args:
         path: the source's rows; replaced.
@@ -119,28 +120,49 @@ def merge(path: Path, pushed: pa.Table) -> tuple[pa.Table, int]:
     Returns:
         The pushed rows that count, and how many rows of the source they took the place of.
     """
-    matches = _matches(path, pushed)
+    schema = pq.read_schema(path)
+    matches = _matches(path, schema, pushed)
+    number, place, published = (matches[name].to_numpy() for name in ("n", "place", "created"))
     created = pushed["created_timestamp"].cast(pa.int64()).to_numpy()
     rival = np.full(pushed.num_rows, _EVER[0])
-    np.maximum.at(rival, matches["n"], matches["created"])
+    np.maximum.at(rival, number, published)
     counts = created > rival
-    beaten = np.unique(matches["place"][counts[matches["n"]]])
-    winners = pushed.filter(pa.array(counts))
+    beaten = np.unique(place[counts[number]])
+    winners = _with_context(pushed, matches, schema).filter(pa.array(counts))
     if winners.num_rows:
         _rewrite(path, beaten, winners)
-    return winners, len(beaten)
+    return winners.select(pushed.column_names), len(beaten)
 
 
-def _matches(path: Path, pushed: pa.Table) -> dict[str, np.ndarray]:
-    """Rows of a file that share a key with a pushed row: `place` in the file, `created` (microseconds), `n` pushed."""
-    numbered = pushed.select(_KEY).append_column("n", pa.array(np.arange(pushed.num_rows)))
+def _matches(path: Path, schema: pa.Schema, pushed: pa.Table) -> pa.Table:
+    """Rows of a file that share a key with a pushed row: `place` in the file, `created` (microseconds), `n` pushed,
+    `same` (the label) and the context columns, those published last at the end.
+    """
+    numbered = pushed.select([*_KEY, "label"]).append_column("n", pa.array(np.arange(pushed.num_rows)))
+    context = "".join(f', s."{name}"' for name in _context(schema))
     with duckdb.connect() as connection:
         connection.register("pushed", numbered)
-        return connection.execute(
-            "SELECT s.file_row_number AS place, epoch_us(s.created_timestamp) AS created, p.n AS n "
+        return arrow_of(
+            connection,
+            "SELECT s.file_row_number AS place, epoch_us(s.created_timestamp) AS created, p.n AS n, "
+            f"coalesce(s.label = p.label, false) AS same{context} "
             f"FROM read_parquet({quoted(path)}, file_row_number = true) s "
-            f"JOIN pushed p USING ({', '.join(_KEY)}) ORDER BY place"
-        ).fetchnumpy()
+            f"JOIN pushed p USING ({', '.join(_KEY)}) ORDER BY created, place",
+        )
+
+
+def _with_context(pushed: pa.Table, matches: pa.Table, schema: pa.Schema) -> pa.Table:
+    same = np.flatnonzero(matches["same"].to_numpy())
+    source = np.full(pushed.num_rows, -1)
+    source[matches["n"].to_numpy()[same]] = same
+    for name in _context(schema):
+        values = matches[name].cast(schema.field(name).type).take(pa.array(source, mask=source < 0))
+        pushed = pushed.append_column(name, values)
+    return pushed
+
+
+def _context(schema: pa.Schema) -> list[str]:
+    return [name for name in schema.names if name not in _COLUMNS]
 
 
 def _rewrite(path: Path, beaten: np.ndarray, winners: pa.Table) -> None:
@@ -154,17 +176,9 @@ def _rewrite(path: Path, beaten: np.ndarray, winners: pa.Table) -> None:
                 kept[beaten[(beaten >= begin) & (beaten < begin + batch.num_rows)] - begin] = False
                 writer.write_batch(batch.filter(pa.array(kept)))
                 begin += batch.num_rows
-            writer.write_table(_as(winners, source.schema_arrow))
+            writer.write_table(winners.select(source.schema_arrow.names).cast(source.schema_arrow))
 
     replace_file(path, write)
-
-
-def _as(pushed: pa.Table, schema: pa.Schema) -> pa.Table:
-    """Pushed rows under a source's schema; what is not pushed (context columns) is null."""
-    for field in schema:
-        if field.name not in pushed.column_names:
-            pushed = pushed.append_column(field, pa.nulls(pushed.num_rows, field.type))
-    return pushed.select(schema.names).cast(schema)
 
 
 def _bounds(window: Window) -> tuple[int, int]:

@@ -29,6 +29,7 @@ from ingest.times import to_timestamps
 TABLES = ("interactions", "users", "items")
 _CSV = re.compile(r"\.(csv|tsv)(\.\w+)?$")
 # No leading zero or plus: `007` and `7` are two ids, which only a string can tell apart.
+_OURS = ("user_id", "item_id", "event_timestamp", "value")  # roles of interactions
 _INTEGER = r"^(0|-?[1-9]\d{0,17})$"
 
 
@@ -43,6 +44,12 @@ class Table(Source):
             raise SettingsError("data.files must name the file of `interactions`")
         if unknown := sorted(set(data.files) - set(TABLES)):
             raise SettingsError(f"data.files: unknown table {unknown[0]!r}; there are {', '.join(TABLES)}")
+        for field, name in (("data.label.column", data.label.column), ("data.grade", data.grade)):
+            if name in _OURS:
+                raise SettingsError(
+                    f"{field}: {name!r} has a meaning of its own here; give the column another name, e.g. "
+                    f"data.columns: {{outcome: {name}}}"
+                )
 
     @functools.cached_property
     def ids(self) -> IdTypes:

@@ -19,7 +19,9 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits
 
-from core.errors import SettingsError
+from core.log import logger
+
+LOG = logger("models")
 
 
 class GradedLoss(nn.Module):
@@ -31,23 +33,29 @@ class GradedLoss(nn.Module):
         label: of the training rows, float32 [N].
         grade: of the training rows, float32 [N]; NaN is unknown, and such a row has the label's term only.
 
-    Raises:
-        SettingsError: no row has a grade, or all or none of them are above a level.
+    A level that all or none of the known grades are above is left out, with a warning: rows from before grades were read
+    have none, and a nightly training goes on.
     """
 
     def __init__(self, levels: Sequence[float], weight: float, label: np.ndarray, grade: np.ndarray) -> None:
         super().__init__()
-        self.levels, self.weight = tuple(levels), weight
-        known = ~np.isnan(grade)
-        if self.levels and not known.any():
-            raise SettingsError("train.grade_levels needs grades and no training row has one; set data.grade")
-        shares = np.array([(grade[known] > level).mean() for level in self.levels])
-        for level, share in zip(self.levels, shares, strict=True):
-            if share in (0.0, 1.0):
-                side = "no" if share == 0 else "every"
-                raise SettingsError(
-                    f"train.grade_levels: {side} training row has a grade above {level:g}; drop the level"
+        known = grade[~np.isnan(grade)]
+        above = {level: float((known > level).mean()) if len(known) else 0.0 for level in levels}
+        self.levels = tuple(level for level, share in above.items() if 0 < share < 1)
+        self.weight = weight
+        if levels and len(known) < len(grade):
+            LOG.warning(
+                "%.1f %% of the training rows have no grade; windows from before data.grade was set have none until "
+                "they are run again",
+                100 * (1 - len(known) / len(grade)),
+            )
+        for level in above if len(known) else ():
+            if level not in self.levels:
+                side = "every" if above[level] else "no"
+                LOG.warning(
+                    "train.grade_levels: %s training row has a grade above %g, so it teaches nothing", side, level
                 )
+        shares = np.array([above[level] for level in self.levels])
         # Where z is the label's log-odds, z - b_k are the level's, over all rows.
         start = _log_odds(np.array([label.mean()])) - _log_odds(shares)
         self.slopes = nn.Parameter(torch.zeros(len(self.levels)))

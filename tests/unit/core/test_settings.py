@@ -28,6 +28,7 @@ def test_an_empty_file_means_the_defaults(file):
         ("train: {seed: many}", r"train\.seed: Input should be a valid integer"),
         ("data: {label: {op: '<'}}", r"data\.label\.op"),
         ("features: {prior_rate: 2}", r"features\.prior_rate"),
+        ("train: {grade_levels: [2]}", r"train: .*grade_levels needs data\.grade"),
         ("1: x", "must hold keys and values"),
         ("- a", "must hold keys and values"),
         ("a: [", "cannot be read"),

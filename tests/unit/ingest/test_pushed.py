@@ -112,8 +112,16 @@ def test_a_window_counts_its_pushed_rows_once(raw, ingest, log):
     assert found.column("items", "item_id") == ["a", "b", "z"]
 
 
-def test_a_pushed_row_has_no_grade_where_the_source_has(source):
+@pytest.mark.parametrize(("label", "grade"), [(0, 4.0), (1, None)])
+def test_a_pushed_row_has_the_grade_of_the_row_it_replaces_if_both_say_the_same(source, label, grade):
     before = pq.read_table(source)
-    pq.write_table(before.append_column("grade", pa.array([4.0, None, 5.0], pa.float32())), source)
-    merge(source, table(row(1, 7)))
-    assert pq.read_table(source)["grade"].to_pylist() == [4.0, None, 5.0, None]
+    pq.write_table(before.append_column("grade", pa.array([4.0, 2.0, 5.0], pa.float32())), source)
+    counted, replaced = merge(source, table(row(1, 7), row(1, 0, label=label, later=1)))
+    assert (counted.schema, replaced) == (SCHEMA, 1)
+    found = pq.read_table(source).to_pylist()
+    assert [(r["user_id"], r["event_timestamp"], r["grade"]) for r in found] == [
+        (2, BEGIN + HOUR, 2.0),
+        (3, BEGIN + 2 * HOUR, 5.0),
+        (1, BEGIN + 7 * HOUR, None),
+        (1, BEGIN, grade),
+    ]

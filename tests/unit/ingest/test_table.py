@@ -295,3 +295,27 @@ def test_the_labels_own_column_can_be_the_grade(folder, ingest, as_parquet):
 def test_a_grade_that_cannot_be_read_is_named(folder, ingest, grade, message):
     with pytest.raises(DataError, match=message):
         ingest(path=folder, **{**SECTION, "grade": grade})
+
+
+@pytest.mark.parametrize("section", [{"grade": "value"}, {"label": {"column": "value"}}])
+def test_a_column_cannot_be_asked_for_by_a_name_of_ours(simple, section):
+    text = "user_id,item_id,scenario,event_timestamp,label,value\n1,a,home,1700000000,1,5\n"
+    with pytest.raises(SettingsError, match="value' has a meaning"):
+        simple(text, **section)
+    assert simple(text, grade="outcome", columns={"outcome": "value"}).column("interactions", "grade") == [5.0]
+
+
+def test_a_grade_that_is_no_number_is_empty(tmp_path, raw, ingest):
+    folder = raw(
+        "log.csv", "user_id,item_id,scenario,event_timestamp,label,g\n1,a,x,1700000000,1,1\n1,b,x,1700000001,0,2\n"
+    )
+    rows = csv.read_csv(folder / "log.csv").drop_columns(["g"]).append_column("g", pa.array([float("nan"), 2.0]))
+    pq.write_table(rows, folder / "log.parquet")
+    got = ingest(
+        path=folder,
+        source="table",
+        files={"interactions": "log.parquet"},
+        label={"column": "label", "op": "is"},
+        grade="g",
+    )
+    assert got.column("interactions", "grade") == [None, 2.0]

@@ -4,7 +4,6 @@ import pytest
 import torch
 
 import models
-from core.errors import SettingsError
 from models.distributed import process_group
 from models.loss import GradedLoss
 from models.training import fit
@@ -64,14 +63,20 @@ def test_a_row_without_a_grade_has_the_labels_term_only(outcomes):
 @pytest.mark.parametrize(
     ("grade", "levels", "message"),
     [
-        ([np.nan] * 4, [1.0], "set data.grade"),
-        ([1, 2, 3, 4], [4.0], "no .* above 4"),
-        ([1, 2, 3, 4], [0.5], "every .* above 0.5"),
+        ([np.nan] * 4, [1.0], "100.0 % of the training rows have no grade"),
+        ([1, 2, 3, 4], [4.0], "no training row has a grade above 4"),
+        ([1, 2, 3, 4], [0.5], "every training row has a grade above 0.5"),
     ],
 )
-def test_levels_that_say_nothing_are_refused(grade, levels, message):
-    with pytest.raises(SettingsError, match=message):
-        GradedLoss(levels, 1.0, np.float32([0, 1, 0, 1]), np.float32(grade))
+def test_levels_that_say_nothing_are_left_out_with_a_warning(grade, levels, message, caplog):
+    label, grade = np.float32([0, 1, 0, 1]), np.float32(grade)
+    with caplog.at_level("WARNING"):
+        loss = GradedLoss([*levels, 2.0], 1.0, label, grade)
+    assert message in caplog.text and levels[0] not in loss.levels
+    z = torch.zeros(4, requires_grad=True)
+    loss(z, *map(torch.from_numpy, (label, np.ones(4, np.float32), grade))).backward()
+    assert torch.isfinite(z.grad).all()
+    assert not any(p.grad is not None and p.grad.isnan().any() for p in loss.parameters())
 
 
 def test_grades_teach_what_the_label_hides(data, tmp_path, model, settings):

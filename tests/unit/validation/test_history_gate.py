@@ -152,3 +152,26 @@ def test_unbounded_windows_are_not_compared_with(past):
     results = [{"tables": {"interactions": {"facts": {"window": body}}}} for body in [unbounded, *past[1:]]]
     assert history.earlier(results, SETTINGS) == past[1:]
     assert history.earlier([{"tables": {"interactions": {"facts": {}}}}], SETTINGS) == []
+
+
+def graded(number, **changes):
+    day = Day(number)
+    grade = np.random.default_rng(number).integers(1, 6, len(day.log["label"])).astype(float)
+    day.log["grade"] = np.where(np.arange(len(grade)) < changes.get("missing", 0), np.nan, grade) * changes.get(
+        "unit", 1
+    )
+    return day
+
+
+@pytest.mark.parametrize("first_missing", [0, 1])
+def test_rows_that_were_pushed_without_a_grade_are_no_problem_and_a_new_unit_is(first_missing):
+    """A NaN in an earlier window must not end up as its largest grade either."""
+    past = [graded(number, missing=first_missing).described() for number in range(6)]
+    assert problems(graded(6, missing=300), past) == set()
+    assert problems(graded(6, unit=20), past) == {"interactions_drift_problems"}
+
+
+def test_a_number_that_became_nan_is_empty(past):
+    day = Day(6)
+    day.items["price"] = np.where(np.arange(100) < 20, np.nan, day.items["price"])
+    assert problems(day, past) == {"items_drift_problems"}
