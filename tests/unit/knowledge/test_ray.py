@@ -25,23 +25,36 @@ from core.errors import SettingsError
 def cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
     import ray
+    import ray.data
 
+    # Otherwise one actor may have read everything before the other is there.
+    monkeypatch.setattr(ray.data.DataContext.get_current(), "wait_for_min_actors_s", 600)
     here = Path(__file__).parent
     variables = {"PYTHONPATH": os.pathsep.join([str(here.parents[2]), str(here)]), "LLM4MSR_TEST_PLACE": str(tmp_path)}
     # Its sockets' names must be short.
     folder = tempfile.mkdtemp(prefix="ray")
-    ray.init(
-        address="local",
-        num_cpus=3,
-        include_dashboard=False,
-        log_to_driver=False,
-        object_store_memory=100 << 20,
-        _temp_dir=folder,
-        runtime_env={"env_vars": variables, "worker_process_setup_hook": "ray_worker.prepare"},
-    )
-    yield
-    ray.shutdown()
-    shutil.rmtree(folder, ignore_errors=True)
+    try:
+        # Ray gives its own processes 30 s to start, which a busy machine may exceed.
+        for tries_left in (2, 1, 0):
+            try:
+                ray.init(
+                    address="local",
+                    num_cpus=3,
+                    include_dashboard=False,
+                    log_to_driver=False,
+                    object_store_memory=100 << 20,
+                    _temp_dir=folder,
+                    runtime_env={"env_vars": variables, "worker_process_setup_hook": "ray_worker.prepare"},
+                )
+                break
+            except Exception:
+                ray.shutdown()
+                if not tries_left:
+                    raise
+        yield
+    finally:
+        ray.shutdown()
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def test_an_address_where_nothing_listens_is_told_at_once(tmp_path):
