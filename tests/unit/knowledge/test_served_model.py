@@ -10,6 +10,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -24,7 +25,7 @@ from knowledge.reasoners.transformers import TransformersReasoner
 
 EMBEDDER = Path(__file__).parent / "served_reasoner.py"
 TEXTS = ["Red River", "Blue Moon and Green Fields", "White Noise Golden Eye Silver Lake", "x", "Iron Sky Red River"]
-WAIT = 120.0
+WAIT = 600.0
 
 
 @pytest.fixture(scope="module")
@@ -40,10 +41,22 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def server(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    log = tmp_path_factory.mktemp("log") / "serve.log"
+    # Another process may take the port before the server does, which then ends.
+    for _ in range(3):
+        with _serving(model, log) as url:
+            if url is not None:
+                yield url
+                return
+    pytest.fail(log.read_text())
+
+
+@contextmanager
+def _serving(model: Path, log: Path) -> Iterator[str | None]:
+    """The URL of a server that answers; None if it ended before."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    log = tmp_path_factory.mktemp("log") / "serve.log"
     command = [str(Path(sys.executable).parent / "transformers"), "serve", str(model), "--device", "cpu"]
     with log.open("w") as stream:
         process = subprocess.Popen(
@@ -54,11 +67,10 @@ def server(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[st
         )
     try:
         deadline = time.monotonic() + WAIT
-        while not _answers(f"http://127.0.0.1:{port}/health"):
-            assert process.poll() is None, log.read_text()
+        while process.poll() is None and not _answers(f"http://127.0.0.1:{port}/health"):
             assert time.monotonic() < deadline, log.read_text()
             time.sleep(0.2)
-        yield f"http://127.0.0.1:{port}/v1"
+        yield f"http://127.0.0.1:{port}/v1" if process.poll() is None else None
     finally:
         process.kill()
         process.wait()
