@@ -88,7 +88,7 @@ def two(data_folder, tmp_path_factory):
     (out / "worker.py").write_text(code)
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
     done = subprocess.run(
-        [*command, str(out / "worker.py")], env=environment, capture_output=True, text=True, timeout=120
+        [*command, str(out / "worker.py")], env=environment, capture_output=True, text=True, timeout=900
     )
     assert done.returncode == 0, done.stderr[-3000:]
     return out
