@@ -100,12 +100,17 @@ def running_service(settings: Settings, port: int | None = None, wait_seconds: f
                 raise UserError(f"the service did not become ready within {wait_seconds:.0f} s:\n{tail}")
             yield url
         finally:
-            process.terminate()
-            try:
-                process.wait(timeout=15)
-            except subprocess.TimeoutExpired:
-                os.killpg(process.pid, 9)
-                process.wait()
+            stop_service(process)
+
+
+def stop_service(process: subprocess.Popen[bytes]) -> None:
+    """End a service that leads a session of its own; after 15 s it is killed, with its workers."""
+    process.terminate()
+    try:
+        process.wait(timeout=15)
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, 9)
+        process.wait()
 
 
 def ask(settings: Settings, route: str, body: dict[str, Any], url: str | None = None) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import subprocess
@@ -13,10 +14,11 @@ import pytest
 
 from bento.limits import MAX_BODY, bound_metrics
 from core.digest import REPOSITORY
-from pipeline.serve import free_port, service_command
+from pipeline.serve import free_port, service_command, stop_service
 
 RANK = b'{"user_id": 1, "scenario": "home"}'
 JSON = {"Content-Type": "application/json"}
+WAIT = 600
 
 
 @pytest.fixture(scope="module")
@@ -24,7 +26,12 @@ def service(tmp_path_factory):
     folder = tmp_path_factory.mktemp("service")
     (folder / "settings.yaml").write_text(f"root: {folder / 'root'}\n")
     port = free_port()
-    own = {"LLM4MSR_SETTINGS": str(folder / "settings.yaml"), "BENTOML_HOME": str(folder / "bentoml")}
+    patient = {"services": {"llm4msr": {"traffic": {"timeout": WAIT}}}}
+    own = {
+        "LLM4MSR_SETTINGS": str(folder / "settings.yaml"),
+        "BENTOML_HOME": str(folder / "bentoml"),
+        "BENTOML_CONFIG_OVERRIDES": json.dumps(patient),
+    }
     with (folder / "log").open("w") as log:
         process = subprocess.Popen(
             service_command("127.0.0.1", port),
@@ -32,18 +39,18 @@ def service(tmp_path_factory):
             env={**os.environ, **own, "PYTHONPATH": str(REPOSITORY), "BENTOML_DO_NOT_TRACK": "True"},
             stdout=log,
             stderr=log,
+            start_new_session=True,
         )
     try:
-        with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=30) as client:
+        with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=WAIT) as client:
             wait_for_life(process, client)
             yield client
     finally:
-        process.terminate()
-        process.wait(timeout=60)
+        stop_service(process)
 
 
 def wait_for_life(process, client):
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + WAIT
     while process.poll() is None and time.monotonic() < deadline:
         try:
             client.get("/livez")
