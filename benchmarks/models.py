@@ -30,6 +30,7 @@ LAGS = {"0": 0, "1h": 3600, "24h": 86_400}
 FIRST = "plain,both,concat,full,full_shuffled"
 PUBLISHED = {"shared_bottom": 0.8095, "star": 0.8096, "mmoe": 0.8086, "ple": 0.8091, "sar_net": 0.8092}
 PUBLISHED |= {"m2m": 0.8115, "adasparse": 0.8108, "adaptdhm": 0.8083, "epnet": 0.8097, "ppnet": 0.8063}
+PUBLISHED |= {"hamur": 0.8133}
 
 
 def main() -> None:

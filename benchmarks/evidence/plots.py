@@ -31,10 +31,14 @@ COLOURS = {
 def write_plots(out: Path, protocol: str, groups: Groups) -> None:
     """OUT/PROTOCOL-lift.svg and OUT/PROTOCOL-calibration.svg, where there are rows for them."""
     with plt.rc_context(STYLE):
-        if any(system in SHOWN for _, system in groups):
+        if drawn(groups):
             _lift(out / f"{protocol}-lift.svg", groups)
-        if any(system == "full" for _, system in groups):
             _calibration(out / f"{protocol}-calibration.svg", groups)
+
+
+def drawn(groups: Groups) -> bool:
+    """Whether there is something to draw: a full system beside its plain backbone."""
+    return any(system in ("full", "full_graded") and (backbone, "plain") in groups for backbone, system in groups)
 
 
 def _lift(path: Path, groups: Groups) -> None:
@@ -42,7 +46,7 @@ def _lift(path: Path, groups: Groups) -> None:
     full system, then overall on every backbone.
     """
     every = sorted({backbone for backbone, system in groups if system == "plain"})
-    closely = [b for b in every if {(b, "full"), (b, "full_graded")} & groups.keys()] or every[:1]
+    closely = [b for b in every if {(b, "full"), (b, "full_graded")} & groups.keys()]
     panels = len(closely) + (len(every) > 1)
     figure, grid = plt.subplots(panels, 1, figsize=(9, 2.8 * panels), squeeze=False)
     axes = grid[:, 0]
@@ -97,8 +101,8 @@ def _differences(
 
 
 def _calibration(path: Path, groups: Groups) -> None:
-    backbone = next(backbone for backbone, system in groups if system == "full")
-    names = list(groups[backbone, "full"][0]["scenarios"])
+    backbone, full = next((b, s) for b, s in groups if s in ("full", "full_graded"))
+    names = list(groups[backbone, full][0]["scenarios"])
     columns = min(4, len(names))
     lines = -(-len(names) // columns)
     figure, axes = plt.subplots(lines, columns, figsize=(2.6 * columns, 2.6 * lines), squeeze=False)

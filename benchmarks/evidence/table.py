@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 
 import scipy.stats
 
+from benchmarks.evidence.plots import drawn, write_plots
 from benchmarks.evidence.systems import SYSTEMS
 
 Row = Mapping[str, Any]
@@ -20,6 +22,9 @@ BASELINE = "plain"
 # All other comparisons of a page are a second family.
 PAPER = ("shared_bottom", "omoe", "mmoe", "ple", "aitm", "star")
 QUESTIONS = {("both", BASELINE), ("both", "both_shuffled"), ("full", BASELINE), ("full", "full_shuffled")}
+# The random splits of two seeds share most training rows, so their differences vary less than those of new data would: the
+# share of test rows to training rows adds to the variance (Nadeau and Bengio, Machine Learning 52, 2003).
+OVERLAP = {"scenario-wise-rec": 1 / 8}
 FEWEST_SEEDS = 3  # A paired test of fewer has no power to speak of; it would only weaken the others by its number.
 # An AUC of fewer rows than this says nothing, and is not shown.
 FEWEST_ROWS = 50
@@ -40,10 +45,16 @@ def means(rows: Sequence[Row]) -> dict[Key, float]:
     return {key: mean(row["test_auc"] for row in group) for key, group in grouped(rows).items()}
 
 
-def paired(group: Sequence[Row], other: Sequence[Row]) -> tuple[float | None, float | None, int]:
+def paired(group: Sequence[Row], other: Sequence[Row], overlap: float = 0.0) -> tuple[float | None, float | None, int]:
     """Mean difference of the test AUC over the seeds that both have, two-sided p of a paired t-test, number of seeds.
 
-    The p-value is None with fewer than two seeds in common.
+    Args:
+        group: rows of a system.
+        other: rows of what it is compared with.
+        overlap: test rows to training rows where each seed splits the same rows anew; 0 where the seeds are independent.
+
+    Returns:
+        The p-value is None with fewer than two seeds in common.
     """
     first, second = ({row["seed"]: row["test_auc"] for row in rows} for rows in (group, other))
     common = sorted(first.keys() & second.keys())
@@ -52,7 +63,9 @@ def paired(group: Sequence[Row], other: Sequence[Row]) -> tuple[float | None, fl
         return (differences[0] if differences else None), None, len(differences)
     if stdev(differences) == 0:
         return mean(differences), 1.0 if mean(differences) == 0 else 0.0, len(differences)
-    return mean(differences), float(scipy.stats.ttest_1samp(differences, 0.0).pvalue), len(differences)
+    count = len(differences)
+    t = mean(differences) / (stdev(differences) * math.sqrt(1 / count + overlap))
+    return mean(differences), float(2 * scipy.stats.t.sf(abs(t), count - 1)), count
 
 
 def holm(values: Mapping[Any, float | None]) -> dict[Any, float | None]:
@@ -74,38 +87,42 @@ def write_tables(out: Path, protocol: str, rows: Sequence[Row]) -> None:
         f"# {protocol}: what was measured\n",
         "Written by `llm4msr bench models`; README.md says how to read it.\n",
     ]
-    if any(row["system"] == "full" for row in rows):
+    if drawn(grouped(rows)):
         parts.append(f"![What each system adds over the plain backbone, where and for whom]({protocol}-lift.svg)\n")
         parts.append(f"![Predicted against observed, per scenario]({protocol}-calibration.svg)\n")
-    for lag in lags:
+    every = {lag: grouped(rows, lag) for lag in lags}
+    tests = compared(every, OVERLAP.get(protocol, 0.0))
+    for lag, groups in every.items():
         if len(lags) > 1:
             parts.append(f"## Lag {lag // 3600} h\n")
-        groups = grouped(rows, lag)
-        tests = compared(groups)
-        parts += [_overall(groups, tests), _versus(tests), _scenarios(groups)]
+        parts += [_overall(groups, tests[lag]), _versus(tests[lag]), _scenarios(groups)]
     (out / f"{protocol}.md").write_text("\n".join(parts), encoding="utf-8")
     if rows:
-        from benchmarks.evidence.plots import write_plots
-
         write_plots(out, protocol, grouped(rows))
 
 
-def compared(groups: Mapping[Key, Sequence[Row]]) -> dict[Pair, tuple[float | None, float | None]]:
-    """Every comparison of a page: mean difference and p-value, corrected within its family.
+def compared(
+    every: Mapping[int, Mapping[Key, Sequence[Row]]], overlap: float = 0.0
+) -> dict[int, dict[Pair, tuple[float | None, float | None]]]:
+    """Every comparison of a page, by lag: mean difference and p-value, corrected within its family of the whole page.
 
     Each system is compared with the plain backbone, one with true vectors with its own controls, and one with grades
     with itself without them.
     """
-    pairs: list[Pair] = []
-    for backbone, system in groups:
-        controls = [f"{system}_{control}" for control in ("shuffled", "random", "concat", "none")]
-        others = dict.fromkeys([BASELINE, *controls, system.replace("_graded", "")])
-        pairs += [(backbone, system, other) for other in others if other != system and (backbone, other) in groups]
-    found = {pair: paired(groups[pair[0], pair[1]], groups[pair[0], pair[2]]) for pair in pairs}
-    values = {pair: p if seeds >= FEWEST_SEEDS else None for pair, (_, p, seeds) in found.items()}
-    asked = {pair for pair in pairs if pair[0] in PAPER and pair[1:] in QUESTIONS}
-    corrected = holm({pair: values[pair] for pair in asked}) | holm({p: values[p] for p in pairs if p not in asked})
-    return {pair: (found[pair][0], corrected[pair]) for pair in pairs}
+    found: dict[tuple[int, Pair], tuple[float | None, float | None, int]] = {}
+    for lag, groups in every.items():
+        for backbone, system in groups:
+            controls = [f"{system}_{control}" for control in ("shuffled", "random", "concat", "none")]
+            for other in dict.fromkeys([BASELINE, *controls, system.replace("_graded", "")]):
+                if other != system and (backbone, other) in groups:
+                    test = paired(groups[backbone, system], groups[backbone, other], overlap)
+                    found[lag, (backbone, system, other)] = test
+    values = {place: p if seeds >= FEWEST_SEEDS else None for place, (_, p, seeds) in found.items()}
+    asked = {place for place in found if place[1][0] in PAPER and place[1][1:] in QUESTIONS}
+    corrected = holm({p: values[p] for p in found if p in asked}) | holm(
+        {p: values[p] for p in found if p not in asked}
+    )
+    return {lag: {pair: (found[at, pair][0], corrected[at, pair]) for at, pair in found if at == lag} for lag in every}
 
 
 def _overall(groups: Mapping[Key, Sequence[Row]], tests: Mapping[Pair, tuple[float | None, float | None]]) -> str:

@@ -2,6 +2,7 @@ import json
 
 import numpy as np
 import pytest
+import scipy.stats
 import yaml
 
 from benchmarks.evidence import protocol, runner, systems
@@ -238,6 +239,28 @@ def test_a_paired_test_uses_the_seeds_that_both_have():
     assert p == pytest.approx(0.0051, abs=1e-3)
 
 
+def test_seeds_that_split_the_same_rows_count_for_less():
+    """Nadeau and Bengio: the variance of the mean is (1/n + test rows/training rows) s^2."""
+    lifts = [0.002, 0.004, 0.003, 0.005, 0.001]
+    rows = [{"seed": seed, "test_auc": 0.8 + lift} for seed, lift in enumerate(lifts)]
+    plain = [{"seed": seed, "test_auc": 0.8} for seed in range(5)]
+    t = 0.003 / (np.std(lifts, ddof=1) * np.sqrt(1 / 5 + 1 / 8))
+    assert paired(rows, plain, 1 / 8)[1] == pytest.approx(2 * scipy.stats.t.sf(t, 4))
+    assert paired(rows, plain)[1] == pytest.approx(scipy.stats.ttest_1samp(lifts, 0).pvalue)
+
+
+def test_all_lags_of_a_page_are_one_family():
+    groups = {
+        lag: {
+            ("star", system): [{"seed": s, "test_auc": 0.8 + lift + s % 2 * lift / 9} for s in range(4)]
+            for system, lift in (("plain", 0.0), ("concat", 0.01))
+        }
+        for lag in (0, 3600)
+    }
+    alone = compared({0: groups[0]})[0]["star", "concat", "plain"][1]
+    assert compared(groups)[3600]["star", "concat", "plain"][1] == pytest.approx(2 * alone)
+
+
 def test_questions_asked_beforehand_are_corrected_apart_and_two_seeds_are_not_tested():
     def rows(backbone, system, lift, seeds):
         return [
@@ -246,12 +269,12 @@ def test_questions_asked_beforehand_are_corrected_apart_and_two_seeds_are_not_te
         ]
 
     systems = {"plain": 0.0, "both": 0.01, "both_shuffled": 0.002, "concat": 0.01, "user": 0.01, "scenario": 0.01}
-    found = compared(grouped([row for name, lift in systems.items() for row in rows("star", name, lift, 4)]))
+    found = compared({0: grouped([row for name, lift in systems.items() for row in rows("star", name, lift, 4)])})[0]
     alone = paired(rows("star", "both", 0.01, 4), rows("star", "plain", 0.0, 4))[1]
     against = paired(rows("star", "both", 0.01, 4), rows("star", "both_shuffled", 0.002, 4))[1]
     assert found["star", "both", "plain"][1] == pytest.approx(max(2 * min(alone, against), alone))
     assert found["star", "concat", "plain"][1] == pytest.approx(4 * alone)
-    two = compared(grouped([row for name, lift in systems.items() for row in rows("star", name, lift, 2)]))
+    two = compared({0: grouped([row for name, lift in systems.items() for row in rows("star", name, lift, 2)])})[0]
     assert {p for _, p in two.values()} == {None}
 
 
@@ -272,6 +295,9 @@ def test_tables_and_plots_are_written_from_rows(tmp_path):
     assert "| star | full | full_shuffled | +0.0200 |" in text
     assert (tmp_path / "time-lift.svg").is_file()
     assert (tmp_path / "time-calibration.svg").is_file()
+    alone = tmp_path / "alone"
+    write_tables(alone, "time", [row for row in rows if row["system"] == "full"])
+    assert [path.name for path in alone.iterdir()] == ["time.md"] and "svg" not in (alone / "time.md").read_text()
 
 
 def test_the_product_itself_refuses_the_random_protocol(tmp_path):
