@@ -16,6 +16,7 @@ from models.data import load_dataset
 from models.distributed import World, load_tables, process_group, unwrap, whole_tables
 from models.embeddings import FusedTables, keyed_jagged
 from models.encoder import Encoder
+from models.loss import GradedLoss
 from models.training import batches, build, train, validate
 
 STEPS = 3
@@ -35,31 +36,39 @@ def model_settings():
 
 
 def run_steps(folder, world):
-    """Some training steps; returns the loss of each, the tables and the scores of the validation rows."""
+    """Some training steps with grades; returns the tables before and after, the scores of the validation rows, and the
+    levels' lines.
+    """
     data, model = load_dataset(folder), model_settings()
     settings = TrainSettings(batch_size=256, learning_rate=0.01, embedding_learning_rate=0.05)
     encoder = Encoder.fit(data, user_vectors=["user_pooled"], scenario_vectors=True)
     encoded, module = encoder.encode(data), build(encoder, model, settings, world)
-    optimizer = torch.optim.SGD(unwrap(module).head.parameters(), lr=0.1)
     start = whole_tables(module, world)
     rows = data.indices("train")[: 256 * STEPS]
+    grade = encoded.label + np.arange(len(encoded.label)) % 3
+    grade[::5] = np.nan
+    criterion = GradedLoss([0.5, 1.5], 0.5, encoded.label[rows], grade[rows])
+    groups = [{"params": unwrap(module).head.parameters()}, {"params": criterion.parameters(), "lr": 5.0}]
+    optimizer = torch.optim.SGD(groups, lr=0.1)
     module.train()
     for index in batches(rows, encoded.scenario, 256, world, (1, 1)):
         logits = module(keyed_jagged(encoder.layout, encoded.bags(index), world.device), encoded.side(index))
-        label = torch.from_numpy(encoded.label[index])
-        loss = torch.nn.functional.binary_cross_entropy_with_logits(logits, label)
+        loss = criterion(logits, *(torch.from_numpy(each[index]) for each in (encoded.label, encoded.weight, grade)))
         optimizer.zero_grad()
         loss.backward()
+        criterion.average_gradients(world.size)
         optimizer.step()
     scores = validate(module, encoder, encoded, data.indices("validation"), world)
-    return start, whole_tables(module, world), scores, module
+    lines = torch.stack((criterion.slopes, criterion.shifts)).detach().numpy()
+    return start, whole_tables(module, world), scores, lines
 
 
 def worker(folder, out):
     """What each of the two processes does."""
     torch.set_num_threads(1)
     with process_group("cpu") as world:
-        start, tables, scores, _ = run_steps(Path(folder), world)
+        start, tables, scores, lines = run_steps(Path(folder), world)
+        np.save(out / f"lines{world.rank}.npy", lines)
         if world.first:
             np.savez(out / "steps.npz", scores=scores, **{f"start.{k}": v for k, v in start.items()}, **tables)
     report = train(
@@ -96,13 +105,16 @@ def two(data_folder, tmp_path_factory):
 
 def test_two_processes_train_the_same_model_as_one(data_folder, two):
     with process_group("cpu") as world:
-        start, tables, scores, _ = run_steps(data_folder, world)
+        start, tables, scores, lines = run_steps(data_folder, world)
     found = np.load(two / "steps.npz")
     for name, table in start.items():
         np.testing.assert_array_equal(found[f"start.{name}"], table)
     for name, table in tables.items():
         np.testing.assert_allclose(found[name], table, rtol=0, atol=2e-5)
     np.testing.assert_allclose(found["scores"], scores, rtol=0, atol=1e-4)
+    for rank in (0, 1):
+        np.testing.assert_allclose(np.load(two / f"lines{rank}.npy"), lines, rtol=0, atol=1e-5)
+    assert np.abs(lines[0]).max() > 1e-2
 
 
 def test_two_processes_write_one_bundle_and_agree_on_every_epoch(two):
