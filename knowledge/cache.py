@@ -6,7 +6,7 @@
     CACHE/IDENTITY.users/BUCKET/SHARD   the same for the prompts of a bucket of users
 
 A shard is written beside its place and renamed into it: it is whole or absent, so its name is its done-mark. A killed
-process loses the shard it was working on; two processes may compute the same shard, and the first one's stays. A shard
+process loses the shard it was working on; where the reasoner fails, what it had finished is kept as a smaller one; two processes may compute the same shard, and the first one's stays. A shard
 whose checksum does not fit is thrown away and made again.
 """
 
@@ -26,7 +26,7 @@ import numpy as np
 from core.digest import sha256_file, sha256_json, sha256_text
 from core.log import logger, progress
 from knowledge.buckets import Bucket, named
-from knowledge.reasoners.base import AnsweringReasoner, Reasoner
+from knowledge.reasoners.base import AnsweringReasoner, Reasoner, finished_before
 
 LOG = logger("knowledge")
 # 128 bits of a prompt's hash, as hex digits, are its key in memory.
@@ -101,10 +101,16 @@ class Cache:
             shown = functools.partial(_shown, f"{description} (shard {number} of {len(todo)})")
             asked = [by_hash[h] for h in shard]
             answers: list[str] | None = None
-            if isinstance(self._reasoner, AnsweringReasoner):
-                vectors, answers = self._reasoner.answer(asked, shown)
-            else:
-                vectors = self._reasoner.encode(asked, shown)
+            try:
+                if isinstance(self._reasoner, AnsweringReasoner):
+                    vectors, answers = self._reasoner.answer(asked, shown)
+                else:
+                    vectors = self._reasoner.encode(asked, shown)
+            except Exception as error:
+                if (done := finished_before(error)) is not None:
+                    kept = [shard[i] for i in done.rows]
+                    self._add(_write(self._folder, kept, done.vectors, done.answers), kept)
+                raise
             self._add(_write(self._folder, shard, vectors, answers), shard)
         return hashes
 

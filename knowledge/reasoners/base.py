@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -51,6 +52,33 @@ class AnsweringReasoner(Protocol):
 
     def answer(self, texts: Sequence[str], progress: Progress = iter) -> tuple[np.ndarray, list[str]]:
         """Vectors, float16 [n, dim], and answers, both in the order of the texts."""
+
+
+@dataclass(frozen=True)
+class Finished:
+    """What a reasoner had done of its texts when it failed.
+
+    Attributes:
+        rows: positions of the texts that were read, at least one.
+        vectors: theirs, float16 [n, dim].
+        answers: theirs, where the reasoner writes some.
+    """
+
+    rows: list[int]
+    vectors: np.ndarray
+    answers: list[str] | None = None
+
+
+def with_finished(error: Exception, finished: Finished) -> Exception:
+    """The error, which now tells what was done before it; see `finished_before`."""
+    vars(error)["finished"] = finished
+    return error
+
+
+def finished_before(error: Exception) -> Finished | None:
+    """What a reasoner had done before this error, taken off the error; None where it does not say."""
+    found: Finished | None = vars(error).pop("finished", None)
+    return found
 
 
 def to_half(vectors: np.ndarray) -> np.ndarray:

@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import random
+import re
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
+from email.utils import parsedate_to_datetime
 from typing import Any, TypeVar
 
+from core.clock import as_utc, wall
 from core.errors import BudgetError, SettingsError
 from core.log import logger
 from knowledge.reasoners.base import Progress
 
 LOG = logger("knowledge")
 T = TypeVar("T")
-_FIRST_WAIT, _LONGEST_WAIT = 0.5, 30.0
+_FIRST_WAIT, _LONGEST_WAIT, _LONGEST_ASKED = 0.5, 30.0, 600.0
 
 
 @dataclass(frozen=True)
@@ -29,8 +32,9 @@ class Limits:
         timeout: seconds to wait for an answer.
         requests_per_minute: rate limit; None: none.
         tokens_per_minute: rate limit on estimated tokens; None: none.
-        token_budget: most tokens of a run; None: no limit.
-        first_wait: seconds before the first retry; doubled for each further one, with jitter.
+        token_budget: most tokens of a run of this process; None: no limit.
+        first_wait: seconds before the first retry; doubled for each further one up to 30 s, with jitter. A server's
+            Retry-After is obeyed up to 10 minutes a wait.
     """
 
     concurrency: int = 8
@@ -52,6 +56,10 @@ class Spent:
 
 class GarbageError(Exception):
     """The server answered, but not what was asked."""
+
+
+class RefusedError(SettingsError):
+    """The server will not take what was sent (400, 413)."""
 
 
 class Line:
@@ -98,22 +106,36 @@ class Line:
                     future.cancel()
         self._stop.clear()
 
-    def ask(self, what: str, request: Callable[[Any], tuple[T, int | None]], tokens: int) -> T:
-        """One request with its retries."""
+    def ask(
+        self, what: str, request: Callable[[Any], tuple[T, int | None]], tokens: int, *, hold: int = 0, held: int = 0
+    ) -> T:
+        """One request with its retries.
+
+        Args:
+            what: the request's name in messages.
+            request: sends it; returns the answer and the tokens used, None where the server does not say.
+            tokens: estimated.
+            hold: tokens of the budget that are set aside for a later request.
+            held: tokens that were; such a request is never refused for the budget.
+
+        Raises:
+            BudgetError: the budget would be passed.
+            RefusedError: the server will not take what was sent.
+            SettingsError: the server cannot be reached or does not answer as it should.
+        """
         import openai
 
-        passing = (
-            openai.APIConnectionError,
-            openai.RateLimitError,
-            openai.InternalServerError,
-            openai.APIResponseValidationError,
-        )
         garbage = (GarbageError, ValueError, TypeError, AttributeError, IndexError, KeyError)
         for attempt in range(self._limits.retries + 1):
-            self._reserve(tokens)
+            self._reserve(tokens, hold, held)
             try:
                 answer, used = request(self._client)
-            except (*passing, *garbage) as error:
+            except (openai.OpenAIError, *garbage) as error:
+                if isinstance(error, openai.APIStatusError):
+                    self._charge(held - hold - tokens)
+                if isinstance(error, openai.OpenAIError) and not _passing(error):
+                    kind = RefusedError if getattr(error, "status_code", None) in (400, 413) else SettingsError
+                    raise kind(f"knowledge.base_url {self._url}: the {what} failed ({_first(error)})") from error
                 if attempt == self._limits.retries:
                     raise SettingsError(
                         f"knowledge.base_url {self._url}: the {what} failed {attempt + 1} times ({_first(error)}); "
@@ -121,40 +143,35 @@ class Line:
                     ) from error
                 LOG.info("%s failed (%s); trying again", what, _first(error))
                 self._pause(attempt, error)
-            except openai.OpenAIError as error:
-                raise SettingsError(f"knowledge.base_url {self._url}: the {what} failed ({_first(error)})") from error
             else:
-                self._settle(tokens, used)
+                if used is not None:
+                    self._charge(used - tokens)
                 return answer
         raise AssertionError("unreachable")
 
     def _pause(self, attempt: int, error: Exception) -> None:
         """Wait as the server asks, or twice as long each time; the jitter keeps clients from coming back together."""
-        asked = getattr(getattr(error, "response", None), "headers", {}).get("retry-after", "")
         seconds = min(_LONGEST_WAIT, self._limits.first_wait * 2.0**attempt) * random.uniform(0.5, 1.0)
-        if asked.replace(".", "", 1).isdigit():
-            seconds = max(seconds, min(float(asked), _LONGEST_WAIT))
-        if self._stop.wait(seconds):
+        if self._stop.wait(max(seconds, asked_wait(error))):
             raise SettingsError(f"knowledge.base_url {self._url}: stopped, because another request failed for good")
 
-    def _reserve(self, tokens: int) -> None:
+    def _reserve(self, tokens: int, hold: int, held: int) -> None:
         """Take the tokens out of the budget and wait for the rates."""
         budget = self._limits.token_budget
         with self._spent.lock:
-            if budget is not None and self._spent.tokens + tokens > budget:
+            if budget is not None and not held and self._spent.tokens + tokens + hold > budget:
                 raise BudgetError(
-                    f"knowledge.token_budget of {budget:,} tokens is used up ({self._spent.tokens:,} spent); finished shards are "
-                    "kept: raise the budget, or run again, to go on from there"
+                    f"knowledge.token_budget of {budget:,} tokens is used up ({self._spent.tokens:,} spent); what was answered "
+                    "is kept: raise the budget, or run again, to go on from there"
                 )
-            self._spent.tokens += tokens
+            self._spent.tokens += tokens + hold - held
             pause = max(rate.wait(tokens) for rate in self._rates)
         if pause > 0 and self._stop.wait(pause):
             raise SettingsError(f"knowledge.base_url {self._url}: stopped, because another request failed for good")
 
-    def _settle(self, tokens: int, used: int | None) -> None:
-        if used is not None:
-            with self._spent.lock:
-                self._spent.tokens += used - tokens
+    def _charge(self, tokens: int) -> None:
+        with self._spent.lock:
+            self._spent.tokens += tokens
 
 
 class Rate:
@@ -171,6 +188,27 @@ class Rate:
         begin = max(now, self._free)
         self._free = begin + 60.0 * self._units(tokens) / self._limit
         return begin - now
+
+
+def asked_wait(error: Exception) -> float:
+    """Seconds for which an answer's Retry-After, a number or an HTTP date, asks: 600 at the most, 0 without one."""
+    asked = getattr(getattr(error, "response", None), "headers", {}).get("retry-after", "")
+    if re.fullmatch(r"[0-9]+(\.[0-9]*)?", asked):
+        return min(float(asked), _LONGEST_ASKED)
+    try:
+        seconds = (as_utc(parsedate_to_datetime(asked)) - wall().now()).total_seconds()
+    except (TypeError, ValueError):
+        return 0.0
+    return min(max(seconds, 0.0), _LONGEST_ASKED)
+
+
+def _passing(error: Exception) -> bool:
+    """Whether another try may help: nothing came back, or the server is busy (408, 409, 429, 5xx) or talks nonsense."""
+    import openai
+
+    if isinstance(error, openai.APIStatusError):
+        return error.status_code in (408, 409, 429) or error.status_code >= 500
+    return isinstance(error, (openai.APIConnectionError, openai.APIResponseValidationError))
 
 
 def _ended(waiting: dict[Future[T], int]) -> Iterator[tuple[int, T]]:

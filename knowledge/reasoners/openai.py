@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 
 from core.digest import sha256_json
-from knowledge.reasoners.base import Progress, to_half
+from core.errors import SettingsError
+from knowledge.reasoners.base import Finished, Progress, finished_before, to_half, with_finished
 from knowledge.reasoners.batching import batches
-from knowledge.reasoners.line import GarbageError, Limits, Line
+from knowledge.reasoners.line import GarbageError, Limits, Line, RefusedError
 
 
 class OpenAIReasoner:
@@ -23,7 +24,7 @@ class OpenAIReasoner:
         api_key: the server's key, if it asks for one.
         revision: a name for what is served; change it when the server's weights change.
         max_tokens: texts are cut to this many estimated tokens (see `tokens`).
-        batch_tokens: estimated tokens per request.
+        batch_tokens: estimated tokens per request; a quarter of the budget at the most, so that a small one is used too.
         limits: concurrency, retries, rates and budget.
 
     Raises:
@@ -42,8 +43,11 @@ class OpenAIReasoner:
         limits: Limits | None = None,
     ) -> None:
         self.model, self._revision = model, revision
-        self._max_tokens, self._batch_tokens = max_tokens, batch_tokens
-        self._line = Line(base_url, api_key, limits or Limits())
+        limits = limits or Limits()
+        budget = limits.token_budget
+        self._max_tokens = max_tokens
+        self._batch_tokens = batch_tokens if budget is None else min(batch_tokens, max(1, budget // 4))
+        self._line = Line(base_url, api_key, limits)
 
     @functools.cached_property
     def identity(self) -> str:
@@ -75,20 +79,31 @@ class OpenAIReasoner:
         """An estimate: a token per four ASCII characters and one per other character, int64 [n]."""
         return np.array([_estimate(text) for text in texts], dtype=np.int64)
 
-    def encode(self, texts: Sequence[str], progress: Progress = iter) -> np.ndarray:
+    def encode(self, texts: Sequence[str], progress: Progress = iter, held: int = 0) -> np.ndarray:
         """Vectors of the texts in their order, float16 [n, dim].
+
+        Args:
+            texts: to read.
+            progress: wraps the requests.
+            held: tokens of the budget that were set aside for each text.
 
         Raises:
             SettingsError: the server cannot be reached, refuses, or keeps answering what is no answer.
-            BudgetError: the run's token budget would be passed; what is in the cache stays.
+            BudgetError: the run's token budget would be passed. Either error tells what was read: `finished_before`.
         """
         cut = [self.cut(text) for text in texts]
         parts: dict[int, np.ndarray] = {}
         asked = batches([_estimate(text) for text in cut], self._batch_tokens)
-        jobs = [functools.partial(self._vectors, [cut[i] for i in batch]) for batch in asked]
-        for number, vectors in self._line.run(jobs, progress):
-            parts.update(zip(asked[number].tolist(), vectors, strict=True))
-        return to_half(np.array([parts[i] for i in range(len(cut))], dtype=np.float64).reshape(len(cut), -1))
+        jobs = [functools.partial(self._read, cut, batch.tolist(), held, parts) for batch in asked]
+        try:
+            for _ in self._line.run(jobs, progress):
+                pass
+        except Exception as error:
+            if parts:
+                rows = sorted(parts)
+                with_finished(error, Finished(rows, _rows(parts, rows)))
+            raise
+        return _rows(parts, range(len(cut)))
 
     def cut(self, text: str) -> str:
         """The text's beginning of at most `max_tokens` estimated tokens."""
@@ -96,18 +111,33 @@ class OpenAIReasoner:
             text = text[: min(len(text) - 1, len(text) * self._max_tokens // size)]
         return text
 
-    def _vectors(self, texts: list[str]) -> np.ndarray:
+    def _read(self, texts: Sequence[str], batch: list[int], held: int, parts: dict[int, np.ndarray]) -> None:
+        """Put the vectors of some texts into `parts`; a batch that is refused is halved, down to the text at fault."""
+        try:
+            vectors = self._vectors([texts[i] for i in batch], held * len(batch))
+        except RefusedError as error:
+            if len(batch) == 1:
+                raise _named(error, texts[batch[0]]) from error
+            middle = len(batch) // 2
+            self._read(texts, batch[:middle], held, parts)
+            self._read(texts, batch[middle:], held, parts)
+        else:
+            parts.update(zip(batch, vectors, strict=True))
+
+    def _vectors(self, texts: list[str], held: int = 0) -> np.ndarray:
         def ask(client: Any) -> tuple[np.ndarray, int | None]:
             answer = client.embeddings.create(model=self.model, input=texts, encoding_format="float")
             rows = sorted(answer.data or (), key=lambda row: int(row.index))
             if len(rows) != len(texts):
                 raise GarbageError(f"{len(texts)} texts sent, {len(rows)} vectors returned")
+            if [int(row.index) for row in rows] != list(range(len(texts))):
+                raise GarbageError(f"the vectors of {len(texts)} texts are not numbered from 0 to {len(texts) - 1}")
             vectors = np.array([row.embedding for row in rows], dtype=np.float64)
             if vectors.ndim != 2 or not np.isfinite(vectors).all():
                 raise GarbageError("the vectors are not finite numbers of one length")
             return vectors, _used(answer)
 
-        return self._line.ask(f"embeddings request for {self.model!r}", ask, sum(map(_estimate, texts)))
+        return self._line.ask(f"embeddings request for {self.model!r}", ask, sum(map(_estimate, texts)), held=held)
 
 
 class OpenAIAnswering:
@@ -137,19 +167,46 @@ class OpenAIAnswering:
 
     def answer(self, texts: Sequence[str], progress: Progress = iter) -> tuple[np.ndarray, list[str]]:
         """Vectors, float16 [n, dim], and answers, both in the order of the texts."""
-        answers = self.write(texts, progress)
-        # An empty answer has no vector of its own; the prompt's stands for it.
-        return self._reasoner.encode([a or t for a, t in zip(answers, texts, strict=True)]), answers
+        if len(texts) and not self.dim:  # asks, so that no answer is paid for that cannot be embedded
+            raise SettingsError(f"the model {self._reasoner.model!r} gives vectors of length 0")
+        written: dict[int, str] = {}
+        failure: Exception | None = None
+        try:
+            self._write(texts, progress, written, self._most)
+        except Exception as error:
+            if not written:
+                raise
+            failure = error
+        rows = sorted(written)
+        try:
+            # An empty answer has no vector of its own; the prompt's stands for it.
+            vectors = self._reasoner.encode([written[i] or texts[i] for i in rows], held=self._most)
+        except Exception as error:
+            done = finished_before(error)
+            if done is None:
+                raise
+            rows, vectors, failure = [rows[i] for i in done.rows], done.vectors, failure or error
+        answers = [written[i] for i in rows]
+        if failure is not None:
+            raise with_finished(failure, Finished(rows, vectors, answers))
+        return vectors, answers
 
     def write(self, texts: Sequence[str], progress: Progress = iter) -> list[str]:
         """The server's answer to each text, greedy."""
-        jobs = [functools.partial(self._written, self._reasoner.cut(text)) for text in texts]
-        answers = [""] * len(texts)
-        for number, answer in self._line.run(jobs, progress):
-            answers[number] = answer
-        return answers
+        written: dict[int, str] = {}
+        self._write(texts, progress, written)
+        return [written[i] for i in range(len(texts))]
 
-    def _written(self, text: str) -> str:
+    def _write(self, texts: Sequence[str], progress: Progress, written: dict[int, str], hold: int = 0) -> None:
+        """Put the answers into `written`, whatever fails; each sets `hold` tokens aside."""
+
+        def job(place: int) -> None:
+            written[place] = self._written(self._reasoner.cut(texts[place]), hold)
+
+        for _ in self._line.run([functools.partial(job, i) for i in range(len(texts))], progress):
+            pass
+
+    def _written(self, text: str, hold: int) -> str:
         def ask(client: Any) -> tuple[str, int | None]:
             asked: Any = [{"role": "user", "content": text}]
             said = client.chat.completions.create(
@@ -160,7 +217,22 @@ class OpenAIAnswering:
                 raise GarbageError("the answer holds no text")
             return content.strip(), _used(said)
 
-        return self._line.ask(f"chat request for {self._model!r}", ask, _estimate(text) + self._most)
+        try:
+            return self._line.ask(f"chat request for {self._model!r}", ask, _estimate(text) + self._most, hold=hold)
+        except RefusedError as error:
+            raise _named(error, text) from error
+
+
+def _named(error: RefusedError, text: str) -> SettingsError:
+    """The refusal of a text that was sent alone."""
+    return SettingsError(
+        f"{error}; sent was one text of {len(text):,} characters (about {_estimate(text):,} tokens): if that is too long for "
+        "the server, lower knowledge.max_tokens"
+    )
+
+
+def _rows(parts: dict[int, np.ndarray], rows: Sequence[int]) -> np.ndarray:
+    return to_half(np.array([parts[i] for i in rows], dtype=np.float64).reshape(len(rows), -1))
 
 
 def _used(answer: Any) -> int | None:

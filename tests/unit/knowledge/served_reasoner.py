@@ -1,8 +1,10 @@
 """A server process that speaks OpenAI's embeddings and chat, and misbehaves on request: python served_reasoner.py FAULTS
 
 FAULTS is a comma-separated list; the n-th request meets the n-th fault, later ones meet none. Faults: ok, 500, 429, drop,
-stall, garbage, short, nan, html. The first line of output is the port; GET /count tells the requests so far, GET /peak
-the most that were open at once.
+stall, garbage, short, twice, nan, html, and the statuses 400, 408, 409 and 500. A text with "forbidden" in it is always
+answered by 413. The first line of output is the port; GET /count tells the requests so far, GET /peak the most that were
+open at once, GET /read and GET /again how many texts were read (but the one that is asked for
+the length of vectors), and how many of these not for the first time.
 """
 
 from __future__ import annotations
@@ -14,7 +16,8 @@ import sys
 import threading
 
 FAULTS = [fault for fault in sys.argv[1].split(",") if fault] if len(sys.argv) > 1 else []
-LOCK, STATE = threading.Lock(), {"count": 0, "open": 0, "peak": 0}
+LOCK, STATE = threading.Lock(), {"count": 0, "open": 0, "peak": 0, "read": 0, "again": 0}
+SEEN: set[str] = set()
 RELEASE = threading.Event()
 
 
@@ -38,19 +41,27 @@ class Handler(http.server.BaseHTTPRequestHandler):
                 STATE["open"] -= 1
 
     def serve(self, body: dict, fault: str) -> None:
+        texts = [m["content"] for m in body["messages"]] if "messages" in body else body["input"]
         if fault in ("drop", "stall"):
             if fault == "stall":
                 RELEASE.wait(20)
             self.connection.shutdown(socket.SHUT_RDWR)
-        elif fault == "500":
-            self.answer(500, b'{"error": {"message": "out of memory"}}')
+        elif fault in ("400", "408", "409", "500"):
+            self.answer(int(fault), b'{"error": {"message": "out of memory"}}')
         elif fault == "429":
             self.answer(429, b'{"error": {"message": "slow down"}}', {"Retry-After": "0.01"})
         elif fault == "html":
             self.answer(200, b"<html>welcome</html>")
+        elif any("forbidden" in text for text in texts):
+            self.answer(413, b'{"error": {"message": "too large"}}')
         elif body["model"] != "known":
             self.answer(404, b'{"error": {"message": "no such model"}}')
         else:
+            with LOCK:
+                paid = [text for text in texts if text != "dimension"]
+                STATE["read"] += len(paid)
+                STATE["again"] += sum(text in SEEN for text in paid)
+                SEEN.update(paid)
             self.answer(200, json.dumps(self.chat(body) if "messages" in body else self.embed(body, fault)).encode())
 
     def embed(self, body: dict, fault: str) -> dict:
@@ -59,6 +70,9 @@ class Handler(http.server.BaseHTTPRequestHandler):
         rows = rows[1:] if fault == "short" else rows[::-1]
         if fault == "garbage":
             rows = [{"object": "embedding", "index": 0, "embedding": "zzz"}]
+        if fault == "twice":
+            for row in rows:
+                row["index"] %= 2
         if fault == "nan":
             rows[0]["embedding"][0] = None
         used = sum(len(t) for t in texts)

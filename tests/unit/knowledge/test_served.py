@@ -9,8 +9,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 
+import httpx
+import openai
 import pytest
 
+from core import replay
 from core.errors import BudgetError, SettingsError
 from knowledge.cache import Cache
 from knowledge.reasoners import line
@@ -57,7 +60,7 @@ def test_many_requests_at_a_time_come_back_in_order(serve: Serve) -> None:
     assert told(url, "peak") <= 4
 
 
-@pytest.mark.parametrize("fault", ["500", "429", "drop", "garbage", "short", "nan", "html"])
+@pytest.mark.parametrize("fault", ["408", "409", "500", "429", "drop", "garbage", "short", "twice", "nan", "html"])
 def test_a_passing_fault_is_tried_again(serve: Serve, fault: str) -> None:
     url = serve(f"ok,{fault},{fault},ok")
     assert reasoner(url, concurrency=1).encode(TEXTS)[:, 0].tolist() == lengths(TEXTS)
@@ -102,6 +105,102 @@ def test_the_budget_stops_the_job_and_finished_shards_stay(serve: Serve, tmp_pat
     fresh = serve()
     Cache(tmp_path / "fresh", reasoner(fresh, concurrency=1), shard_rows=5).encode(TEXTS)
     assert told(url, "count") - asked < told(fresh, "count")
+
+
+@pytest.mark.parametrize("concurrency", [1, 4])
+def test_a_budget_below_one_shard_is_enough_after_some_runs_and_no_text_is_paid_twice(
+    serve: Serve, tmp_path: Path, concurrency: int
+) -> None:
+    url = serve()
+    runs = 0
+    while True:
+        runs += 1
+        assert runs < 20
+        try:
+            vectors = Cache(tmp_path, reasoner(url, token_budget=200, concurrency=concurrency)).encode(TEXTS)
+            break
+        except BudgetError:
+            pass
+    assert runs > 2
+    assert vectors[:, 0].tolist() == lengths(TEXTS)
+    assert (told(url, "read"), told(url, "again")) == (len(TEXTS), 0)
+
+
+def test_a_budget_below_one_shard_is_enough_for_answers_too(serve: Serve, tmp_path: Path) -> None:
+    answering, embedding = serve(), serve()
+    runs = 0
+    while True:
+        runs += 1
+        assert runs < 40
+        thinker = reasoner(embedding, token_budget=200).answering(20, True, base_url=answering + "/v1")
+        try:
+            answers = Cache(tmp_path, thinker).answer(TEXTS)[1]
+            break
+        except BudgetError:
+            pass
+    assert runs > 2
+    assert answers == [f"likes {len(text)}" for text in TEXTS]
+    assert (told(answering, "read"), told(answering, "again")) == (len(TEXTS), 0)
+
+
+def test_what_was_answered_before_the_server_broke_is_kept(serve: Serve, tmp_path: Path) -> None:
+    url = serve(",".join(["ok"] * 3 + ["500"] * 5))
+    with pytest.raises(SettingsError, match="failed 1 times"):
+        Cache(tmp_path, reasoner(url, retries=0, concurrency=1)).encode(TEXTS)
+    read = told(url, "read")
+    assert read > 0
+    rich = reasoner(serve(), concurrency=1)
+    assert Cache(tmp_path, rich).share_known(TEXTS) == read / len(TEXTS)
+    assert Cache(tmp_path, rich).encode(TEXTS)[:, 0].tolist() == lengths(TEXTS)
+
+
+def test_a_refused_try_costs_no_budget(serve: Serve) -> None:
+    url = serve("429,500,429")
+    assert reasoner(url, token_budget=20, concurrency=1).encode(["a" * 50])[0, 0] == 50
+
+
+def test_a_text_that_is_refused_is_named_and_the_others_of_its_batch_are_kept(serve: Serve, tmp_path: Path) -> None:
+    url = serve()
+    texts = [*TEXTS[:20], f"forbidden {'x' * 10}"]
+    asked = OpenAIReasoner("known", url + "/v1", limits=Limits(concurrency=1))
+    with pytest.raises(SettingsError, match=r"too large.*one text of 20 characters"):
+        Cache(tmp_path, asked).encode(texts)
+    assert told(url, "again") == 0
+    assert Cache(tmp_path, asked).share_known(texts) == told(url, "read") / len(texts)
+
+
+def test_a_batch_that_is_refused_is_sent_in_halves(serve: Serve) -> None:
+    url = serve("400")
+    asked = OpenAIReasoner("known", url + "/v1", limits=Limits(concurrency=1))
+    assert asked.encode(TEXTS)[:, 0].tolist() == lengths(TEXTS)
+    assert told(url, "count") == 3
+
+
+def test_a_prompt_that_is_refused_is_named(serve: Serve) -> None:
+    with pytest.raises(SettingsError, match=r"too large.*one text of 9 characters"):
+        reasoner(serve()).answering(20, chat=True).answer(["forbidden"])
+
+
+@pytest.mark.parametrize(
+    ("header", "seconds"),
+    [
+        ("0.5", 0.5),
+        ("120", 120.0),
+        ("86400", 600.0),
+        ("Mon, 01 Jan 2024 00:01:30 GMT", 90.0),
+        ("Tue, 02 Jan 2024 00:00:00 GMT", 600.0),
+        ("Sun, 31 Dec 2023 00:00:00 GMT", 0.0),
+        ("soon", 0.0),
+        ("", 0.0),
+    ],
+)
+def test_the_wait_that_a_server_asks_for_is_obeyed(
+    header: str, seconds: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(line, "wall", lambda: replay("2024-01-01"))
+    response = httpx.Response(429, headers={"Retry-After": header}, request=httpx.Request("POST", "http://x"))
+    assert line.asked_wait(openai.RateLimitError("slow down", response=response, body=None)) == seconds
+    assert line.asked_wait(ValueError("no answer")) == 0.0
 
 
 def test_a_served_text_is_cut_to_the_estimated_limit(serve: Serve) -> None:
