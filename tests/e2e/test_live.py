@@ -12,13 +12,14 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import httpx
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
-from conftest import Project
+import redis
+from conftest import WAIT, Project
 
 from core import load_settings, replay
 from core.store import replace_json
@@ -26,7 +27,6 @@ from pipeline.serve import running_service
 
 pytestmark = pytest.mark.e2e
 BODY = {"user_id": 1, "scenario": "comedy", "k": 5}
-WAIT = 60.0
 # The small project has 60 users: enough for this rule only.
 EASY = {"LLM4MSR_PROMOTION__MIN_USERS": "10", "LLM4MSR_PROMOTION__MIN_POSITIVES": "10"}
 
@@ -45,7 +45,7 @@ class Load:
         self._thread = threading.Thread(target=self._ask)
 
     def _ask(self) -> None:
-        with httpx.Client(timeout=30) as client:
+        with httpx.Client(timeout=WAIT) as client:
             while not self._stop.is_set():
                 self.statuses.append(client.post(self.url + "/rank", json=BODY).status_code)
 
@@ -59,7 +59,7 @@ class Load:
 
 
 def ask(url: str, **body: object) -> dict:
-    return httpx.post(url + "/rank", json={**BODY, **body}, timeout=30).raise_for_status().json()
+    return httpx.post(url + "/rank", json={**BODY, **body}, timeout=WAIT).raise_for_status().json()
 
 
 def wait_for(condition, what: str) -> None:
@@ -77,7 +77,7 @@ def run(project: Project, *arguments: str, **environment: str) -> subprocess.Com
 
 def test_promotion_and_roll_back_go_live_under_load(project):
     settings = load_settings(project.file)
-    with running_service(settings) as url, Load(url) as load:
+    with running_service(settings, wait_seconds=WAIT) as url, Load(url) as load:
         first = ask(url)["versions"]
         longer = {**EASY, "LLM4MSR_TRAIN__EPOCHS": "8", "LLM4MSR_TRAIN__SEED": "5", "LLM4MSR_PROMOTION__MARGIN": "1"}
         run(project, "train", **longer)
@@ -126,9 +126,9 @@ def test_a_damaged_bundle_is_refused_and_the_old_one_stays(project):
 
 def test_a_new_item_is_ranked_without_retraining(project):
     settings = load_settings(project.file)
-    with running_service(settings) as url:
+    with running_service(settings, wait_seconds=WAIT) as url:
         assert ask(url, candidates=[900_001])["unknown_candidates"] == [900_001]
-        closed = httpx.post(url + "/push", json={"interactions": []})
+        closed = httpx.post(url + "/push", json={"interactions": []}, timeout=WAIT)
         assert (closed.status_code, "push.http" in closed.text) == (404, True)
         trained = ask(url)["versions"]["bundle_digest"]
         with (project.folder / "data" / "movies.csv").open("a", encoding="utf-8") as stream:
@@ -164,7 +164,7 @@ def state_of(project: Project, user: int):
 
 def test_pushed_interactions_count_at_once_and_once_only(open_project):
     project, settings = open_project, load_settings(open_project.file)
-    with running_service(settings) as url:
+    with running_service(settings, wait_seconds=WAIT) as url:
         known, scores = state_of(project, 1), [i["score"] for i in ask(url, k=20)["items"]]
         newcomer = {"user_id": 900_001, "scenario": "comedy"}
         assert {"user_stats:missing", "user_history:missing"} <= set(ask(url, **newcomer)["degraded"])
@@ -172,7 +172,7 @@ def test_pushed_interactions_count_at_once_and_once_only(open_project):
         other = ask(url, **newcomer)["items"][0]["item_id"]
         liked = [interaction(900_001, item, second) for second, item in enumerate((1, other), 2)]
         rows = [interaction(1, 1, 1), *liked, interaction(1, 1, 4, label=7)]
-        answer = httpx.post(url + "/push", json={"interactions": rows}, timeout=30).raise_for_status().json()
+        answer = httpx.post(url + "/push", json={"interactions": rows}, timeout=WAIT).raise_for_status().json()
         assert (answer["pushed"], answer["users"]) == (3, 2)
         assert [(fault["row"], fault["field"]) for fault in answer["rejected"]] == [(3, "label")]
 
@@ -184,12 +184,12 @@ def test_pushed_interactions_count_at_once_and_once_only(open_project):
         degraded = set(ask(url, **newcomer)["degraded"])
         assert not {"user_stats:missing", "user_history:missing"} & degraded
         body = {**newcomer, "item_id": other}
-        near = httpx.post(url + "/explain", json=body, timeout=30).raise_for_status().json()["nearest_history"]
+        near = httpx.post(url + "/explain", json=body, timeout=WAIT).raise_for_status().json()["nearest_history"]
         assert [item["item_id"] for item in near] == [1]
 
         def post(second: int) -> int:
             return httpx.post(
-                url + "/push", json={"interactions": [interaction(900_002, 1, second)]}, timeout=30
+                url + "/push", json={"interactions": [interaction(900_002, 1, second)]}, timeout=WAIT
             ).status_code
 
         with ThreadPoolExecutor(4) as many, following(project) as consumer:
@@ -255,22 +255,40 @@ def rows_of_user(project: Project, user: int) -> int:
 def redis_port(tmp_path):
     if shutil.which("redis-server") is None:
         pytest.skip("redis-server is not installed")
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    server = subprocess.Popen(
-        ["redis-server", "--port", str(port), "--save", "", "--dir", str(tmp_path)], stdout=subprocess.DEVNULL
-    )
-    yield port, server
-    server.kill()
-    server.wait()
+    # Another process may take the port before Redis does, which then ends.
+    for _ in range(5):
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = probe.getsockname()[1]
+        server = subprocess.Popen(
+            ["redis-server", "--port", str(port), "--save", "", "--dir", str(tmp_path)], stdout=subprocess.DEVNULL
+        )
+        try:
+            if redis_answers(port, server):
+                yield port, server
+                return
+        finally:
+            server.kill()
+            server.wait()
+    pytest.fail("redis-server did not start")
+
+
+def redis_answers(port: int, server: subprocess.Popen) -> bool:
+    """Whether this very Redis answers while it lives."""
+    deadline = time.monotonic() + WAIT
+    with redis.Redis(port=port, socket_timeout=5) as client:
+        while server.poll() is None and time.monotonic() < deadline:
+            with suppress(redis.RedisError):
+                return client.info("server")["process_id"] == server.pid
+            time.sleep(0.05)
+    return False
 
 
 def test_a_dead_online_store_degrades_the_answer_and_nothing_else(project, redis_port):
     port, server = redis_port
     project.change(online={"store": "redis", "url": f"127.0.0.1:{port}"})
     run(project, "materialize")
-    with running_service(load_settings(project.file)) as url:
+    with running_service(load_settings(project.file), wait_seconds=WAIT) as url:
         assert ask(url)["degraded"] == []
         server.kill()
         server.wait()
@@ -278,4 +296,4 @@ def test_a_dead_online_store_degrades_the_answer_and_nothing_else(project, redis
         answer = ask(url)
         assert "online_store:unavailable" in answer["degraded"]
         assert len(answer["items"]) == BODY["k"]
-        assert httpx.get(url + "/readyz").status_code == 200
+        assert httpx.get(url + "/readyz", timeout=WAIT).status_code == 200

@@ -11,12 +11,11 @@ from pathlib import Path
 
 import httpx
 import pytest
-from conftest import Project
+from conftest import WAIT, Project
 
-from pipeline.serve import free_port, wait_ready
+from pipeline.serve import free_port, stop_service, wait_ready
 
 pytestmark = pytest.mark.e2e
-WAIT = 120.0
 
 
 @pytest.fixture(scope="module")
@@ -64,6 +63,7 @@ def served(project, home, tmp_path_factory):
             },
             stdout=log,
             stderr=log,
+            start_new_session=True,
         )
         try:
             if not wait_ready(process, url, WAIT):
@@ -71,8 +71,7 @@ def served(project, home, tmp_path_factory):
                 pytest.fail("the Bento did not become ready:\n" + log.read().decode(errors="replace")[-3000:])
             yield url
         finally:
-            process.terminate()
-            process.wait(timeout=30)
+            stop_service(process)
 
 
 def test_it_holds_the_rooms_that_serve_the_seed_and_a_lock_without_addresses(bento):
@@ -86,7 +85,7 @@ def test_it_holds_the_rooms_that_serve_the_seed_and_a_lock_without_addresses(ben
 
 
 def test_it_becomes_ready_and_ranks_on_its_own_seed(served):
-    answer = httpx.post(served + "/rank", json={"user_id": 1, "scenario": "comedy", "k": 3}, timeout=30)
+    answer = httpx.post(served + "/rank", json={"user_id": 1, "scenario": "comedy", "k": 3}, timeout=WAIT)
     assert answer.status_code == 200, answer.text
     body = answer.json()
     assert len(body["items"]) == 3

@@ -11,6 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from conftest import WAIT
 
 from core import Window, load_settings, replay, to_micros
 from core.tables import TIMESTAMP, conform
@@ -93,10 +94,10 @@ class _probe_rows:  # noqa: N801
 @pytest.fixture(scope="module")
 def over_http(settings, candidates):
     found, degraded = {}, {}
-    with running_service(settings) as url:
+    with running_service(settings, wait_seconds=WAIT) as url:
         for user in USERS:
             body = {"user_id": user, "scenario": "comedy", "candidates": candidates, "k": len(candidates)}
-            answer = httpx.post(url + "/rank", json=body, timeout=30).raise_for_status().json()
+            answer = httpx.post(url + "/rank", json=body, timeout=WAIT).raise_for_status().json()
             found |= {(user, item["item_id"]): item["score"] for item in answer["items"]}
             degraded[user] = answer["degraded"]
     return found, degraded

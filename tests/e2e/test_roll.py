@@ -9,13 +9,12 @@ import time
 
 import httpx
 import pytest
-from conftest import Project
+from conftest import WAIT, Project
 
 from core import load_settings
 from pipeline.serve import running_service
 
 pytestmark = pytest.mark.e2e
-WAIT = 60.0
 # What is rolled here need not be better: the small project's 60 users are enough, and a champion of any age is too old.
 EASY = {
     "LLM4MSR_PROMOTION__MIN_USERS": "10",
@@ -43,7 +42,7 @@ class Load:
         self._threads.append(threading.Thread(target=self._ready))
 
     def _rank(self, number: int) -> None:
-        with httpx.Client(timeout=30) as client:
+        with httpx.Client(timeout=WAIT) as client:
             while not self._stop.wait(0.03):
                 number += 1
                 body = {"user_id": 1 + number % 60, "scenario": ("comedy", "drama")[number % 2], "k": 3}
@@ -56,7 +55,7 @@ class Load:
                     self.answers.append(("200", _told(told["versions"]), tuple(told["degraded"])))
 
     def _ready(self) -> None:
-        with httpx.Client(timeout=30) as client:
+        with httpx.Client(timeout=WAIT) as client:
             while not self._stop.wait(0.05):
                 try:
                     self.readiness.append(str(client.get(self._url + "/readyz").status_code))
@@ -85,7 +84,7 @@ def run(project: Project, *arguments: str, **environment: str) -> None:
 
 def served(url: str) -> dict:
     body = {"user_id": 1, "scenario": "comedy", "k": 3}
-    return httpx.post(url + "/rank", json=body, timeout=30).raise_for_status().json()["versions"]
+    return httpx.post(url + "/rank", json=body, timeout=WAIT).raise_for_status().json()["versions"]
 
 
 def wait_for(url: str, version: int) -> dict:
@@ -98,7 +97,7 @@ def wait_for(url: str, version: int) -> dict:
 
 def test_new_versions_of_knowledge_go_live_and_back_under_load(project):
     other = {"language": "zh", "layer": 1, "user_dim": 24, "item_dim": 16}
-    with running_service(load_settings(project.file)) as url, Load(url) as load:
+    with running_service(load_settings(project.file), wait_seconds=WAIT) as url, Load(url) as load:
         first = served(url)
         project.change(knowledge=other)
         run(project, "run", **EASY)
