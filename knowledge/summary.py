@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 import pyarrow as pa
 
-from core.digest import sha256_text
+from core.digest import sha256_json
 from knowledge.prompts import Histories, statistics_sentence
 from knowledge.snapshots import Snapshots
 from knowledge.sources import Catalogue, Log
@@ -45,9 +45,10 @@ class Neighbours:
         self._centre = np.rint(chosen.mean(axis=0) * 2.0**16) / 2.0**16 if len(chosen) else np.zeros(vectors.shape[1])
         self._units = _units(chosen - self._centre)
 
-    def digest(self, ids: pa.Array) -> str:
-        """Hash of the candidates, their ids and their vectors."""
-        told = sha256_text("\n".join(map(str, ids.take(pa.array(self.items)).to_pylist())))
+    def digest(self, catalogue: Catalogue) -> str:
+        """Hash of the candidates: their ids, the texts that are quoted of them, and their vectors."""
+        ids = catalogue.item_ids.take(pa.array(self.items)).to_pylist()
+        told = sha256_json([[str(found) for found in ids], [catalogue.texts[item] for item in self.items]])
         return hashlib.sha256(told.encode() + self._centre.tobytes() + self._units.tobytes()).hexdigest()
 
     def find(self, vectors: np.ndarray, centre: np.ndarray | None = None, block: int = 512) -> np.ndarray:
@@ -87,15 +88,14 @@ def user_summaries(
     nothing = template.fill("nothing")
     texts = []
     for i, (user, watermark, end) in enumerate(zip(snapshots.users, snapshots.watermarks, snapshots.ends, strict=True)):
-        lines, positives = [], 0
+        lines = []
         for scenario, (_, title, _) in enumerate(catalogue.scenarios):
             items = histories.before(int(user), scenario, int(watermark))
             if len(items):
                 said = {"titles": _quoted(catalogue, items[: -TITLES - 1 : -1]), "categories": _top(catalogue, items)}
                 lines.append(template.fill("liked", title=title, positives=len(items), **_or(said, nothing)))
-            positives += len(items)
         told = {"scenarios": "\n".join(lines), "nearest": _quoted(catalogue, nearest[i])}
-        rows = int(end - log.starts[user])
+        rows, positives = int(end - log.starts[user]), int(log.labels[log.starts[user] : end].sum())
         texts.append(template.fill("user", rows=rows, positives=positives, **_or(told, nothing)))
     return texts
 

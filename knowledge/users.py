@@ -201,11 +201,12 @@ class Users:
             "code": code_version(("core", "knowledge")),
             "versions": {name: kind.version for name, kind in self.kinds.items()},
             "rule": [knowledge.thresholds, knowledge.max_age, knowledge.every, knowledge.prompt_snapshots],
+            "half_life": work.half_life,
             "prompt": [knowledge.prompt_history, knowledge.max_tokens, work.thinker.identity],
             "templates": [work.template(name).digest for name in ("user_v2", "summary_v1")],
             "scenarios": work.catalogue.scenarios,
             "items": work.item_recipe(),
-            "neighbours": self._neighbours.digest(work.catalogue.item_ids),
+            "neighbours": self._neighbours.digest(work.catalogue),
         }
 
 
