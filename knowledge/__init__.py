@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from knowledge.material import read_part, user_prompt, workload
     from knowledge.pooler import Pooler, load_pooler
     from knowledge.reasoners import Reasoner, make_reasoner
+    from knowledge.reasoners.folder import local_model
     from knowledge.snapshots import due
 
 __all__ = [
@@ -24,6 +25,7 @@ __all__ = [
     "difference",
     "due",
     "load_pooler",
+    "local_model",
     "make_reasoner",
     "read_part",
     "user_prompt",
@@ -37,6 +39,7 @@ _HOMES = {
     "load_pooler": "knowledge.pooler",
     "Reasoner": "knowledge.reasoners",
     "make_reasoner": "knowledge.reasoners",
+    "local_model": "knowledge.reasoners.folder",
     "due": "knowledge.snapshots",
     "difference": "knowledge.inspection",
     "user_state": "knowledge.inspection",

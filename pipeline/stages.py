@@ -103,6 +103,8 @@ def features(settings: Settings, window: Window = Window()) -> Manifest:  # noqa
 
 def knowledge(settings: Settings, window: Window = Window()) -> Manifest:  # noqa: B008
     """Vectors and texts of users, items and scenarios, checked by their gate before they are published."""
+    from knowledge import local_model
+
     store, clean, clock = artifact_store(settings), clean_tables(settings, window), stage_clock(settings, window)
     train_start = training_start(settings, clean)
     before = earlier_windows(settings, window, "knowledge")
@@ -135,6 +137,7 @@ def knowledge(settings: Settings, window: Window = Window()) -> Manifest:  # noq
         inputs={
             **_digests("validate", clean),
             **_digests("earlier", before[-1:]),
+            **local_model(settings.knowledge, store.root / "cache"),
             "train_start": str(train_start),
             **_clock_input(clock),
         },

@@ -7,10 +7,9 @@ from typing import Any
 
 import torch
 
-from core.digest import sha256_file, sha256_json
+from core.digest import sha256_json
 from core.errors import SettingsError
-
-_WEIGHTS = {".safetensors", ".bin", ".json", ".txt", ".model", ".jinja"}
+from knowledge.reasoners.folder import folder_digest
 
 
 def load(
@@ -59,8 +58,7 @@ def model_digest(name: str, config: Any) -> str:
     folder = Path(name)
     if not folder.is_dir():
         return sha256_json({"name": name, "commit": getattr(config, "_commit_hash", None)})
-    files = sorted(p for p in folder.iterdir() if p.is_file() and p.suffix in _WEIGHTS)
-    return sha256_json({path.name: sha256_file(path) for path in files})
+    return folder_digest(folder)
 
 
 def _wanted(layer: int, count: int, name: str) -> int:
