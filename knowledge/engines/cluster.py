@@ -1,6 +1,6 @@
 """Ray Data: the parts of a run as rows of a dataset, read by actors that load the reasoner once.
 
-An actor that dies is started again by Ray, and its part is handed out again; what the part had finished is in the cache,
+An actor that dies is started again by Ray, three times at the most, and its part is handed out again; what the part had finished is in the cache,
 so that a death costs the shard that was being read. Sources, cache and model must be on paths that all machines know.
 """
 
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
+import pickle
 import socket
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -15,13 +16,14 @@ from pathlib import Path
 from typing import Any
 
 from core import ArtifactStore, Clock, Settings, logger
-from core.errors import SettingsError
+from core.errors import Llm4msrError, SettingsError
 from core.settings import RaySettings
 from knowledge.logstore import open_log
 from knowledge.material import read_share
+from knowledge.reasoners import among
 from knowledge.scenarios import moments_of
 from knowledge.sources import read_catalogue
-from knowledge.work import open_work
+from knowledge.work import Work, open_work
 
 LOG = logger("knowledge")
 # Parts per actor: small enough that no actor is idle for long at the end.
@@ -29,6 +31,8 @@ _PARTS_EACH = 4
 # What a cluster of our own keeps in shared memory: rows of numbers only.
 _STORE_BYTES = 128 << 20
 _KNOCK_SECONDS = 10
+# Of an actor, and tries of a part after them; Ray's own default is to go on for ever.
+_MOST_DEATHS = 3
 
 
 @dataclass(frozen=True)
@@ -45,22 +49,35 @@ class Job:
 
 
 class Reader:
-    """An actor: opens the material once, then reads one part after the other."""
+    """An actor: opens the material once, then reads one part after the other.
+
+    Errors of ours are handed on as data: of an exception Ray keeps no more than a text.
+    """
 
     def __init__(self, job: Job) -> None:
         self._open, self._job = ExitStack(), job
+        self._work: Work | None = None
+
+    def _material(self) -> Work:
+        if self._work is not None:
+            return self._work
+        job = self._job
+        settings = among(job.settings, job.settings.knowledge.ray.workers)
         self._work = self._open.enter_context(
-            open_work(job.sources, job.settings, job.clock, job.train_start, job.cache, job.store)
+            open_work(job.sources, settings, job.clock, job.train_start, job.cache, job.store)
         )
+        return self._work
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
-        """Read the parts of a batch: `part`, `parts` -> the same and how many texts were looked at."""
+        """Read the parts of a batch: `part`, `parts` -> the same and `failure`, a pickled error or nothing."""
         moments = moments_of(self._job.train_start, self._job.window_ends)
-        told = [
-            sum(read_share(self._work, (int(i), int(n)), moments).values())
-            for i, n in zip(batch["part"], batch["parts"], strict=True)
-        ]
-        return {**batch, "texts": told}
+        failure = ""
+        try:
+            for number, of in zip(batch["part"], batch["parts"], strict=True):
+                read_share(self._material(), (int(number), int(of)), moments)
+        except Llm4msrError as error:
+            failure = pickle.dumps(error).hex()
+        return {**batch, "failure": [failure] * len(batch["part"])}
 
 
 def read_on_cluster(job: Job) -> int:
@@ -68,6 +85,7 @@ def read_on_cluster(job: Job) -> int:
 
     Raises:
         SettingsError: Ray is not installed, or the cluster cannot be reached.
+        Llm4msrError: what an actor met, as the stage would have met it here.
     """
     settings = job.settings.knowledge.ray
     ray = _ray()
@@ -90,8 +108,14 @@ def read_on_cluster(job: Job) -> int:
             compute=ray.data.ActorPoolStrategy(size=settings.workers, max_tasks_in_flight_per_actor=1),
             num_cpus=settings.num_cpus,
             num_gpus=settings.num_gpus,
+            max_restarts=_MOST_DEATHS,
+            max_task_retries=_MOST_DEATHS,
         )
-        done = sum(len(batch["part"]) for batch in dataset.iter_batches(batch_size=None))
+        done = 0
+        for batch in dataset.iter_batches(batch_size=None):
+            for failure in filter(None, batch["failure"].tolist()):
+                raise pickle.loads(bytes.fromhex(failure))
+            done += len(batch["part"])
     finally:
         if ours:
             ray.shutdown()

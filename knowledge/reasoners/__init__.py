@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from core.errors import SettingsError
-from core.settings import KnowledgeSettings
+from core.settings import KnowledgeSettings, Settings
 from knowledge.reasoners.base import AnsweringReasoner, Progress, Reasoner
 
-__all__ = ["AnsweringReasoner", "Progress", "Reasoner", "make_reasoner", "make_thinker"]
+__all__ = ["AnsweringReasoner", "Progress", "Reasoner", "among", "make_reasoner", "make_thinker"]
 
 
 def make_reasoner(settings: KnowledgeSettings) -> Reasoner:
@@ -58,6 +58,19 @@ def make_reasoner(settings: KnowledgeSettings) -> Reasoner:
         ),
         **shared,
     )
+
+
+def among(settings: Settings, processes: int) -> Settings:
+    """The settings for one of several processes that share the budget and the rates of a server."""
+    knowledge = settings.knowledge
+    shares: dict[str, float] = {
+        name: value / processes
+        for name in ("requests_per_minute", "tokens_per_minute")
+        if (value := getattr(knowledge, name)) is not None
+    }
+    if knowledge.token_budget is not None:
+        shares["token_budget"] = max(1, knowledge.token_budget // processes)
+    return settings.model_copy(update={"knowledge": knowledge.model_copy(update=shares)})
 
 
 def make_thinker(settings: KnowledgeSettings, reasoner: Reasoner) -> Reasoner:
