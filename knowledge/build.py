@@ -11,7 +11,7 @@ from knowledge import scenarios, summary
 from knowledge.engines import read_everything
 from knowledge.items import read_items, write_items
 from knowledge.users import Users
-from knowledge.work import open_work
+from knowledge.work import marks_of, open_work, warn_of_missing_parts
 
 
 def build_knowledge(
@@ -43,6 +43,7 @@ def build_knowledge(
     Raises:
         UserError: input or settings must change; the message says how.
     """
+    warn_of_missing_parts(marks_of(sources, settings, cache))
     settings = read_everything(
         sources, settings, clock, train_start=train_start, cache=cache, store=compressors, window_ends=window_ends
     )

@@ -89,13 +89,13 @@ class Cache:
         by_hash = dict(zip(hashes, texts, strict=True))
         # Sorted by length, so that the batches inside a shard need little padding; by hash, so that a rerun cuts alike.
         wanted = sorted(by_hash, key=lambda h: (len(by_hash[h]), h))
-        known = self._checked(wanted)
         shards = [wanted[i : i + self._shard_rows] for i in range(0, len(wanted), self._shard_rows)]
         if self._part is not None:
             # Counted on from call to call, so that parts get the same number of shards.
             first = (self._part[0] - 1 - self._cut) % self._part[1]
             self._cut += len(shards)
             shards = shards[first :: self._part[1]]
+        known = self._checked([h for shard in shards for h in shard])
         todo = [left for shard in shards if (left := [h for h in shard if h not in known])]
         for number, shard in enumerate(todo, start=1):
             shown = functools.partial(_shown, f"{description} (shard {number} of {len(todo)})")

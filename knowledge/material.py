@@ -10,13 +10,13 @@ import numpy as np
 import pyarrow as pa
 
 from core import ArtifactStore, Clock, Settings
-from core.digest import sha256_json
 from core.errors import SettingsError
 from core.store import replace_json
 from knowledge.buckets import Bucket, share_of
 from knowledge.plan import Texts
+from knowledge.reasoners import among
 from knowledge.scenarios import count, moments_of, scenario_texts
-from knowledge.work import BLOCK_SHARDS, Work, open_work, parts
+from knowledge.work import BLOCK_SHARDS, Work, marks_of, open_work, parts
 
 _SAMPLE = 256
 
@@ -53,13 +53,10 @@ def read_part(
     number, of = part
     if not 1 <= number <= of:
         raise SettingsError(f"--shard {number}/{of}: count from 1 to {of}")
-    with _work(sources, settings, clock, train_start, cache) as work:
+    with _work(sources, among(settings, of), clock, train_start, cache) as work:
         read = read_share(work, part, moments_of(train_start, window_ends))
         told = {"part": number, "parts": of, "texts_of_the_part": read, "reasoner": work.reasoner.identity}
-    key = sha256_json(
-        {"sources": [str(s) for s in sources], "knowledge": settings.section("knowledge"), "now": clock.now_micros()}
-    )[:16]
-    mark = cache / "done" / key / f"{number}-of-{of}.json"
+    mark = marks_of(sources, settings, cache) / f"{number}-of-{of}.json"
     replace_json(mark, told)
     return mark
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -150,6 +151,24 @@ def open_work(
         reasoner = make_reasoner(settings.knowledge)
         thinker = make_thinker(settings.knowledge, reasoner)
         yield Work(settings, train_start, cache, compressors, catalogue, log, reasoner, thinker)
+
+
+def marks_of(sources: Sequence[Path], settings: Settings, cache: Path) -> Path:
+    """The folder of the done-marks of a run's parts, I-of-N.json."""
+    key = sha256_json({"sources": [str(s) for s in sources], "knowledge": settings.section("knowledge")})
+    return cache / "done" / key[:16]
+
+
+def warn_of_missing_parts(marks: Path) -> None:
+    """Say which parts have not reported where others of the same number have, and none of another number all."""
+    reported: dict[int, set[int]] = {}
+    for path in marks.iterdir() if marks.is_dir() else ():
+        if match := re.fullmatch(r"(\d+)-of-(\d+)\.json", path.name):
+            reported.setdefault(int(match.group(2)), set()).add(int(match.group(1)))
+    missing = {of: sorted(set(range(1, of + 1)) - done) for of, done in reported.items()}
+    for of, left in sorted(missing.items()) if all(missing.values()) else ():
+        told = ", ".join(f"{number}/{of}" for number in left)
+        LOG.warning("shard %s has not reported; what it left out is read here", told)
 
 
 def with_vectors(log: Log, due: Snapshots, known: np.ndarray) -> np.ndarray:
