@@ -26,6 +26,7 @@ from core.errors import DataError, MissingArtifactError
 from core.log import logger
 from knowledge import queries
 from knowledge.buckets import Bucket, buckets_for
+from knowledge.leftovers import in_use, sweep
 from knowledge.ordering import FILES, KEY, OrderedSource, put_in_order
 from knowledge.sources import Catalogue, Log, item_positions, make_log
 
@@ -173,15 +174,17 @@ def open_log(sources: Sequence[Path], cache: Path, catalogue: Catalogue, before:
     """
     ids = _id_type(sources)
     folder = cache / "log"
+    sweep(cache)
     scratch = folder / f".spill.{uuid.uuid4().hex}"
     scratch.mkdir(parents=True)
-    connection = queries.connect(scratch)
-    try:
-        parts = [put_in_order(connection, source, folder, before) for source in sources]
-        yield LogStore(connection, parts, catalogue, ids)
-    finally:
-        connection.close()
-        shutil.rmtree(scratch, ignore_errors=True)
+    with in_use(scratch):
+        connection = queries.connect(scratch)
+        try:
+            parts = [put_in_order(connection, source, folder, before) for source in sources]
+            yield LogStore(connection, parts, catalogue, ids)
+        finally:
+            connection.close()
+            shutil.rmtree(scratch, ignore_errors=True)
 
 
 def _id_type(sources: Sequence[Path]) -> pa.DataType:
