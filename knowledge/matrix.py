@@ -7,6 +7,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,6 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from core.digest import vector_digests
+from core.errors import StorageError
 from core.tables import TIMESTAMP, conform, knowledge_schema, knowledge_text_schema
 from knowledge.compressor import FILE, Compressor
 
@@ -47,12 +50,28 @@ class Rows:
 
 
 def create(folder: Path, rows: int, dim: int) -> np.ndarray:
-    """An empty `vectors.npy` to be filled, memory-mapped float32 [rows, dim]."""
+    """An empty `vectors.npy` to be filled, memory-mapped float32 [rows, dim], its place on the disk taken.
+
+    Raises:
+        StorageError: the disk has no room for it.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     if rows == 0:
         np.save(folder / "vectors.npy", np.zeros((0, dim), dtype=np.float32))
         return np.zeros((0, dim), dtype=np.float32)
-    return np.lib.format.open_memmap(folder / "vectors.npy", mode="w+", dtype=np.float32, shape=(rows, dim))
+    path = folder / "vectors.npy"
+    vectors = np.lib.format.open_memmap(path, mode="w+", dtype=np.float32, shape=(rows, dim))
+    # A page of a sparse file for which the disk has no room when it is written ends the process.
+    with path.open("r+b") as stream:
+        try:
+            os.posix_fallocate(stream.fileno(), 0, path.stat().st_size)
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+                raise
+            raise StorageError(
+                f"{path}: no room for {path.stat().st_size:,} bytes ({error.strerror}); free some, or move `root`"
+            ) from error
+    return vectors
 
 
 def write_index(folder: Path, rows: Rows, kind: str, version: str, hashes: list[str]) -> None:
