@@ -80,7 +80,7 @@ def pool(
     starts = log.starts[snapshots.users]
     running = half_life is None
     begins = np.where(_first_of_user(snapshots.users), starts, np.roll(snapshots.ends, 1)) if running else starts
-    for part in _chunks(snapshots, snapshots.ends - begins):
+    for part in _chunks(snapshots, snapshots.ends - begins, running):
         changes = _first_of_user(snapshots.users[part]) if running else np.ones(part.stop - part.start, dtype=bool)
         first = np.flatnonzero(changes)
         owner = np.repeat(np.arange(len(first)), np.diff(np.append(first, part.stop - part.start)))
@@ -124,9 +124,12 @@ def _ranges(begins: np.ndarray, ends: np.ndarray) -> tuple[np.ndarray, np.ndarra
     return np.arange(bounds[-1]) + np.repeat(begins - bounds[:-1], lengths), bounds
 
 
-def _chunks(snapshots: Snapshots, lengths: np.ndarray) -> Iterator[slice]:
-    """Cut at users' borders so that a chunk reads about CHUNK_ROWS rows; a snapshot costs as much as 16 of them."""
-    borders = np.append(np.flatnonzero(_first_of_user(snapshots.users)), len(snapshots))
+def _chunks(snapshots: Snapshots, lengths: np.ndarray, running: bool) -> Iterator[slice]:
+    """Cut so that a chunk reads about CHUNK_ROWS rows; a snapshot costs as much as 16 of them. Where sums run on from
+    snapshot to snapshot, cut at users' borders only.
+    """
+    begins = np.flatnonzero(_first_of_user(snapshots.users)) if running else np.arange(len(snapshots))
+    borders = np.append(begins, len(snapshots))
     cost = np.append(0, np.cumsum(lengths + 16))[borders]
     start = 0
     while start < len(borders) - 1:

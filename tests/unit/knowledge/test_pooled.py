@@ -144,3 +144,16 @@ def test_with_a_half_life_a_row_counts_half_as_much_a_period_later(
     assert not np.allclose(plain, whole, atol=1e-3, equal_nan=True)
     lasting = np.concatenate([v for _, v in pooled.pool(log, found, matrix, known, int(1e16))])
     np.testing.assert_array_equal(lasting, plain)
+
+
+def test_with_a_half_life_one_users_many_snapshots_come_in_chunks_of_the_same_bytes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log, matrix = read(tmp_path, [(1, k % 8, "home", 10 * k, int(k % 3 > 0)) for k in range(60)]), vectors()
+    known, found = np.ones(8, dtype=bool), due_snapshots(log, range(1, 61))
+    [(_, whole)] = pooled.pool(log, found, matrix, known, int(100e6))
+    monkeypatch.setattr(pooled, "CHUNK_ROWS", 200)
+    parts = list(pooled.pool(log, found, matrix, known, int(100e6)))
+    assert [p.start for p, _ in parts] == [0, *(p.stop for p, _ in parts[:-1])]
+    assert max((found.ends[p] + 16).sum() for p, _ in parts) <= 200
+    assert np.concatenate([v for _, v in parts]).tobytes() == whole.tobytes()
