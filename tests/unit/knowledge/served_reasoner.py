@@ -3,8 +3,8 @@
 FAULTS is a comma-separated list; the n-th request meets the n-th fault, later ones meet none. Faults: ok, 500, 429, drop,
 stall, garbage, short, twice, nan, html, and the statuses 400, 408, 409 and 500. A text with "forbidden" in it is always
 answered by 413. The first line of output is the port; GET /count tells the requests so far, GET /peak the most that were
-open at once, GET /read and GET /again how many texts were read (but the one that is asked for
-the length of vectors), and how many of these not for the first time.
+open at once, GET /read and GET /again how many texts were read (but the one that is asked for the length of vectors), and
+how many of these not for the first time.
 """
 
 from __future__ import annotations
