@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import logging
 import os
-import pickle
 import socket
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from core import ArtifactStore, Clock, Settings, logger
+from core import ArtifactStore, Clock, Settings, errors, logger
 from core.errors import Llm4msrError, SettingsError
 from core.settings import RaySettings
 from knowledge.logstore import open_log
@@ -69,14 +68,14 @@ class Reader:
         return self._work
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
-        """Read the parts of a batch: `part`, `parts` -> the same and `failure`, a pickled error or nothing."""
+        """Read the parts of a batch: `part`, `parts` -> the same and `failure`, an error's kind and message or nothing."""
         moments = moments_of(self._job.train_start, self._job.window_ends)
         failure = ""
         try:
             for number, of in zip(batch["part"], batch["parts"], strict=True):
                 read_share(self._material(), (int(number), int(of)), moments)
         except Llm4msrError as error:
-            failure = pickle.dumps(error).hex()
+            failure = f"{_kind(error)}:{error}"
         return {**batch, "failure": [failure] * len(batch["part"])}
 
 
@@ -114,7 +113,8 @@ def read_on_cluster(job: Job) -> int:
         done = 0
         for batch in dataset.iter_batches(batch_size=None):
             for failure in filter(None, batch["failure"].tolist()):
-                raise pickle.loads(bytes.fromhex(failure))
+                kind, _, message = failure.partition(":")
+                raise getattr(errors, kind)(message)
             done += len(batch["part"])
     finally:
         if ours:
@@ -134,6 +134,11 @@ def _ray() -> Any:
             f"knowledge.engine is ray, but Ray cannot be imported ({error}); install requirements/dev.txt"
         ) from error
     return ray
+
+
+def _kind(error: Llm4msrError) -> str:
+    """The name of the error's class, or of the nearest one above it that is in `core.errors`."""
+    return next(kind.__name__ for kind in type(error).__mro__ if kind.__module__ == errors.__name__)
 
 
 def _connect(ray: Any, settings: RaySettings) -> None:

@@ -13,11 +13,13 @@ import knowledge.cache
 import knowledge.work
 from core import ArtifactStore, Settings, replay
 from core.digest import sha256_file
+from core.errors import BudgetError, DataError
 from core.settings import KnowledgeSettings
 from knowledge import build_knowledge, read_part
 from knowledge.cache import Cache
 from knowledge.engines.cluster import Job, Reader
 from knowledge.reasoners import among
+from knowledge.reasoners.line import RefusedError
 
 TEXTS = [f"Red River {i}" for i in range(24)]
 LIMITED = Settings(
@@ -115,3 +117,26 @@ def test_the_stage_names_the_parts_that_have_not_reported(
     part(tmp_path, 3, 4)
     stage(tmp_path, "four")
     assert "has not reported" not in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("met", "told"),
+    [
+        (BudgetError("used up: all of it"), "BudgetError:used up: all of it"),
+        (DataError("odd", file="a.csv", row=3), "DataError:file a.csv, row 3: odd"),
+        (RefusedError("too long"), "SettingsError:too long"),
+    ],
+)
+def test_an_actor_tells_the_kind_and_the_message_of_an_error_of_ours(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, met: Exception, told: str
+) -> None:
+    def fails(_: KnowledgeSettings) -> Letters:
+        raise met
+
+    monkeypatch.setattr(knowledge.work, "make_reasoner", fails)
+    write_source(tmp_path / "source", log_rows(), TITLES)
+    clock = replay(START + dt.timedelta(seconds=10_000))
+    job = Job(
+        (tmp_path / "source",), LIMITED, clock, micros(45.0), tmp_path / "cache", ArtifactStore(tmp_path / "store"), ()
+    )
+    assert Reader(job)({"part": np.array([1]), "parts": np.array([20])})["failure"] == [told]
