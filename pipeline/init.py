@@ -37,6 +37,7 @@ data:
     title: title
   timestamp_unit: s             # s | ms | us | iso
   label: {column: clicked, op: ">", value: 0}
+  # grade: share_watched        # a column that says how much, for train.grade_levels, e.g. [0.1, 0.5, 0.9]
   scenario: {rule: column, column: surface}
   scenarios:                    # one sentence each: the reasoner and /explain read them
     feed: {title: Home feed, description: Endless feed of recommendations on the home screen.}
