@@ -177,14 +177,16 @@ def open_log(sources: Sequence[Path], cache: Path, catalogue: Catalogue, before:
     sweep(cache)
     scratch = folder / f".spill.{uuid.uuid4().hex}"
     scratch.mkdir(parents=True)
-    with in_use(scratch):
-        connection = queries.connect(scratch)
-        try:
-            parts = [put_in_order(connection, source, folder, before) for source in sources]
-            yield LogStore(connection, parts, catalogue, ids)
-        finally:
-            connection.close()
-            shutil.rmtree(scratch, ignore_errors=True)
+    try:
+        with in_use(scratch):
+            connection = queries.connect(scratch)
+            try:
+                parts = [put_in_order(connection, source, folder, before) for source in sources]
+                yield LogStore(connection, parts, catalogue, ids)
+            finally:
+                connection.close()
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
 
 
 def _id_type(sources: Sequence[Path]) -> pa.DataType:

@@ -81,8 +81,7 @@ def pool(
     running = half_life is None
     begins = np.where(_first_of_user(snapshots.users), starts, np.roll(snapshots.ends, 1)) if running else starts
     for part in _chunks(snapshots, snapshots.ends - begins, running):
-        changes = _first_of_user(snapshots.users[part]) if running else np.ones(part.stop - part.start, dtype=bool)
-        first = np.flatnonzero(changes)
+        first = np.flatnonzero(_first_of_user(snapshots.users[part]))
         owner = np.repeat(np.arange(len(first)), np.diff(np.append(first, part.stop - part.start)))
         rows, bounds = _ranges(begins[part], snapshots.ends[part])
         items = log.items[rows]
@@ -92,7 +91,9 @@ def pool(
         labels = log.labels[rows]
         weight = counted * weights(log.times[rows], np.repeat(snapshots.watermarks[part], np.diff(bounds)), half_life)
         halves = [
-            _means(np.where(labels == wanted, weight, 0.0), columns, bounds, matrix, first, owner)
+            _means(
+                np.where(labels == wanted, weight, 0.0), columns, bounds, matrix, (first, owner) if running else None
+            )
             for wanted in (True, False)
         ]
         out = np.concatenate([mean for mean, _ in halves], axis=1)
@@ -105,15 +106,28 @@ def _means(
     columns: np.ndarray,
     bounds: np.ndarray,
     matrix: np.ndarray,
-    first: np.ndarray,
-    owner: np.ndarray,
+    running: tuple[np.ndarray, np.ndarray] | None,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Running means [n, d] and total weights [n] per user over segments of rows; all sums are exact."""
+    """Means [n, d] and total weights [n] over segments of rows; all sums are exact.
+
+    Args:
+        weights: of the rows.
+        columns: which row of `matrix` each reads.
+        bounds: where segments begin, [n + 1].
+        matrix: item vectors on the grid, [m, d].
+        running: each owner's first segment, and the owner of each segment, whose sums run on; None: each for itself.
+    """
     segments = scipy.sparse.csr_matrix((weights, columns, bounds), shape=(len(bounds) - 1, len(matrix)))
-    sums = np.cumsum(np.asarray(segments @ matrix), axis=0)
+    sums = np.asarray(segments @ matrix)
     counts = np.append(0.0, np.cumsum(weights))[bounds]
-    sums_before = np.concatenate([np.zeros((1, matrix.shape[1])), sums])[first]
-    sums, counts = sums - sums_before[owner], counts[1:] - counts[first][owner]
+    if running is None:
+        # Small weights need more digits: a total over other users' rows would leave too few.
+        counts = np.diff(counts)
+    else:
+        first, owner = running
+        sums = np.cumsum(sums, axis=0)
+        sums_before = np.concatenate([np.zeros((1, matrix.shape[1])), sums])[first]
+        sums, counts = sums - sums_before[owner], counts[1:] - counts[first][owner]
     return sums / np.where(counts, counts, 1.0)[:, None], counts
 
 

@@ -131,8 +131,8 @@ class Line:
             try:
                 answer, used = request(self._client)
             except (openai.OpenAIError, *garbage) as error:
-                if isinstance(error, openai.APIStatusError):
-                    self._charge(held - hold - tokens)
+                # The next try takes it all again. What was not answered may have been computed all the same: it stays charged.
+                self._charge(held - hold - (tokens if isinstance(error, openai.APIStatusError) else 0))
                 if isinstance(error, openai.OpenAIError) and not _passing(error):
                     kind = RefusedError if getattr(error, "status_code", None) in (400, 413) else SettingsError
                     raise kind(f"knowledge.base_url {self._url}: the {what} failed ({_first(error)})") from error

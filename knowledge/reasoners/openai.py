@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -13,6 +13,9 @@ from core.errors import SettingsError
 from knowledge.reasoners.base import Finished, Progress, finished_before, to_half, with_finished
 from knowledge.reasoners.batching import batches
 from knowledge.reasoners.line import GarbageError, Limits, Line, RefusedError
+
+T = TypeVar("T")
+BLOCK = 128  # answers that are embedded together, and lost together if that fails
 
 
 class OpenAIReasoner:
@@ -169,6 +172,21 @@ class OpenAIAnswering:
         """Vectors, float16 [n, dim], and answers, both in the order of the texts."""
         if len(texts) and not self.dim:  # asks, so that no answer is paid for that cannot be embedded
             raise SettingsError(f"the model {self._reasoner.model!r} gives vectors of length 0")
+        shown = iter(progress(range(len(texts))))
+        blocks: list[tuple[np.ndarray, list[str]]] = []
+        for begin in range(0, len(texts), BLOCK):
+            try:
+                blocks.append(self._block(texts[begin : begin + BLOCK], lambda jobs: _beside(jobs, shown)))
+            except Exception as error:
+                part = finished_before(error) or Finished([], np.zeros((0, self.dim), np.float16), [])
+                rows = [*range(begin), *(begin + row for row in part.rows)]
+                if rows:
+                    with_finished(error, Finished(rows, *_joined([*blocks, (part.vectors, part.answers or [])])))
+                raise
+        return _joined(blocks) if blocks else (self._reasoner.encode([]), [])
+
+    def _block(self, texts: Sequence[str], progress: Progress) -> tuple[np.ndarray, list[str]]:
+        """Answers and their vectors; what is answered is embedded before more is asked, so that little is lost."""
         written: dict[int, str] = {}
         failure: Exception | None = None
         try:
@@ -184,6 +202,8 @@ class OpenAIAnswering:
         except Exception as error:
             done = finished_before(error)
             if done is None:
+                if failure is not None:
+                    raise failure from error
                 raise
             rows, vectors, failure = [rows[i] for i in done.rows], done.vectors, failure or error
         answers = [written[i] for i in rows]
@@ -221,6 +241,17 @@ class OpenAIAnswering:
             return self._line.ask(f"chat request for {self._model!r}", ask, _estimate(text) + self._most, hold=hold)
         except RefusedError as error:
             raise _named(error, text) from error
+
+
+def _beside(jobs: Iterable[T], shown: Iterator[Any]) -> Iterator[T]:
+    """The jobs, a step of `shown` with each: one progress bar over several rounds."""
+    for job in jobs:
+        next(shown, None)
+        yield job
+
+
+def _joined(blocks: Sequence[tuple[np.ndarray, list[str]]]) -> tuple[np.ndarray, list[str]]:
+    return np.concatenate([vectors for vectors, _ in blocks]), [said for _, answers in blocks for said in answers]
 
 
 def _named(error: RefusedError, text: str) -> SettingsError:

@@ -3,6 +3,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from knowledge_worlds import Row, log_rows, micros, read_source, write_source
 
@@ -157,3 +158,27 @@ def test_with_a_half_life_one_users_many_snapshots_come_in_chunks_of_the_same_by
     assert [p.start for p, _ in parts] == [0, *(p.stop for p, _ in parts[:-1])]
     assert max((found.ends[p] + 16).sum() for p, _ in parts) <= 200
     assert np.concatenate([v for _, v in parts]).tobytes() == whole.tobytes()
+
+
+def test_small_weights_keep_their_bytes_beside_many_heavy_users() -> None:
+    """600 recent rows of each of 100 users in one chunk, then one old row: 2**-16 of a row beside 60,000."""
+    day, many = int(86_400e6), 100
+    matrix = np.random.default_rng(1).normal(size=(50, 12)).astype(np.float16) + np.float16(15.0)
+    users = np.append(np.repeat(np.arange(many), 600), many).astype(np.int32)
+    times = np.append(np.tile(np.arange(600), many) + 100 * day, 0)
+    items = np.random.default_rng(2).integers(0, 50, len(users)).astype(np.int32)
+    ends = np.searchsorted(users, np.arange(many + 2))
+    log = Log(
+        pa.array(np.arange(many + 1)),
+        users,
+        items,
+        np.zeros(len(users), np.int16),
+        times,
+        np.ones(len(users), bool),
+        ends,
+    )
+    found = Snapshots(np.arange(many + 1), np.full(many + 1, 100 * day + 1000), ends[1:])
+    last = np.concatenate([v for _, v in pooled.pool(log, found, matrix, np.ones(50, dtype=bool), day)])[-1]
+    nothing = matrix[:0], np.ones(0)
+    alone = pooled.pool_one((matrix[items[-1:]], pooled.weights(times[-1:], found.watermarks[-1:], day)), nothing)
+    assert alone is not None and alone.tobytes() == last.tobytes()

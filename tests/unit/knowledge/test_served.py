@@ -17,6 +17,8 @@ from core import replay
 from core.errors import BudgetError, SettingsError
 from knowledge.cache import Cache
 from knowledge.reasoners import line
+from knowledge.reasoners import openai as openai_reasoner
+from knowledge.reasoners.base import finished_before
 from knowledge.reasoners.line import Limits, Rate
 from knowledge.reasoners.openai import OpenAIReasoner
 
@@ -157,6 +159,31 @@ def test_what_was_answered_before_the_server_broke_is_kept(serve: Serve, tmp_pat
 def test_a_refused_try_costs_no_budget(serve: Serve) -> None:
     url = serve("429,500,429")
     assert reasoner(url, token_budget=20, concurrency=1).encode(["a" * 50])[0, 0] == 50
+
+
+@pytest.mark.parametrize(
+    ("chat", "embeddings", "most"), [("ok", "ok,garbage,html,garbage", 1000), ("html,html", "ok", 3200)]
+)
+def test_what_is_set_aside_for_embedding_is_given_back_once(
+    serve: Serve, chat: str, embeddings: str, most: int
+) -> None:
+    """A try without an answer stays charged with its own estimate, and with no other's."""
+    answering = serve(chat)
+    thinker = reasoner(serve(embeddings), token_budget=100_000).answering(1000, True, base_url=answering + "/v1")
+    assert thinker.answer(TEXTS[:1])[1] == [f"likes {len(TEXTS[0])}"]
+    assert 0 < thinker._line._spent.tokens < most
+
+
+def test_answers_of_a_block_are_embedded_before_more_is_asked(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(openai_reasoner, "BLOCK", 4)
+    answering, embedding = serve(), serve(",".join(["ok"] * 3 + ["400"] * 50))
+    thinker = reasoner(embedding, retries=0, concurrency=1).answering(20, True, base_url=answering + "/v1")
+    with pytest.raises(SettingsError) as caught:
+        thinker.answer(TEXTS)
+    done = finished_before(caught.value)
+    assert done is not None and done.answers is not None
+    assert len(done.rows) == len(done.vectors) == len(done.answers) >= 4
+    assert told(answering, "read") <= len(done.rows) + 4
 
 
 def test_a_text_that_is_refused_is_named_and_the_others_of_its_batch_are_kept(serve: Serve, tmp_path: Path) -> None:
