@@ -166,7 +166,8 @@ def test_small_weights_keep_their_bytes_beside_many_heavy_users() -> None:
     matrix = np.random.default_rng(1).normal(size=(50, 12)).astype(np.float16) + np.float16(15.0)
     users = np.append(np.repeat(np.arange(many), 600), many).astype(np.int32)
     times = np.append(np.tile(np.arange(600), many) + 100 * day, 0)
-    items = np.random.default_rng(2).integers(0, 50, len(users)).astype(np.int32)
+    matrix[49] = np.random.default_rng(3).normal(size=12) / 100  # digits down to the grid's last
+    items = np.append(np.random.default_rng(2).integers(0, 49, len(users) - 1), 49).astype(np.int32)
     ends = np.searchsorted(users, np.arange(many + 2))
     log = Log(
         pa.array(np.arange(many + 1)),
