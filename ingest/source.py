@@ -19,7 +19,8 @@ class Source(ABC):
 
     Interactions come in the source's own order with the columns `user_id`, `item_id`, `event_timestamp`
     (`core.tables.TIMESTAMP`), `value` (string: what the scenario rule maps to a scenario), the column that the label
-    rule reads, that of the grade where the settings name one, and optionally `weight`. Cells may be null: judging rows is the next room's task.
+    rule reads, that of the grade where the settings name one, and optionally `weight`. Cells may be null: judging rows
+    is the next room's task.
 
     Args:
         data: the settings' `data` section.

@@ -28,8 +28,8 @@ from ingest.times import to_timestamps
 
 TABLES = ("interactions", "users", "items")
 _CSV = re.compile(r"\.(csv|tsv)(\.\w+)?$")
-# No leading zero or plus: `007` and `7` are two ids, which only a string can tell apart.
 _OURS = ("user_id", "item_id", "event_timestamp", "value")  # roles of interactions
+# No leading zero or plus: `007` and `7` are two ids, which only a string can tell apart.
 _INTEGER = r"^(0|-?[1-9]\d{0,17})$"
 
 

@@ -6,8 +6,8 @@
     CACHE/IDENTITY.users/BUCKET/SHARD   the same for the prompts of a bucket of users
 
 A shard is written beside its place and renamed into it: it is whole or absent, so its name is its done-mark. A killed
-process loses the shard it was working on; where the reasoner fails, what it had finished is kept as a smaller one; two processes may compute the same shard, and the first one's stays. A shard
-whose checksum does not fit is thrown away and made again.
+process loses the shard it was working on; where the reasoner fails, what it had finished is kept as a smaller one; two
+processes may compute the same shard, and the first one's stays. A shard whose checksum does not fit is thrown away and made again.
 """
 
 from __future__ import annotations

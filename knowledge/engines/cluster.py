@@ -1,7 +1,7 @@
 """Ray Data: the parts of a run as rows of a dataset, read by actors that load the reasoner once.
 
-An actor that dies is started again by Ray, three times at the most, and its part is handed out again; what the part had finished is in the cache,
-so that a death costs the shard that was being read. Sources, cache and model must be on paths that all machines know.
+An actor that dies is started again by Ray, three times at the most, and its part is handed out again; what the part
+had finished is in the cache, so that a death costs the shard that was being read. Sources, cache and model must be on paths that all machines know.
 """
 
 from __future__ import annotations

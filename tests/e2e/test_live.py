@@ -5,21 +5,20 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import socket
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 
 import httpx
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
-import redis
 from conftest import WAIT, Project
+from redis_process import own_redis
 
 from core import load_settings, replay
 from core.store import replace_json
@@ -253,35 +252,8 @@ def rows_of_user(project: Project, user: int) -> int:
 
 @pytest.fixture
 def redis_port(tmp_path):
-    if shutil.which("redis-server") is None:
-        pytest.skip("redis-server is not installed")
-    # Another process may take the port before Redis does, which then ends.
-    for _ in range(5):
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port = probe.getsockname()[1]
-        server = subprocess.Popen(
-            ["redis-server", "--port", str(port), "--save", "", "--dir", str(tmp_path)], stdout=subprocess.DEVNULL
-        )
-        try:
-            if redis_answers(port, server):
-                yield port, server
-                return
-        finally:
-            server.kill()
-            server.wait()
-    pytest.fail("redis-server did not start")
-
-
-def redis_answers(port: int, server: subprocess.Popen) -> bool:
-    """Whether this very Redis answers while it lives."""
-    deadline = time.monotonic() + WAIT
-    with redis.Redis(port=port, socket_timeout=5) as client:
-        while server.poll() is None and time.monotonic() < deadline:
-            with suppress(redis.RedisError):
-                return client.info("server")["process_id"] == server.pid
-            time.sleep(0.05)
-    return False
+    with own_redis(tmp_path) as found:
+        yield found
 
 
 def test_a_dead_online_store_degrades_the_answer_and_nothing_else(project, redis_port):

@@ -1,12 +1,8 @@
 import datetime as dt
 import json
 import os
-import shutil
-import socket
-import subprocess
-import time
 import uuid
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,6 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from redis_process import own_redis
 
 from core import Settings, replay
 from core.settings import OnlineSettings, RegistrySettings
@@ -159,40 +156,8 @@ def settings_for(root: Path, **update) -> Settings:
 @pytest.fixture(scope="session")
 def redis_server(tmp_path_factory):
     """A Redis of our own on a free port."""
-    binary = shutil.which("redis-server")
-    if binary is None:
-        pytest.skip("redis-server is not installed")
-    folder = tmp_path_factory.mktemp("redis")
-    # Another process may take the port before Redis does, which then ends.
-    for _ in range(5):
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port = probe.getsockname()[1]
-        server = subprocess.Popen(
-            [binary, "--port", str(port), "--bind", "127.0.0.1", "--save", "", "--dir", str(folder)],
-            stdout=subprocess.DEVNULL,
-        )
-        try:
-            if redis_answers(port, server):
-                yield f"127.0.0.1:{port},db=0"
-                return
-        finally:
-            server.kill()
-            server.wait()
-    pytest.fail("redis-server did not start")
-
-
-def redis_answers(port, server, seconds=600):
-    """Whether this very Redis answers while it lives."""
-    import redis
-
-    deadline = time.monotonic() + seconds
-    with redis.Redis(port=port, socket_timeout=5) as client:
-        while server.poll() is None and time.monotonic() < deadline:
-            with suppress(redis.RedisError):
-                return client.info("server")["process_id"] == server.pid
-            time.sleep(0.05)
-    return False
+    with own_redis(tmp_path_factory.mktemp("redis")) as (port, _):
+        yield f"127.0.0.1:{port},db=0"
 
 
 @contextmanager
