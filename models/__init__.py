@@ -10,6 +10,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from models.baseline import counting
     from models.bundle import Bundle, Scores, load_bundle, predict
     from models.data import RequestBatch, TrainingData, load_dataset, request_batch_from_rows
     from models.encoded import EncodedItems
@@ -27,6 +28,7 @@ _HOME = {
     "TrainingData": "data",
     "Verdict": "promotion",
     "compare": "evaluation",
+    "counting": "baseline",
     "evaluate": "evaluation",
     "load_bundle": "bundle",
     "load_dataset": "data",
@@ -46,6 +48,7 @@ __all__ = [
     "TrainingData",
     "Verdict",
     "compare",
+    "counting",
     "evaluate",
     "load_bundle",
     "load_dataset",

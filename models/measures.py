@@ -73,9 +73,9 @@ def logloss_rows(labels: NDArray, scores: NDArray) -> Floats:
 
 
 def top_k(labels: NDArray, scores: NDArray, lists: Ints, k: int = 10) -> tuple[float | None, float | None, int]:
-    """NDCG@k and Recall@k, averaged over the lists that hold a positive.
+    """NDCG@k and Recall@k, averaged over the lists that hold a positive and more than k rows.
 
-    Tied rows count with the mean over all their orders, so that neither measure depends on the order of rows
+    A list of k rows or fewer has them all above the cut-off, however they are ordered, and says nothing. Tied rows count with the mean over all their orders, so that neither measure depends on the order of rows
     (McSherry and Najork, ECIR 2008).
 
     Args:
@@ -100,7 +100,7 @@ def top_k(labels: NDArray, scores: NDArray, lists: Ints, k: int = 10) -> tuple[f
     gain = (discounts[high] - discounts[low]) / width
     hit = (high - low) / width
     positives = np.bincount(group, positive, minlength=count)
-    use = positives > 0
+    use = (positives > 0) & (rows > k)
     if not use.any():
         return None, None, 0
     dcg = np.bincount(group, positive * gain, minlength=count)[use]

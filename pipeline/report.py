@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import json
 from pathlib import Path
 from typing import Any
@@ -10,115 +11,152 @@ import jinja2
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
+from markupsafe import Markup
 
 from core import Built, Manifest, Settings, Window
+from core.store import write_json
 from pipeline import plots
 from pipeline.drift import measure_drift
+from pipeline.findings import findings
 from pipeline.stages import DATA_DOCS, artifact_store
 
 TEMPLATES = Path(__file__).parent / "templates"
-_COLD_SHARE = 0.5
-_CALIBRATION_BAND = (0.9, 1.1)
+# What shapes the result and may be shown: no paths, no addresses, no secrets.
+_SHOWN = ("data", "features", "split", "knowledge", "model", "train", "validation", "promotion")
+_HIDDEN = {"data.path", "knowledge.base_url", "knowledge.api_key"}
+_SHORT_SPAN = dt.timedelta(days=3)
+_STAGES = ("ingest", "validate", "features", "knowledge", "materialize", "dataset", "train", "evaluate", "promote")
 
 
 def report(settings: Settings, window: Window = Window()) -> Manifest:  # noqa: B008
-    """Write `report.html` from the window's artifacts."""
+    """Write `report.html`, and `findings.json` with its sentences, from the window's artifacts."""
     store = artifact_store(settings)
-    names = (
-        "ingest",
-        "validate",
-        "features",
-        "knowledge",
-        "materialize",
-        "dataset",
-        "train",
-        "evaluate",
-        "promote",
-    )
-    parts = {name: store.get(name, window) for name in names} | {"drift": measure_drift(settings, window)}
+    parts = {name: store.get(name, window) for name in _STAGES} | {"drift": measure_drift(settings, window)}
     return store.build(
         "report",
         window,
         inputs={name: manifest.digest for name, manifest in parts.items()},
-        settings={"project": settings.project},
+        settings={"project": settings.project, "changed": changed_settings(settings)},
         rooms=("core", "pipeline"),
         builder=lambda out: _write(out, settings, parts),
     )
 
 
+def changed_settings(settings: Settings) -> dict[str, str]:
+    """Dotted name and value of every setting that shapes a model and differs from its default."""
+    given, default = ({name: getattr(s, name) for name in _SHOWN} for s in (settings, Settings.model_construct()))
+    changed: dict[str, str] = {}
+    for section in _SHOWN:
+        now, usual = (_flat(body[section].model_dump(mode="json"), section) for body in (given, default))
+        changed |= {key: _shown(value) for key, value in now.items() if value != usual.get(key)}
+    return {key: value for key, value in changed.items() if key not in _HIDDEN}
+
+
+def _flat(value: Any, name: str) -> dict[str, Any]:
+    if isinstance(value, dict) and value:
+        return {key: v for part, body in value.items() for key, v in _flat(body, f"{name}.{part}").items()}
+    return {name: value}
+
+
+def _shown(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+
+
 def _write(out: Path, settings: Settings, parts: dict[str, Manifest]) -> Built:
     content = _content(settings, parts)
-    environment = jinja2.Environment(loader=jinja2.FileSystemLoader(TEMPLATES), autoescape=True, trim_blocks=True)
-    environment.filters["number"] = _number
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(TEMPLATES), autoescape=True, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.filters |= {"number": _number, "count": "{:,}".format, "interval": _interval, "loss": _loss}
     (out / "report.html").write_text(environment.get_template("report.html.j2").render(**content), encoding="utf-8")
-    return Built(rows={"findings": len(content["findings"])})
+    found = [finding.as_json() for finding in content["findings"]]
+    write_json(out / "findings.json", {"findings": found})
+    return Built(rows={"findings": len(found), "alarms": sum(one["level"] == "alarm" for one in found)})
 
 
 def _content(settings: Settings, parts: dict[str, Manifest]) -> dict[str, Any]:
     metrics, lift = _json(parts["evaluate"], "metrics.json"), _json(parts["evaluate"], "lift.json")
+    over_counting = _json(parts["evaluate"], "over_counting.json")
     vectors = [f"{kind}_row" for kind in _json(parts["dataset"], "spec.json")["vectors"] if kind.startswith("user_")]
     columns = ["user_id", "item_id", "scenario", "label", "split", "event_timestamp", *vectors]
     rows = pq.read_table(parts["dataset"].file("rows.parquet"), columns=columns)
     rejected = _rejected(parts["validate"])
     verdict, drift = _json(parts["promote"], "verdict.json"), _json(parts["drift"], "drift.json")
+    curves = _json(parts["train"], "curves.json")
     return {
         "project": settings.project,
+        "settings": settings,
+        "changed": changed_settings(settings),
         "cold_rows": settings.promotion.cold_rows,
-        "window": parts["ingest"].window,
-        "rows_in": parts["ingest"].rows,
+        "window": {name: _day(edge) for name, edge in parts["ingest"].window.items()},
+        "came_in": _came_in(parts["ingest"]),
         "rejected": rejected,
         "data_docs": _data_docs(parts),
+        "log": _span(rows),
+        "test": _span(rows.filter(pc.equal(rows["split"], "test"))),
         "scenarios": _scenario_rows(rows),
         "splits": _counts(rows["split"]),
         "metrics": metrics,
         "lift": lift,
+        "over_counting": over_counting,
         "verdict": verdict,
+        "best_epoch": {name: max(points, key=_quality)["epoch"] for name, points in curves.items()},
         "versions": parts["knowledge"].versions,
         "artifacts": {name: manifest.digest for name, manifest in parts.items()},
-        "lift_plot": plots.lift(lift),
-        "curve_plot": plots.curves(_json(parts["train"], "curves.json")),
-        "calibration_plot": plots.calibration(metrics["knowledge"]),
-        "volume_plot": plots.volume(rows),
+        "plots": {
+            "lift": Markup(plots.lift(lift)),
+            "curves": Markup(plots.curves(curves)),
+            "calibration": Markup(plots.calibration(metrics["knowledge"])),
+            "volume": Markup(plots.volume(rows)),
+            "drift": Markup(plots.drift(drift)) if drift["features"] else None,
+        },
         "drift": drift,
-        "drift_plot": plots.drift(drift) if drift["features"] else None,
-        "findings": _findings(parts["ingest"], rejected, metrics, lift, verdict, rows) + _drift_findings(drift),
+        "findings": findings(
+            metrics=metrics,
+            lift=lift,
+            over_counting=over_counting,
+            verdict=verdict,
+            drift=drift,
+            rejected=rejected,
+            rows_in=sum(parts["ingest"].rows.values()),
+            unknown_share=_unknown_share(rows),
+        ),
     }
 
 
-def _findings(
-    source: Manifest,
-    rejected: list[dict[str, Any]],
-    metrics: dict[str, Any],
-    lift: dict[str, Any],
-    verdict: dict[str, Any],
-    rows: pa.Table,
-) -> list[str]:
-    """What a person should look at, most pressing first."""
-    found = [
-        f"{name}: knowledge made it worse (AUC {change['auc']['difference']:+.4f}, the interval excludes zero)."
-        for name, change in lift["scenarios"].items()
-        if change["auc"]["says"] == "worse"
-    ]
-    if not verdict["promote"]:
-        found.append(f"The new model was not promoted: {verdict['reason']}.")
-    total = sum(r["rows"] for r in rejected)
-    if total:
-        share = total / max(sum(source.rows.values()), 1)
-        found.append(f"{total:,} rows ({share:.2%}) are in quarantine; the rules that rejected them are listed below.")
-    for name, values in metrics["knowledge"]["scenarios"].items():
-        ratio = (values.get("calibration") or {}).get("ratio")
-        if ratio is not None and not _CALIBRATION_BAND[0] <= ratio <= _CALIBRATION_BAND[1]:
-            found.append(
-                f"{name}: predicted over observed positives is {ratio:.2f}; scores of scenarios are not comparable."
-            )
+def _quality(point: dict[str, Any]) -> float:
+    return float(-point["logloss"] if point["auc"] is None else point["auc"])
+
+
+def _unknown_share(rows: pa.Table) -> float:
+    """Share of rows whose user has no vector of any kind; 0 where no kind is read."""
     vectors = [name for name in rows.column_names if name.startswith("user_") and name.endswith("_row")]
-    unknown = min((rows[name].null_count for name in vectors), default=0) / max(rows.num_rows, 1)
-    if unknown > _COLD_SHARE:
-        found.append(f"{unknown:.0%} of the rows have no user knowledge yet; look at knowledge.thresholds and lags.")
-    untold = [n for n, change in lift["scenarios"].items() if not change["auc"]["told"]]
-    if untold:
-        found.append(f"No difference can be told in {', '.join(untold)}: too few users, or no effect.")
-    return found
+    return min((rows[name].null_count for name in vectors), default=0) / max(rows.num_rows, 1)
+
+
+def _came_in(source: Manifest) -> dict[str, int]:
+    return {name: source.rows[name] for name in ("interactions", "users", "items", "scenarios") if name in source.rows}
+
+
+def _span(rows: pa.Table) -> dict[str, Any]:
+    """Rows, users and the first and last day of some rows; with the minute where they span few days."""
+    edges = pc.min_max(rows["event_timestamp"]).as_py()
+    first, last = edges["min"], edges["max"]
+    digits = 10 if first is None or last - first > _SHORT_SPAN else 16
+    return {
+        "rows": rows.num_rows,
+        "users": pc.count_distinct(rows["user_id"]).as_py(),
+        "first": first and str(first)[:digits],
+        "last": last and str(last)[:digits],
+    }
+
+
+def _day(moment: Any) -> str | None:
+    """A day, or the minute where it is not midnight."""
+    if moment is None:
+        return None
+    text = str(moment).replace("T", " ")
+    return text[:10] if text[11:19] in ("", "00:00:00") else text[:16]
 
 
 def _data_docs(parts: dict[str, Manifest]) -> list[tuple[str, str]]:
@@ -132,22 +170,11 @@ def _data_docs(parts: dict[str, Manifest]) -> list[tuple[str, str]]:
     ]
 
 
-def _drift_findings(drift: dict[str, Any]) -> list[str]:
-    """The feature that drifted most, and how many others did."""
-    sizes = [(drift["features"][name][group]["psi"], name, group) for name, group in drift["drifted"]]
-    if not sizes:
-        return []
-    psi, name, group = max(sizes)
-    where = "all rows" if group == "all" else group
-    others = f"; {len(sizes) - 1} more pairs of feature and scenario drifted" if len(sizes) > 1 else ""
-    return [f"{name} in {where} drifted from the champion's training data (stability index {psi:.2f}){others}."]
-
-
 def _scenario_rows(rows: pa.Table) -> list[dict[str, Any]]:
     grouped = rows.group_by("scenario").aggregate(
         [("label", "count"), ("label", "mean"), ("user_id", "count_distinct"), ("item_id", "count_distinct")]
     )
-    return sorted(grouped.to_pylist(), key=lambda r: -r["label_count"])
+    return sorted(grouped.to_pylist(), key=lambda r: (-r["label_count"], r["scenario"]))
 
 
 def _rejected(clean: Manifest) -> list[dict[str, Any]]:
@@ -160,7 +187,8 @@ def _rejected(clean: Manifest) -> list[dict[str, Any]]:
 
 
 def _counts(column: pa.ChunkedArray) -> dict[str, int]:
-    return {v["values"]: v["counts"] for v in sorted(pc.value_counts(column).to_pylist(), key=lambda v: -v["counts"])}
+    found = sorted(pc.value_counts(column).to_pylist(), key=lambda v: (-v["counts"], str(v["values"])))
+    return {v["values"]: v["counts"] for v in found}
 
 
 def _json(manifest: Manifest, name: str) -> Any:
@@ -168,4 +196,16 @@ def _json(manifest: Manifest, name: str) -> Any:
 
 
 def _number(value: float | None, digits: int = 4, sign: bool = False) -> str:
-    return "undefined" if value is None else f"{value:{'+' if sign else ''}.{digits}f}"
+    return "–" if value is None else f"{value:{'+' if sign else ''}.{digits}f}"
+
+
+def _interval(change: dict[str, Any]) -> str:
+    """Both ends of an interval; a dash where there is none."""
+    return (
+        "–" if change["low"] is None else f"{_number(change['low'], sign=True)} to {_number(change['high'], sign=True)}"
+    )
+
+
+def _loss(change: dict[str, Any]) -> str:
+    """Whether log loss is better, worse or alike, as a class of the page."""
+    return str(change["says"]) if change["says"] in ("better", "worse") else ""

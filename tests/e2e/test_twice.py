@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-
 import pytest
 
 pytestmark = pytest.mark.e2e
@@ -28,14 +26,3 @@ def test_a_second_run_does_nothing_and_says_so(finished):
         "report",
     ):
         assert f"{stage}: up to date, nothing to do" in result.stderr
-
-
-def test_the_report_opens_without_a_network(finished):
-    latest = json.loads((finished.root / "refs" / "report" / "latest.json").read_text())
-    text = (finished.root / "objects" / "report" / latest["object"] / "report.html").read_text()
-
-    assert "<svg" in text
-    assert "http://" not in text.replace("http://www.w3.org", "").replace("http://purl.org", "").replace(
-        "http://creativecommons.org", ""
-    )
-    assert "https://" not in text

@@ -59,13 +59,13 @@ def test_logloss_equals_sklearn_and_stays_finite_for_certain_and_wrong_scores():
 
 def test_ndcg_and_recall_equal_a_loop_over_lists():
     rng = np.random.default_rng(3)
-    lists = rng.integers(0, 30, 900)
+    lists = np.where(rng.random(900) < 0.9, rng.integers(0, 30, 900), rng.integers(30, 60, 900))
     labels, scores = (rng.random(900) < 0.2).astype(int), rng.random(900)
     ndcg, recall, count = top_k(labels, scores, lists)
     expected = []
-    for one in range(30):
+    for one in range(60):
         mine = lists == one
-        if labels[mine].sum():
+        if labels[mine].sum() and mine.sum() > 10:
             top = np.argsort(-scores[mine])[:10]
             hits = labels[mine][top].sum() / labels[mine].sum()
             expected.append((ndcg_score([labels[mine]], [scores[mine]], k=10), hits))
@@ -78,6 +78,13 @@ def test_top_k_of_tied_scores_does_not_depend_on_the_order_of_rows():
     lists, scores = np.zeros(50, int), np.full(50, 0.3)
     assert top_k(labels, scores, lists) == pytest.approx(top_k(labels[::-1], scores, lists))
     assert top_k(labels, scores, lists)[1] == pytest.approx(10 / 50)
+
+
+def test_lists_that_the_cut_off_cannot_cut_say_nothing():
+    labels, scores = np.array([1] + [0] * 9 + [0] * 10 + [1]), np.arange(21.0)
+    lists = np.array([0] * 10 + [1] * 11)
+    assert top_k(labels, scores, lists) == (1.0, 1.0, 1)
+    assert top_k(labels[:10], scores[:10], lists[:10]) == (None, None, 0)
 
 
 def test_top_k_is_undefined_without_a_positive():

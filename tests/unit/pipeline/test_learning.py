@@ -7,7 +7,7 @@ import pytest
 
 from models import TrainingData
 from pipeline.learning import ROLLED_BACK, _readable, _was_rolled_back
-from pipeline.report import _findings
+from pipeline.report import _unknown_share
 
 INFO = {
     "scenarios": ["feed", "search"],
@@ -41,15 +41,12 @@ def test_only_the_bundle_that_was_taken_back_stays_back(champion, expected):
 
 
 @pytest.mark.parametrize(
-    ("columns", "says"),
+    ("columns", "share"),
     [
-        ({}, False),
-        ({"user_prompt_row": pa.array([None, None, None, 1])}, True),
-        ({"user_prompt_row": pa.array([None] * 4, pa.int64()), "user_pooled_row": pa.array([1, 2, 3, 4])}, False),
+        ({}, 0.0),
+        ({"user_prompt_row": pa.array([None, None, None, 1])}, 0.75),
+        ({"user_prompt_row": pa.array([None] * 4, pa.int64()), "user_pooled_row": pa.array([1, 2, 3, 4])}, 0.0),
     ],
 )
-def test_the_report_says_when_users_are_unknown_by_whichever_vectors_there_are(columns, says):
-    rows = pa.table({"user_id": [1, 2, 3, 4], **columns})
-    nothing = {"scenarios": {}}
-    found = _findings(None, [], {"knowledge": nothing}, nothing, {"promote": True}, rows)
-    assert any("no user knowledge" in one for one in found) is says
+def test_users_are_unknown_only_without_any_vector(columns, share):
+    assert _unknown_share(pa.table({"user_id": [1, 2, 3, 4], **columns})) == share

@@ -1,0 +1,158 @@
+"""What a person should look at after a run: alarms first, then warnings, then notes."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+Level = Literal["alarm", "warning", "note"]
+_ORDER = {"alarm": 0, "warning": 1, "note": 2}
+_CALIBRATION_BAND = (0.9, 1.1)
+_UNKNOWN_SHARE = 0.5
+# Log loss that rises by more than this share is an alarm, whatever the interval says.
+_LOSS_RISE = 0.1
+_NAMED = 6
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One sentence, and how pressing it is."""
+
+    level: Level
+    text: str
+
+    def as_json(self) -> dict[str, str]:
+        return asdict(self)
+
+
+def findings(
+    *,
+    metrics: Mapping[str, Any],
+    lift: Mapping[str, Any],
+    over_counting: Mapping[str, Any],
+    verdict: Mapping[str, Any],
+    drift: Mapping[str, Any],
+    rejected: list[dict[str, Any]],
+    rows_in: int,
+    unknown_share: float,
+) -> list[Finding]:
+    """Everything that stands out in a run's results.
+
+    Args:
+        metrics: of `counting`, `plain` and `knowledge`, as `models.evaluate` gives them.
+        lift: `models.compare` of plain and knowledge.
+        over_counting: `models.compare` of counting and knowledge.
+        verdict: the promotion's: promote, reason, details.
+        drift: as `measure_drift` writes it.
+        rejected: table, rule and rows of the quarantine.
+        rows_in: rows of all tables that came in.
+        unknown_share: share of the training table's rows whose user has no vector of any kind.
+
+    Returns:
+        Findings, the most pressing first.
+    """
+    harm = list(_harm(metrics["knowledge"], lift))
+    found = [*_below(metrics, over_counting), *harm, *_promoted_although(verdict, harm)]
+    found += _calibration(metrics["knowledge"]["scenarios"])
+    found += _drift(drift)
+    if unknown_share > _UNKNOWN_SHARE:
+        found.append(
+            Finding(
+                "warning",
+                f"{unknown_share:.0%} of the rows have no user knowledge yet; look at knowledge.thresholds and "
+                "knowledge.lag.",
+            )
+        )
+    if not verdict["promote"]:
+        found.append(Finding("note", f"The new model was not promoted: {_sentence(verdict['reason'])}"))
+    total = sum(entry["rows"] for entry in rejected)
+    if total:
+        share = total / max(rows_in, 1)
+        found.append(Finding("note", f"{total:,} rows ({share:.2%}) are in quarantine; their rules are listed below."))
+    untold = [name for name, change in lift["scenarios"].items() if not change["auc"]["told"]]
+    if untold:
+        found.append(Finding("note", f"No difference can be told in {_names(untold)}: too few users, or no effect."))
+    return sorted(found, key=lambda finding: _ORDER[finding.level])
+
+
+def _below(metrics: Mapping[str, Any], over_counting: Mapping[str, Any]) -> Iterator[Finding]:
+    """Models that lose against chance or against counting."""
+    for name, values in {"All rows": metrics["knowledge"]["overall"], **metrics["knowledge"]["scenarios"]}.items():
+        if values["auc"] is not None and values["auc"] < 0.5:
+            yield Finding("alarm", f"{name}: AUC {values['auc']:.4f} is below .5: the order is worse than chance.")
+    change = over_counting["overall"]["auc"]
+    if change["difference"] is not None and change["difference"] < 0:
+        yield Finding(
+            "alarm" if change["says"] == "worse" else "warning",
+            f"Counting positives, without any model, has a better AUC ({change['champion']:.4f}) than the model with "
+            f"knowledge ({change['challenger']:.4f}).",
+        )
+
+
+def _harm(knowing: Mapping[str, Any], lift: Mapping[str, Any]) -> Iterator[Finding]:
+    """Where the model with knowledge is worse than the plain one, in AUC or in log loss."""
+    for name, change in {"All rows": lift["overall"], **lift["scenarios"]}.items():
+        auc, loss = change["auc"], change["logloss"]
+        if auc["says"] == "worse":
+            yield Finding(
+                "alarm", f"{name}: knowledge made AUC worse ({auc['difference']:+.4f}, the interval excludes zero)."
+            )
+        if loss["champion"] is None or loss["challenger"] is None:
+            continue
+        rise = loss["challenger"] / loss["champion"] - 1 if loss["champion"] else math.inf
+        if rise > _LOSS_RISE or loss["says"] == "worse":
+            yield Finding(
+                "alarm" if rise > _LOSS_RISE else "warning",
+                f"{name}: log loss rose from {loss['champion']:.4f} to {loss['challenger']:.4f} ({rise:+.0%}); the "
+                "probabilities are worse than the plain model's.",
+            )
+
+
+def _promoted_although(verdict: Mapping[str, Any], harm: list[Finding]) -> Iterator[Finding]:
+    if not verdict["promote"]:
+        return
+    if harm:
+        yield Finding(
+            "alarm", "The new model is live although it is worse in something; `llm4msr rollback` takes it back."
+        )
+    groups = verdict.get("details", {}).get("groups", {})
+    lower = {name: group["difference"] for name, group in groups.items() if group["difference"] < 0}
+    if lower:
+        worst = min(lower, key=lambda name: lower[name])
+        yield Finding(
+            "warning",
+            f"The new model is live with a lower AUC than the champion's in {_names(list(lower))} (most in {worst}: "
+            f"{lower[worst]:+.4f}); that is within the promotion's margin.",
+        )
+
+
+def _calibration(scenarios: Mapping[str, Any]) -> Iterator[Finding]:
+    low, high = _CALIBRATION_BAND
+    for name, values in scenarios.items():
+        ratio = (values.get("calibration") or {}).get("ratio")
+        if ratio is not None and not low <= ratio <= high:
+            yield Finding(
+                "warning",
+                f"{name}: predicted over observed positives is {ratio:.2f}; scores of scenarios are not comparable.",
+            )
+
+
+def _drift(drift: Mapping[str, Any]) -> Iterator[Finding]:
+    """The feature that drifted most, and how many others did."""
+    sizes = [(drift["features"][name][group]["psi"], name, group) for name, group in drift["drifted"]]
+    if sizes:
+        psi, name, group = max(sizes)
+        where = "all rows" if group == "all" else group
+        others = f"; {len(sizes) - 1} more pairs of feature and scenario drifted" if len(sizes) > 1 else ""
+        text = f"{name} in {where} drifted from the champion's training data (stability index {psi:.2f}){others}."
+        yield Finding("warning", text)
+
+
+def _names(names: list[str]) -> str:
+    return ", ".join(names[:_NAMED]) + (f" and {len(names) - _NAMED} more" if len(names) > _NAMED else "")
+
+
+def _sentence(text: str) -> str:
+    return text if text.endswith(".") else f"{text}."
