@@ -1,7 +1,8 @@
 """Ground floor: settings, canonical tables, artifact store, clock, errors, logging. Imports no other room."""
 
 from core.clock import Clock, as_utc, from_micros, replay, to_micros, wall
-from core.log import configure, logger, progress
+from core.log import configure, logger
+from core.pace import progress
 from core.settings import Settings, load_settings, make_clock
 from core.store import ArtifactStore, Built, Manifest
 from core.window import Window

@@ -1,22 +1,16 @@
-"""Logging and progress: human on a terminal, plain lines elsewhere, JSON lines where asked for."""
+"""Logging: human on a terminal, plain lines elsewhere, JSON lines where asked for."""
 
 from __future__ import annotations
 
 import logging
 import sys
-import time
-from collections.abc import Iterable, Iterator, Sized
-from typing import TypeVar
 
 from pythonjsonlogger.json import JsonFormatter
 from rich.console import Console
 from rich.logging import RichHandler
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-T = TypeVar("T")
 ROOT = "llm4msr"
-_STATE = {"json": False}
-_LINE_SECONDS = 10.0
+_STATE: dict[str, Console | None] = {"console": None}
 
 
 def logger(name: str) -> logging.Logger:
@@ -32,13 +26,15 @@ def configure(fmt: str = "human", level: str = "INFO") -> None:
         level: a level name of the standard library.
     """
     handler: logging.Handler
+    _STATE["console"] = None
     if fmt == "json":
         handler = logging.StreamHandler(sys.stderr)
         handler.setFormatter(
             JsonFormatter("%(asctime)s %(levelname)s %(name)s %(message)s", rename_fields={"levelname": "level"})
         )
     elif sys.stderr.isatty():
-        handler = RichHandler(console=Console(stderr=True), show_path=False, rich_tracebacks=False, markup=False)
+        _STATE["console"] = Console(stderr=True)
+        handler = RichHandler(console=_STATE["console"], show_path=False, rich_tracebacks=False, markup=False)
         handler.setFormatter(logging.Formatter("%(message)s", datefmt="%H:%M:%S"))
     else:
         handler = logging.StreamHandler(sys.stderr)
@@ -48,7 +44,17 @@ def configure(fmt: str = "human", level: str = "INFO") -> None:
     root.handlers[:] = [handler]
     root.setLevel(level)
     root.propagate = False
-    _STATE["json"] = fmt == "json"
+
+
+def console() -> Console | None:
+    """The terminal that the log goes to, shared so that a bar and lines do not write over each other; None: no terminal."""
+    return _STATE["console"]
+
+
+def is_shown() -> bool:
+    """Whether anybody sees lines of level INFO."""
+    root = logging.getLogger(ROOT)
+    return bool(root.handlers) and root.isEnabledFor(logging.INFO)
 
 
 def _quiet_libraries(handler: logging.Handler) -> None:
@@ -69,30 +75,3 @@ def _worth_reading(record: logging.LogRecord) -> bool:
     return not any(
         kind in record.getMessage() for kind in ("DeprecationWarning: ", "FutureWarning: ", "PydanticDeprecated")
     )
-
-
-def progress(items: Iterable[T], description: str, total: int | None = None, unit: str = "") -> Iterator[T]:
-    """Yield `items`, showing a bar on a terminal and a log line every ten seconds elsewhere.
-
-    Args:
-        items: what is worked through, one step each.
-        description: what is being done, e.g. "embedding titles".
-        total: number of steps; taken from `len(items)` where it has one.
-        unit: what a step is, e.g. "shards".
-    """
-    if total is None and isinstance(items, Sized):
-        total = len(items)
-    if sys.stderr.isatty() and not _STATE["json"]:
-        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-        with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-            task = bar.add_task(description, total=total)
-            for item in items:
-                yield item
-                bar.advance(task)
-        return
-    log, last = logger("progress"), time.monotonic()
-    for done, item in enumerate(items, start=1):
-        yield item
-        if time.monotonic() - last > _LINE_SECONDS:
-            last = time.monotonic()
-            log.info("%s: %s of %s %s", description, done, total if total is not None else "?", unit)

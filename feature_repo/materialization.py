@@ -98,7 +98,7 @@ def materialize(
     until = clock.now_micros()
     overlap = OVERLAP // dt.timedelta(microseconds=1)
     written = {}
-    for view, feast_view in views.value_views(generation, paths).items():
+    for view, feast_view in progress(views.value_views(generation, paths).items(), "writing online", unit="views"):
         probe, recipe = _live_probe(settings, table, feast_view), _recipe(settings, view, feast_view)
         # What another recipe wrote does not count: beyond this window's end nobody makes it anew.
         reached = probe.until if probe is not None and probe.recipe == recipe else _DAWN

@@ -13,7 +13,8 @@ import pyarrow.parquet as pq
 from core.clock import from_micros, wall
 from core.digest import sha256_file, sha256_json
 from core.errors import DataError, SettingsError
-from core.log import logger, progress
+from core.log import logger
+from core.pace import progress
 from core.settings import Settings
 from core.store import Built, write_json
 from core.tables import UNDATED_MICROS, graded, interactions_schema
@@ -146,7 +147,8 @@ class _LogWriter:
 def _write_log(source: Source, mapping: ScenarioMap, window: Window, path: Path) -> _LogWriter:
     log, schema = _LogWriter(source), nullable(interactions_schema(source.ids, graded(source.data)))
     with pq.ParquetWriter(path, schema, compression="zstd") as writer:
-        for batch in progress(_windowed(source, mapping, window, log), "reading the log", unit="batches"):
+        rows = _windowed(source, mapping, window, log)
+        for batch in progress(rows, "reading the log", unit="rows", size=lambda batch: batch.num_rows):
             log.note(batch)
             writer.write_batch(batch)
     if not log.read:

@@ -17,18 +17,20 @@ import json
 import os
 import shutil
 import uuid
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
 
 from core.digest import sha256_file, sha256_json, sha256_text
-from core.log import logger, progress
+from core.log import logger
+from core.pace import progress
 from knowledge.buckets import Bucket, named
 from knowledge.reasoners.base import AnsweringReasoner, Reasoner, finished_before
 
 LOG = logger("knowledge")
+_batches = functools.partial(progress, share=1.0)
 # 128 bits of a prompt's hash, as hex digits, are its key in memory.
 _KEY = "S32"
 
@@ -97,15 +99,16 @@ class Cache:
             shards = shards[first :: self._part[1]]
         known = self._checked([h for shard in shards for h in shard])
         todo = [left for shard in shards if (left := [h for h in shard if h not in known])]
-        for number, shard in enumerate(todo, start=1):
-            shown = functools.partial(_shown, f"{description} (shard {number} of {len(todo)})")
+        # Long texts take longer: what is counted are characters, so that the time left can be told.
+        size: Callable[[list[str]], float] = lambda some: sum(len(by_hash[h]) for h in some)  # noqa: E731
+        for shard in progress(todo, description, unit="characters", size=size, share=1.0):
             asked = [by_hash[h] for h in shard]
             answers: list[str] | None = None
             try:
                 if isinstance(self._reasoner, AnsweringReasoner):
-                    vectors, answers = self._reasoner.answer(asked, shown)
+                    vectors, answers = self._reasoner.answer(asked, _batches)
                 else:
-                    vectors = self._reasoner.encode(asked, shown)
+                    vectors = self._reasoner.encode(asked, _batches)
             except Exception as error:
                 if (done := finished_before(error)) is not None:
                     kept = [shard[i] for i in done.rows]
@@ -210,10 +213,6 @@ def _overlapping(folder: Path, bucket: Bucket) -> list[Path]:
     """The folders of the bucket and of buckets of other sizes that share users with it."""
     found = named(path.name for path in folder.iterdir()) if folder.is_dir() else []
     return [folder / other.name for other in found if other.overlaps(bucket)]
-
-
-def _shown(description: str, batches: Iterable[Any]) -> Iterator[Any]:
-    return progress(batches, description, unit="batches")
 
 
 def _write(folder: Path, hashes: list[str], vectors: np.ndarray, answers: list[str] | None) -> Path:

@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from core import ArtifactStore, Clock, Settings, logger
+from core import ArtifactStore, Clock, Settings, logger, progress
 from core.digest import sha256_json
 from knowledge import prompts, snapshots
 from knowledge.buckets import Bucket
@@ -93,10 +93,10 @@ class Work:
     def encode(self, texts: list[str], description: str) -> np.ndarray:
         """Raw vectors of texts that are not about single users, float16 [n, dim]."""
         cached = self.cached()
-        found = [
-            cached.encode(texts[part], description)
-            for part in parts(len(texts), BLOCK_SHARDS * self.settings.knowledge.shard_rows)
-        ]
+        blocks = parts(len(texts), BLOCK_SHARDS * self.settings.knowledge.shard_rows)
+        size: Callable[[slice], float] = lambda part: part.stop - part.start  # noqa: E731
+        shown = progress(blocks, description, unit="texts", size=size, share=1.0)
+        found = [cached.encode(texts[part], description) for part in shown]
         return np.concatenate([np.zeros((0, self.reasoner.dim), np.float16), *found])
 
     def cached(self, part: tuple[int, int] | None = None) -> Cache:

@@ -13,13 +13,14 @@ Legend: N rows, U users, R resamples, P places.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
 
+from core.pace import progress
 from models.measures import Floats, Ints, logloss_rows
 
 _BLOCK = 64
@@ -74,7 +75,9 @@ def bootstrap(groups: Mapping[str, Sample], resamples: int, seed: int) -> dict[s
     if not users or not rows:
         return {name: Differences(np.zeros(0), np.zeros(0)) for name in groups}
     parts: dict[str, list[Differences]] = {name: [] for name in groups}
-    for weights in _draws(users, rows, resamples, np.random.default_rng(seed)):
+    draws = _draws(users, rows, resamples, np.random.default_rng(seed))
+    size: Callable[[Floats], float] = lambda weights: weights.shape[1]  # noqa: E731
+    for weights in progress(draws, "drawing users", resamples, "resamples", size=size):
         for name, statistic in statistics.items():
             parts[name].append(statistic(weights))
     return {

@@ -19,7 +19,8 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from core.errors import DataError, SettingsError
-from core.log import logger, progress
+from core.log import logger
+from core.pace import progress
 from core.settings import ModelSettings, TrainSettings
 from models.bundle import write_bundle
 from models.data import TrainingData
@@ -143,9 +144,10 @@ def fit(data: TrainingData, model: ModelSettings, train: TrainSettings, world: W
     stop = _EarlyStop(train.patience, wrapped)
     run = Fit(encoder, {}, unwrap(wrapped).head, rows=len(rows))
     speeds = []
-    for epoch in range(1, train.epochs + 1):
+    # Most trainings stop early: the time left is the longest it can be.
+    for epoch in progress(range(1, train.epochs + 1), f"training {name}", unit="epochs at most", share=0.95):
         begin = np.array([time.perf_counter(), time.process_time()])
-        loss = _epoch(wrapped, criterion, rates, encoder, encoded, rows, train, epoch, world, name)
+        loss = _epoch(wrapped, criterion, rates, encoder, encoded, rows, train, epoch, world)
         spent = np.array([time.perf_counter(), time.process_time()]) - begin
         speeds.append(len(rows) / world.size / spent)
         if not np.isfinite(loss):
@@ -237,7 +239,6 @@ def _epoch(
     train: TrainSettings,
     epoch: int,
     world: World,
-    name: str,
 ) -> float:
     """One pass; returns the mean loss of this process's rows, or of all where there are several."""
     model.train()
@@ -245,9 +246,7 @@ def _epoch(
     steps = math.ceil(len(rows) / _whole(train.batch_size, world))
     shares = batches(rows, encoded.scenario, train.batch_size, world, (train.seed, epoch))
     optimizer = rates.optimizer
-    for step, index in enumerate(
-        progress(shares, f"training {name}, epoch {epoch} of at most {train.epochs}", steps, "steps")
-    ):
+    for step, index in enumerate(progress(shares, total=steps, unit="steps", share=0.9)):
         rates((epoch - 1 + step / steps) / train.epochs)
         logits = _forward(model, encoder, encoded, index, world)
         outcomes = (encoded.label, encoded.weight, encoded.grade)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from core import Manifest, Settings, Window, configure, logger
+from core import Settings, Window, configure, logger
 from core.errors import Llm4msrError, SettingsError
 from pipeline.knowledge_cli import knowledge_app
 from pipeline.options import DEFAULT_FILE, End, SettingsFile, Start, settings_of
@@ -38,12 +38,11 @@ def main_options(
     configure(log_format, log_level.upper())
 
 
-def _stage(name: str, help_text: str, function: Callable[[Settings, Window], Manifest] | None = None) -> None:
+def _stage(name: str, help_text: str) -> None:
     def command(settings: SettingsFile = None, start: Start = None, end: End = None) -> None:
-        from pipeline import run as runner
+        from pipeline.run import run_stage
 
-        stage = function or runner.STAGES[name]
-        manifest = stage(settings_of(settings), Window.parse(start, end))
+        manifest = run_stage(settings_of(settings), Window.parse(start, end), name)
         typer.echo(f"{manifest.path}\t{manifest.digest}")
 
     app.command(name, help=help_text)(command)
@@ -71,9 +70,11 @@ def run(
     until: Annotated[str | None, typer.Option(help="stop after this stage")] = None,
 ) -> None:
     """Run all stages for a window, in order; what is up to date is left alone."""
+    from pipeline.outcome import console, print_outcome
     from pipeline.run import run_all
 
-    run_all(settings_of(settings), Window.parse(start, end), until=until)
+    chosen, window = settings_of(settings), Window.parse(start, end)
+    print_outcome(console(), chosen, window, run_all(chosen, window, until=until))
 
 
 @app.command()

@@ -66,7 +66,9 @@ def findings(
             )
         )
     if not verdict["promote"]:
-        found.append(Finding("note", f"The new model was not promoted: {_sentence(verdict['reason'])}"))
+        found.append(
+            Finding("note", f"The new model was not promoted: {_sentence(verdict['reason'].removeprefix('kept: '))}")
+        )
     total = sum(entry["rows"] for entry in rejected)
     if total:
         share = total / max(rows_in, 1)

@@ -47,9 +47,9 @@ def stage(
     if shard is not None:
         typer.echo(_read_part(chosen, window, shard))
         return
-    from pipeline.run import STAGES
+    from pipeline.run import run_stage
 
-    manifest = STAGES["knowledge"](chosen, window)
+    manifest = run_stage(chosen, window, "knowledge")
     typer.echo(f"{manifest.path}\t{manifest.digest}")
 
 
@@ -102,10 +102,10 @@ def backfill(
     space, there are only more of them.
     """
     chosen, span = settings_of(settings or context.obj), duration(every)
-    from pipeline.run import STAGES
+    from pipeline.run import run_stage
 
     ticked = chosen.model_copy(update={"knowledge": chosen.knowledge.model_copy(update={"every": span})})
-    manifest = STAGES["knowledge"](ticked, Window.parse(start, end))
+    manifest = run_stage(ticked, Window.parse(start, end), "knowledge")
     if chosen.knowledge.every != span:
         LOG.info("set knowledge.every to %s days in the settings to keep these ticks", span / dt.timedelta(days=1))
     typer.echo(f"{manifest.path}\t{manifest.digest}")

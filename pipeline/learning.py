@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from core import Built, Manifest, Settings, Window, as_utc, logger
+from core import Built, Manifest, Settings, Window, as_utc, logger, progress
 from core.digest import sha256_file
 from core.errors import MissingArtifactError
 from core.store import replace_json
@@ -40,7 +40,7 @@ def train(settings: Settings, window: Window = Window()) -> Manifest:  # noqa: B
 
         data = load_dataset(source.path)
         curves, rows = {}, {}
-        for name in SYSTEMS:
+        for name in progress(SYSTEMS, unit="systems"):
             model = plain(settings.model) if name == "plain" else settings.model
             report = fit(data, model, settings.train, out / f"bundle_{name}", name=name)
             curves[name] = report.curves
@@ -106,11 +106,11 @@ def promote(settings: Settings, window: Window = Window()) -> Manifest:  # noqa:
     if champion is not None and champion["bundle"] == bundle:
         LOG.info("promote: %s is the champion already, nothing to do", bundle)
         _alias(settings, store.root / bundle)
-        return store.get("promote", window)
+        return dataclasses.replace(store.get("promote", window), reused=True)
 
     if champion is not None and _was_rolled_back(champion, bundle):
         LOG.warning("promote: %s was rolled back and stays so; `llm4msr rollback` again brings it back", bundle)
-        return store.get("promote", window)
+        return dataclasses.replace(store.get("promote", window), reused=True)
 
     def build(out: Path) -> Built:
         from models import promotion_verdict

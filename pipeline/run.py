@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import time
-
 from core import Manifest, Settings, Window, logger
 from core.errors import SettingsError
+from core.pace import Run, duration, whole
+from core.words import did_you_mean
 from pipeline import learning, stages
+from pipeline.estimate import planned, remember
 from pipeline.report import report
 
 LOG = logger("pipeline")
@@ -39,13 +40,32 @@ def run_all(settings: Settings, window: Window, until: str | None = None) -> dic
         SettingsError: `until` names no stage.
     """
     if until is not None and until not in RUN_ORDER:
-        raise SettingsError(f"--until {until!r} is not a stage; choose from {', '.join(RUN_ORDER)}")
+        hint = did_you_mean(until, RUN_ORDER)
+        raise SettingsError(f"--until {until!r} is not a stage{hint}; choose from {', '.join(RUN_ORDER)}")
+    order = RUN_ORDER if until is None else RUN_ORDER[: RUN_ORDER.index(until) + 1]
     done: dict[str, Manifest] = {}
-    for number, name in enumerate(RUN_ORDER, start=1):
-        begin = time.monotonic()
-        LOG.info("[%d/%d] %s", number, len(RUN_ORDER), name)
-        done[name] = STAGES[name](settings, window)
-        LOG.debug("%s took %.1f s", name, time.monotonic() - begin)
-        if name == until:
-            break
+    with whole(planned(settings, order)) as run:
+        for number, name in enumerate(order, start=1):
+            LOG.info("[%d/%d] %s", number, len(order), name)
+            done[name] = _worked(run, name, settings, window)
+            if name == "ingest":
+                run.plan(planned(settings, order[number:], done[name].rows))
+        taken = run.elapsed
+    LOG.info("100 %% done in %s", duration(taken))
     return done
+
+
+def run_stage(settings: Settings, window: Window, name: str) -> Manifest:
+    """Run one stage, with the progress that a whole run has."""
+    with whole(planned(settings, (name,))) as run:
+        return _worked(run, name, settings, window)
+
+
+def _worked(run: Run, name: str, settings: Settings, window: Window) -> Manifest:
+    run.begin(name)
+    manifest = STAGES[name](settings, window)
+    seconds = run.end(worked=not manifest.reused)
+    if not manifest.reused:
+        remember(settings, name, seconds)
+    LOG.info("%s took %s", name, duration(seconds))
+    return manifest

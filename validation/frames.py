@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from core import progress
 from core.errors import DataError, MissingArtifactError
 
 _NULLABLE = {
@@ -42,6 +43,12 @@ def chunks(file: pq.ParquetFile, rows: int, columns: list[str] | None = None) ->
     for batch in file.iter_batches(batch_size=rows, columns=columns):
         yield offset, pa.Table.from_batches([batch], schema=batch.schema)
         offset += batch.num_rows
+
+
+def shown(file: pq.ParquetFile, rows: int, description: str) -> Iterator[tuple[int, pa.Table]]:
+    """As `chunks` of all columns, with progress."""
+    found = chunks(file, rows)
+    return progress(found, description, file.metadata.num_rows, "rows", size=lambda chunk: chunk[1].num_rows)
 
 
 def to_frame(table: pa.Table, columns: Iterable[str]) -> pd.DataFrame:

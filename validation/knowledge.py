@@ -12,7 +12,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from core import Clock, Settings, progress
+from core import Clock, Settings
 from core.tables import knowledge_schema, knowledge_text_schema
 from validation import frames, identity
 from validation.database import database, one_row, view
@@ -128,9 +128,7 @@ def _check_vectors(
     low = np.full(matrix.shape[1], np.inf, np.float32)
     high, zero, count = -low, 0, 0
     rows = min(rows, _VECTOR_ROWS)
-    total = -(-index.metadata.num_rows // rows)
-    steps = progress(frames.chunks(index, rows), f"validating {outcome.suite.table}", total, "chunks")
-    for offset, chunk in steps:
+    for offset, chunk in frames.shown(index, rows, f"validating {outcome.suite.table}"):
         frame = frames.to_frame(frames.blank_to_null(chunk, (key,)), columns)
         at = chunk.column("row").to_numpy(zero_copy_only=False)
         inside = np.flatnonzero(~np.isnan(at.astype(float)) & (at >= 0) & (at < len(matrix)))

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from core import Built, Clock, Settings, Window, progress, to_micros
+from core import Built, Clock, Settings, Window, to_micros
 from core.store import RUN_FOLDER, write_json
 from core.tables import GRADE, SCENARIOS, IdTypes, conform, interactions_schema, items_schema, users_schema
 from validation import frames, history
@@ -194,9 +194,8 @@ class _Job:
         first = _FirstOfKey(repeats(self.connection, name, key))
         known = self._known(name, key)
         columns = [column for rule in row_rules for column in rule.columns]
-        total = -(-file.metadata.num_rows // size)
         with Splitter(self.out, name, clean, file.schema_arrow, self.run_id) as splitter:
-            for offset, chunk in progress(frames.chunks(file, size), f"validating {name}", total, "chunks"):
+            for offset, chunk in frames.shown(file, size, f"validating {name}"):
                 frame = frames.to_frame(frames.blank_to_null(chunk, ("user_id", "item_id", "scenario")), columns)
                 derive(chunk, frame)
                 owner = np.full(chunk.num_rows, KEEP, dtype=np.int64)

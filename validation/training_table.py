@@ -10,7 +10,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from core import Clock, Settings, progress
+from core import Clock, Settings
 from validation import frames
 from validation.database import database, one_row, view
 from validation.docs import write_data_docs
@@ -77,8 +77,7 @@ def validate_training_table(
     columns = [column for rule in outcome.suite.of("row") for column in rule.columns]
     columns += [f"{kind}_{end}" for kind in counts for end in ("row", "watermark")]
     size = settings.data.batch_rows
-    total = -(-file.metadata.num_rows // size)
-    for offset, chunk in progress(frames.chunks(file, size), "validating the training table", total, "chunks"):
+    for offset, chunk in frames.shown(file, size, "validating the training table"):
         frame = frames.to_frame(chunk, columns)
         for kind in counts:
             if f"{kind}_watermark" in frame:

@@ -91,6 +91,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Project:
     project = make_project(tmp_path_factory.mktemp("finished"))
     result = project.command("run")
     assert result.returncode == 0, result.stderr
+    (project.folder / "run.log").write_text(result.stderr)
     return project
 
 

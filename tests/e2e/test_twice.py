@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 import pytest
+
+from pipeline.run import RUN_ORDER
 
 pytestmark = pytest.mark.e2e
 
@@ -26,3 +31,15 @@ def test_a_second_run_does_nothing_and_says_so(finished):
         "report",
     ):
         assert f"{stage}: up to date, nothing to do" in result.stderr
+    assert "Up to date" in result.stdout
+    assert "AUC" in result.stdout
+    report = re.search(r"^Report +(.*)$", result.stdout, re.MULTILINE)
+    assert Path(report.group(1)).is_file()
+
+
+def test_the_log_of_a_run_tells_every_stage_and_its_duration_and_never_goes_back(finished):
+    log = (finished.folder / "run.log").read_text()
+    assert re.findall(r"pipeline: (\w+) took ", log) == list(RUN_ORDER)
+    percents = [int(percent) for percent in re.findall(r"(\d+) % done", log)]
+    assert percents == sorted(percents)
+    assert percents[-1] == 100
