@@ -46,8 +46,9 @@ def build_bento(settings: Settings, bundle: Path, work: Path) -> str:
             name=NAME,
             labels={"project": settings.project},
             include=["*"],
-            # It is locked already, and whole: locking again would ask an index.
-            python={"requirements_txt": "requirements.txt", "lock_packages": False},
+            # It is locked already, and whole: locking again would ask an index. Not as a file: BentoML refuses one below a
+            # folder whose name begins with a dot, as the root's often does.
+            python={"packages": locked_packages(), "lock_packages": False},
             docker={"python_version": "3.11"},
             build_ctx=folder,
         )
@@ -66,15 +67,17 @@ def has_bento(tag: str) -> bool:
 
 
 def fill_context(context: Path, bundle: Path) -> None:
-    """Copy the rooms that serve, the seed and the lock into a folder."""
+    """Copy the rooms that serve and the seed into a folder."""
     for room in ROOMS:
         ignored = shutil.ignore_patterns("__pycache__", "deploy", "Dockerfile")
         shutil.copytree(REPOSITORY / room, context / room, ignore=ignored)
     shutil.copytree(bundle, context / SEED)
-    lock = LOCK.read_text().splitlines()
-    # Where packages come from is for the builder to say.
-    kept = [line for line in lock if not line.startswith(("--index-url", "--extra-index-url", "--find-links"))]
-    (context / "requirements.txt").write_text("\n".join(kept) + "\n")
+
+
+def locked_packages() -> list[str]:
+    """The lines of the lock that name packages; where these come from is for the builder to say."""
+    lines = (line.split(" #")[0].strip() for line in LOCK.read_text(encoding="utf-8").splitlines())
+    return [line for line in lines if line and not line.startswith(("#", "--"))]
 
 
 def own_seed() -> Path | None:

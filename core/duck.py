@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 
 import duckdb
@@ -23,8 +24,9 @@ def connect(scratch: Path | str, memory: str, threads: int | None = None) -> duc
 
 
 def quoted(path: Path | str) -> str:
-    """A path as an SQL string."""
-    return "'" + str(path).replace("'", "''") + "'"
+    """The path of a file to read, as an SQL string; DuckDB would take `*`, `?` and `[` of a folder's name for a pattern."""
+    literal = re.sub(r"[*?\[]", r"[\g<0>]", str(path))
+    return "'" + literal.replace("'", "''") + "'"
 
 
 def arrow_of(connection: duckdb.DuckDBPyConnection, query: str) -> pa.Table:

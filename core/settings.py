@@ -455,6 +455,11 @@ def load_settings(path: str | Path) -> Settings:
         }
     )
     absolute._file = path.resolve()
+    if "?" in str(absolute.root) and absolute.tracking.url is None:
+        raise SettingsError(
+            f"root is {absolute.root}: MLflow cannot keep its database in a folder with a `?` in its name; choose another "
+            "folder, or name an MLflow server in tracking.url"
+        )
     return absolute
 
 

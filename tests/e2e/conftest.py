@@ -88,7 +88,8 @@ def bentoml_of_our_own(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Non
 @pytest.fixture(scope="session")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Project:
     """A project on which `llm4msr run` has succeeded; do not change it."""
-    project = make_project(tmp_path_factory.mktemp("finished"))
+    # A folder's name is data, too: no library may take a part of it for a pattern, an option or a hidden file.
+    project = make_project(tmp_path_factory.mktemp("finished") / ".our shop [v2] #1* 50% é")
     result = project.command("run")
     assert result.returncode == 0, result.stderr
     (project.folder / "run.log").write_text(result.stderr)

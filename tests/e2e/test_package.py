@@ -16,11 +16,13 @@ from conftest import WAIT, Project
 from pipeline.serve import free_port, stop_service, wait_ready
 
 pytestmark = pytest.mark.e2e
+# What people call folders; `llm4msr init` itself writes a root that begins with a dot.
+FOLDER = ".our shop [v2] #1* 50% é"
 
 
 @pytest.fixture(scope="module")
 def project(finished, tmp_path_factory) -> Project:
-    folder = tmp_path_factory.mktemp("packaged") / "copy"
+    folder = tmp_path_factory.mktemp("packaged") / FOLDER
     shutil.copytree(finished.folder, folder)
     return Project(folder)
 
@@ -28,7 +30,7 @@ def project(finished, tmp_path_factory) -> Project:
 @pytest.fixture(scope="module")
 def home(project, tmp_path_factory) -> Path:
     """A BentoML home that holds the one packaged Bento."""
-    home = tmp_path_factory.mktemp("bentoml")
+    home = tmp_path_factory.mktemp("bentoml") / FOLDER
     done = project.command("package", BENTOML_HOME=str(home), BENTOML_DO_NOT_TRACK="True")
     assert done.returncode == 0, done.stderr
     return home
@@ -98,6 +100,14 @@ def test_packaging_again_does_nothing_while_the_bento_is_there(project, home, be
     assert again.returncode == 0, again.stderr
     assert "up to date" in again.stderr
     assert [path.name for path in (home / "bentos" / "llm4msr").iterdir() if path.is_dir()] == [bento.name]
+
+
+def test_a_root_that_is_a_link_into_a_hidden_folder_is_packaged(project, tmp_path):
+    link = tmp_path / "linked"
+    link.symlink_to(project.folder, target_is_directory=True)
+    done = Project(link).command("package", BENTOML_HOME=str(tmp_path / "home"), BENTOML_DO_NOT_TRACK="True")
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "home" / "bentos" / "llm4msr").is_dir()
 
 
 def test_packaging_again_builds_a_bento_that_was_lost(project, bento, tmp_path):

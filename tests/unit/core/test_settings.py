@@ -86,6 +86,12 @@ def test_absolute_paths_stay(file, tmp_path):
     assert load_settings(file(f"root: {tmp_path}/elsewhere")).root == tmp_path / "elsewhere"
 
 
+def test_a_root_that_mlflow_would_misread_is_refused_before_anything_runs(file):
+    with pytest.raises(SettingsError, match=r"tracking\.url"):
+        load_settings(file("root: a?b"))
+    assert load_settings(file("root: a?b\ntracking: {url: 'http://mlflow:5000'}")).root.name == "a?b"
+
+
 def test_settings_cannot_be_changed():
     with pytest.raises(ValueError, match="frozen"):
         Settings().train.seed = 2
