@@ -9,6 +9,7 @@ import datetime as dt
 import os
 from pathlib import Path
 from typing import Any, Literal
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 import yaml
 from pydantic import (
@@ -20,12 +21,19 @@ from pydantic import (
     ValidationError,
     ValidationInfo,
     field_validator,
+    model_validator,
 )
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 from pydantic_settings.exceptions import SettingsError as UnreadableVariable
 
 from core.clock import Clock, replay, wall
 from core.errors import SettingsError
+
+# What exports write for nothing. `NA` is not among them (it is Namibia, too), nor is `none` (a size, a colour).
+NULLS = (
+    *("NULL", "Null", "null", "(null)", "None", "NaN", "nan", "NAN", "-nan", "NaT", "<NA>", "N/A", "n/a", "#N/A"),
+    *("\\N", "nil", "<nil>", "undefined"),
+)
 
 
 class Section(BaseModel):
@@ -42,11 +50,26 @@ class ClockSettings(Section):
 
 
 class LabelRule(Section):
-    """label = 1 where `column` compares to `value` by `op`, else 0; `is` takes the column itself, which must be 0 or 1."""
+    """label = 1 where `column` compares to `value` by `op`, else 0; `is` takes the column itself, which must be 0 or 1;
+    with `in` label = 1 where the column is one of these words, else 0.
+    """
+
+    model_config = ConfigDict(populate_by_name=True)
 
     column: str = "rating"
     op: Literal[">", ">=", "==", "is"] = ">"
     value: float = 3.0
+    words: list[str | bool | int | float] = Field(
+        default_factory=list,
+        alias="in",
+        description="words (or numbers) that are positive, e.g. [cart, purchase]; all others are 0. Instead of op and value",
+    )
+
+    @model_validator(mode="after")
+    def _one_way(self) -> LabelRule:
+        if self.words and {"op", "value"} & self.model_fields_set:
+            raise ValueError("give either `in` or `op` and `value`")
+        return self
 
 
 class ScenarioRule(Section):
@@ -72,7 +95,25 @@ class DataSettings(Section):
         default_factory=dict, description="source `table`: interactions, users, items -> file"
     )
     columns: dict[str, str] = Field(default_factory=dict, description="source `table`: canonical name -> source column")
-    timestamp_unit: Literal["s", "ms", "us", "iso"] = "s"
+    ids: Literal["auto", "string", "integer"] | dict[Literal["user", "item"], Literal["auto", "string", "integer"]] = (
+        Field(
+            "auto",
+            description="what ids are: integers where every file has whole numbers, else text (auto), or always the one or the "
+            "other; {user: string, item: auto} says it for each",
+        )
+    )
+    nulls: list[str] = Field(
+        default_factory=lambda: list(NULLS),
+        description="words that stand for nothing, like an empty cell, in every column; a list of yours takes the place "
+        "of this one, e.g. [NA] or []",
+    )
+    timestamp_unit: Literal["s", "ms", "us", "ns", "iso"] = Field(
+        "s", description="of times that are numbers; iso: they are texts such as 2024-01-31T18:30:00Z"
+    )
+    timezone: str = Field(
+        "UTC",
+        description="of times that name no zone of their own, e.g. Europe/Berlin; of an hour that clocks run twice, the first",
+    )
     encoding: str | None = Field(
         None, description="text encoding; none: the source's own (latin-1 for ML-1M, else UTF-8)"
     )
@@ -90,6 +131,19 @@ class DataSettings(Section):
     item_dense: list[str] = Field(default_factory=list)
     item_text: list[str] = Field(default_factory=lambda: ["title"], description="item columns that make its text")
     batch_rows: int = Field(262_144, ge=1)
+
+    @field_validator("timezone")
+    @classmethod
+    def _known_zone(cls, value: str) -> str:
+        try:
+            ZoneInfo(value)
+        except (ZoneInfoNotFoundError, ValueError) as error:
+            raise ValueError(f"{value!r} is no time zone; write a name such as Europe/Berlin or UTC") from error
+        return value
+
+    def ids_of(self, entity: Literal["user", "item"]) -> str:
+        """What `ids` says of users or of items."""
+        return self.ids if isinstance(self.ids, str) else self.ids.get(entity, "auto")
 
 
 # The push path keeps a user's counters, history and pooled vectors current; all else waits for the nightly refresh.

@@ -24,8 +24,8 @@ from core.settings import LabelRule
 from core.tables import IdTypes
 from ingest.delimited import BLOCK_BYTES, opened, translated
 from ingest.place import Place
-from ingest.source import Source
-from ingest.times import to_timestamps
+from ingest.source import Source, declared_ids
+from ingest.values import Values
 
 LOG = logger("ingest")
 _REVIEWS = re.compile(r"^(?!meta_)(?:reviews_)?(?P<category>.+?)(?:_5)?\.json(?:\.gz)?$")
@@ -44,7 +44,7 @@ class Amazon(Source):
 
     @property
     def ids(self) -> IdTypes:
-        return IdTypes(pa.string(), pa.string())
+        return declared_ids(self.data, IdTypes(pa.string(), pa.string()))
 
     @property
     def label(self) -> LabelRule:
@@ -68,14 +68,14 @@ class Amazon(Source):
 
     def interactions(self) -> Iterator[pa.RecordBatch]:
         for category, path in self._reviews.items():
-            place = Place(path, 1, "unixReviewTime")
+            place, values = Place(path, 1), Values(self.data)
             for batch in read_reviews(path, _REVIEW):
                 user, item, stars, time = batch.columns
                 yield pa.RecordBatch.from_pydict(
                     {
-                        "user_id": user,
-                        "item_id": item,
-                        "event_timestamp": to_timestamps(time, "s", place),
+                        "user_id": values.ids(user, self.ids.user, place.at("reviewerID")),
+                        "item_id": values.ids(item, self.ids.item, place.at("asin")),
+                        "event_timestamp": values.times(time, place.at("unixReviewTime"), "s"),
                         "rating": stars,
                         "value": pa.repeat(pa.scalar(category), batch.num_rows),
                     }
@@ -90,10 +90,18 @@ class Amazon(Source):
         for row in self._item_rows():
             rows.append(row)
             if len(rows) == _ITEM_BATCH:
-                yield _item_batch(rows)
+                yield self._item_batch(rows)
                 rows = []
         if rows:
-            yield _item_batch(rows)
+            yield self._item_batch(rows)
+
+    def _item_batch(self, rows: list[dict[str, Any]]) -> pa.RecordBatch:
+        kinds = {"item_id": pa.string(), "title": pa.string(), **_ITEM, "values": pa.list_(pa.string())}
+        batch = pa.RecordBatch.from_pylist(rows, schema=pa.schema(kinds))
+        if pa.types.is_string(self.ids.item):
+            return batch
+        place = Place(self.data.path, column="asin")
+        return batch.set_column(0, "item_id", Values(self.data).ids(batch["item_id"], self.ids.item, place))
 
     def values(self) -> list[str]:
         return list(self._reviews)
@@ -198,11 +206,6 @@ def item_facts(record: Mapping[str, Any], category: str) -> dict[str, Any]:
         "category": _text(path[-1]) if path else category.replace("_", " "),
         "price": _price(record.get("price")),
     }
-
-
-def _item_batch(rows: list[dict[str, Any]]) -> pa.RecordBatch:
-    kinds = {"item_id": pa.string(), "title": pa.string(), **_ITEM, "values": pa.list_(pa.string())}
-    return pa.RecordBatch.from_pylist(rows, schema=pa.schema(kinds))
 
 
 def _lines(stream: pa.NativeFile) -> Iterator[bytes]:

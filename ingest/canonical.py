@@ -9,8 +9,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from core.errors import DataError
+from core.spelling import numbers
 from core.tables import TIMESTAMP, UNDATED_MICROS, graded, interactions_schema, items_schema, users_schema
-from ingest.scenarios import ScenarioMap, label_of
+from ingest.labels import read_labels
+from ingest.scenarios import ScenarioMap
 from ingest.source import Source
 
 
@@ -28,12 +30,9 @@ def canonical_interactions(raw: pa.RecordBatch, source: Source, mapping: Scenari
     rule = source.label
     if rule.column not in raw.schema.names:
         raise DataError("data.label.column is not in the log", file=source.files()[0], column=rule.column)
-    try:
-        label = label_of(raw[rule.column], rule)
-    except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
-        raise DataError(
-            f"the label rule needs numbers here ({error})", file=source.files()[0], column=rule.column
-        ) from error
+    label, faults = read_labels(raw[rule.column], rule, source.data.nulls)
+    if faults:
+        raise DataError(min(faults.items())[1], file=source.files()[0], column=rule.column)
     weight = pc.fill_null(raw["weight"].cast(pa.float32()), 1.0) if "weight" in raw.schema.names else _ones(raw)
     time = raw["event_timestamp"]
     columns = [raw["user_id"], raw["item_id"], mapping.apply(raw["value"]), time, label, weight, time]
@@ -52,11 +51,10 @@ def _grade(raw: pa.RecordBatch, source: Source) -> pa.Array:
             file=source.files()[0],
             column=name,
         )
-    try:
-        grade = raw[name].cast(pa.float32(), safe=False)
-    except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
-        raise DataError(f"data.grade needs numbers here ({error})", file=source.files()[0], column=name) from error
-    return pc.if_else(pc.is_nan(grade), pa.scalar(None, pa.float32()), grade)
+    grade, faults = numbers(raw[name], source.data.nulls)
+    if faults:
+        raise DataError(f"data.grade: {min(faults.items())[1]}", file=source.files()[0], column=name)
+    return grade.cast(pa.float32(), safe=False)
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from pyarrow import csv
 from core.errors import DataError
 
 BLOCK_BYTES = 1 << 20
-NULLS = ["", "NULL", "\\N"]
+NULLS = [""]
 _PLACE = re.compile(r"(?:In CSV column #(?P<column>\d+): )?(?:Row #(?P<row>\d+): )?(?P<message>.*)", re.DOTALL)
 
 

@@ -19,8 +19,8 @@ from core.settings import LabelRule
 from core.tables import IdTypes
 from ingest.delimited import read_csv
 from ingest.place import Place
-from ingest.source import Source, existing
-from ingest.times import to_timestamps
+from ingest.source import Source, declared_ids, existing
+from ingest.values import Values
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ class KuaiSar(Source):
 
     @property
     def ids(self) -> IdTypes:
-        return IdTypes(pa.int64(), pa.int64())
+        return declared_ids(self.data, IdTypes(pa.int64(), pa.int64()))
 
     @property
     def label(self) -> LabelRule:
@@ -79,29 +79,35 @@ class KuaiSar(Source):
     def interactions(self) -> Iterator[pa.RecordBatch]:
         for log in _LOGS:
             path = self.data.path / log.file
-            place = Place(path, 2, log.time)
-            kinds = {"user_id": pa.int64(), "item_id": pa.int64(), log.time: pa.float64(), log.clicks: pa.float64()}
-            for batch in read_csv(path, kinds, encoding=self.data.encoding):
+            place, values = Place(path, 2), Values(self.data)
+            columns = ("user_id", "item_id", log.time, log.clicks)
+            for batch in read_csv(path, dict.fromkeys(columns, pa.string()), encoding=self.data.encoding):
                 user, item, time, clicks = batch.columns
                 yield pa.RecordBatch.from_pydict(
                     {
-                        "user_id": user,
-                        "item_id": item,
-                        "event_timestamp": to_timestamps(time, "ms", place),
-                        "click": clicks,
+                        "user_id": values.ids(user, self.ids.user, place.at("user_id")),
+                        "item_id": values.ids(item, self.ids.item, place.at("item_id")),
+                        "event_timestamp": values.times(time, place.at(log.time), "ms"),
+                        "click": values.outcomes(clicks, self.label, place.at(log.clicks)),
                         "value": pa.repeat(pa.scalar(log.scenario), batch.num_rows),
                     }
                 )
                 place = place.after(batch.num_rows)
 
     def users(self) -> Iterator[pa.RecordBatch]:
-        kinds = {"user_id": pa.int64(), **self.user_columns}
-        return read_csv(self.data.path / "user_features.csv", kinds, encoding=self.data.encoding)
+        return self._read("user_features.csv", {"user_id": self.ids.user, **self.user_columns})
 
     def items(self) -> Iterator[pa.RecordBatch]:
-        kinds = {"item_id": pa.int64(), **self.item_columns, **dict.fromkeys(_NAMES, pa.string())}
-        for batch in read_csv(self.data.path / "item_features.csv", kinds, encoding=self.data.encoding):
+        kinds = {"item_id": self.ids.item, **self.item_columns, **dict.fromkeys(_NAMES, pa.string())}
+        for batch in self._read("item_features.csv", kinds):
             yield batch.append_column("title", _title([batch[name] for name in _NAMES]))
+
+    def _read(self, file: str, kinds: Mapping[str, pa.DataType]) -> Iterator[pa.RecordBatch]:
+        path, values = self.data.path / file, Values(self.data)
+        place = Place(path, 2)
+        for batch in read_csv(path, dict.fromkeys(kinds, pa.string()), encoding=self.data.encoding):
+            yield values.read(batch, kinds, place)
+            place = place.after(batch.num_rows)
 
     def values(self) -> list[str]:
         return [log.scenario for log in _LOGS]

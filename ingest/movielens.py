@@ -17,8 +17,8 @@ from core.settings import DataSettings
 from core.tables import IdTypes
 from ingest.delimited import opened, read_csv, wrong_encoding
 from ingest.place import Place
-from ingest.source import Source, existing
-from ingest.times import to_timestamps
+from ingest.source import Source, declared_ids, existing
+from ingest.values import Values
 
 NO_GENRES = "(no genres listed)"
 _AGES = {
@@ -30,7 +30,6 @@ _AGES = {
     "50": "50 to 55",
     "56": "56 and older",
 }
-_RATING_KINDS = (pa.int64(), pa.int64(), pa.float32(), pa.int64())
 _RATINGS = ("userId", "movieId", "rating", "timestamp")
 _MOVIES = ("movieId", "title", "genres")
 _USERS = {
@@ -58,7 +57,7 @@ class MovieLens(Source):
 
     @property
     def ids(self) -> IdTypes:
-        return IdTypes(pa.int64(), pa.int64())
+        return declared_ids(self.data, IdTypes(pa.int64(), pa.int64()))
 
     @property
     def user_columns(self) -> Mapping[str, pa.DataType]:
@@ -76,16 +75,18 @@ class MovieLens(Source):
     def interactions(self) -> Iterator[pa.RecordBatch]:
         keys, values = self._scenario_values
         key = 0 if self.rule == "age" else 1
-        place = Place(self.files()[0], 1 if self.old else 2, "timestamp")
+        place, values_of = Place(self.files()[0], 1 if self.old else 2), Values(self.data)
         for batch in self._ratings():
             user, item, rating, time = batch.columns
+            user = values_of.ids(user, self.ids.user, place.at("userId"))
+            item = values_of.ids(item, self.ids.item, place.at("movieId"))
             found = pc.index_in((user, item)[key], value_set=keys)
             yield pa.RecordBatch.from_pydict(
                 {
                     "user_id": user,
                     "item_id": item,
-                    "event_timestamp": to_timestamps(time, "s", place),
-                    "rating": rating,
+                    "event_timestamp": values_of.times(time, place.at("timestamp"), "s"),
+                    "rating": values_of.numbers(rating, place.at("rating")),
                     "value": values.take(found),
                 }
             )
@@ -113,18 +114,21 @@ class MovieLens(Source):
         return f"Films that are first of all {' or '.join(values)}." if values else "Films of all other genres."
 
     def _ratings(self) -> Iterator[pa.RecordBatch]:
-        ratings = self.files()[0]
+        ratings, columns = self.files()[0], dict.fromkeys(_RATINGS, pa.string())
         if self.old:
             # `::` read as two `:` around an empty column; the four fields are numbers, so no other `:` can occur.
             names = ("userId", "_1", "movieId", "_2", "rating", "_3", "timestamp")
-            columns = dict(zip(_RATINGS, _RATING_KINDS, strict=True))
             return read_csv(ratings, columns, names=names, delimiter=":", quoted=False, encoding=self.data.encoding)
-        return read_csv(ratings, dict(zip(_RATINGS, _RATING_KINDS, strict=True)), encoding=self.data.encoding)
+        return read_csv(ratings, columns, encoding=self.data.encoding)
 
     def _users(self) -> Iterator[pa.RecordBatch]:
         names = ("user_id", "_1", "gender", "_2", "age", "_3", "occupation", "_4", "zip")
         path = self.files()[2]
-        return read_csv(path, _USERS, names=names, delimiter=":", quoted=False, encoding=self._old_encoding)
+        texts, place, values = dict.fromkeys(_USERS, pa.string()), Place(path), Values(self.data)
+        kinds = {**_USERS, "user_id": self.ids.user}
+        for batch in read_csv(path, texts, names=names, delimiter=":", quoted=False, encoding=self._old_encoding):
+            yield values.read(batch, kinds, place)
+            place = place.after(batch.num_rows)
 
     @property
     def _old_encoding(self) -> str:
@@ -137,13 +141,16 @@ class MovieLens(Source):
         if self.old:
             raw = _split_lines(path, self._old_encoding)
         else:
-            kinds = dict(zip(_MOVIES, (pa.int64(), pa.string(), pa.string()), strict=True))
+            kinds = dict.fromkeys(_MOVIES, pa.string())
             raw = pa.Table.from_batches(read_csv(path, kinds, encoding=self.data.encoding), schema=pa.schema(kinds))
+        ids = Values(self.data).ids(
+            raw["movieId"].combine_chunks(), self.ids.item, Place(path, 1 if self.old else 2, "movieId")
+        )
         genres = pc.if_else(pc.is_in(raw["genres"], pa.array(["", NO_GENRES])), None, raw["genres"])
         year = pc.struct_field(pc.extract_regex(raw["title"], r"\((?P<year>\d{4})\)\s*$"), "year")
         return pa.table(
             {
-                "item_id": raw["movieId"],
+                "item_id": ids,
                 "title": raw["title"],
                 "genres": genres,
                 "first_genre": pc.list_element(pc.split_pattern(genres, "|"), 0),
@@ -155,7 +162,7 @@ class MovieLens(Source):
     def _scenario_values(self) -> tuple[pa.Array, pa.Array]:
         """Ids and the value of each: ages of users, or first genres of films ("": none is given)."""
         if self.rule == "age":
-            users = pa.Table.from_batches(self._users(), schema=pa.schema(_USERS))
+            users = pa.Table.from_batches(self._users(), schema=pa.schema({**_USERS, "user_id": self.ids.user}))
             return users["user_id"].combine_chunks(), users["age"].combine_chunks()
         return self._movies["item_id"].combine_chunks(), self._movies["first_genre"].combine_chunks()
 
@@ -174,9 +181,6 @@ def _split_lines(path: Path, encoding: str) -> pa.Table:
         fields = line.split("::")
         if len(fields) != len(_MOVIES):
             raise DataError(f"expected 3 fields with :: between them, got {len(fields)}", file=path, row=number)
-        if not fields[0].isdigit():
-            raise DataError(f"{fields[0]!r} is no integer", file=path, row=number, column="movieId")
-        rows.append((int(fields[0]), *fields[1:]))
+        rows.append(fields)
     columns = zip(*rows, strict=True) if rows else ((), (), ())
-    kinds = (pa.int64(), pa.string(), pa.string())
-    return pa.table({n: pa.array(c, k) for n, c, k in zip(_MOVIES, columns, kinds, strict=True)})
+    return pa.table({name: pa.array(column, pa.string()) for name, column in zip(_MOVIES, columns, strict=True)})

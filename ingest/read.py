@@ -21,9 +21,11 @@ from core.tables import UNDATED_MICROS, graded, interactions_schema
 from core.window import Window
 from ingest.canonical import Entities, canonical_interactions, nullable
 from ingest.delimited import rebatch
+from ingest.labels import WordCount
 from ingest.pushed import PushedLog, merge
 from ingest.scenarios import ScenarioMap, scenario_table
 from ingest.source import Source
+from ingest.times import unit_of_micros
 
 LOG = logger("ingest")
 
@@ -121,6 +123,7 @@ class _LogWriter:
         self.last: int | None = None
         self.future = False
         self.scenarios: set[str] = set()
+        self.words = WordCount(source.label) if source.label.words else None
         self.users = None if source.users() is not None else pa.array([], source.ids.user)
         self.items = None if source.items() is not None else pa.array([], source.ids.item)
 
@@ -153,15 +156,29 @@ def _write_log(source: Source, mapping: ScenarioMap, window: Window, path: Path)
             writer.write_batch(batch)
     if not log.read:
         raise DataError("the log is empty: no row below the header", file=source.files()[0])
+    if log.words is not None:
+        _say_words(log.words)
     if not log.rows:
         LOG.warning("no row of the log lies in window %s", window.key)
     if log.last is not None and log.last < UNDATED_MICROS:
         raise DataError(
-            f"the newest row is of {from_micros(log.last).date()}, before 1990; set data.timestamp_unit to the unit of "
-            "the times (s, ms, us)",
+            f"the newest row is of {from_micros(log.last).date()}, before 1990; set data.timestamp_unit"
+            f"{_fitting(log.last, source)}",
             file=source.files()[0],
         )
     return log
+
+
+def _say_words(words: WordCount) -> None:
+    """What counted as positive: a misspelt word would make a wrong log in silence."""
+    LOG.info("data.label: %s", words)
+    if words.seen and (missing := words.missing()):
+        LOG.warning("data.label.in: no row says %s in column %r", ", ".join(missing), words.rule.column)
+
+
+def _fitting(last: int, source: Source) -> str:
+    unit = unit_of_micros(last, source.data.timestamp_unit)
+    return f": {unit}" if unit else " to the unit of the times (s, ms, us, ns)"
 
 
 def _add_pushed(log: _LogWriter, rows: pa.Table, path: Path) -> None:
@@ -180,7 +197,10 @@ def _windowed(source: Source, mapping: ScenarioMap, window: Window, log: _LogWri
         for raw in source.interactions():
             log.read += raw.num_rows
             batch = canonical_interactions(raw, source, mapping)
-            yield batch.filter(_inside(batch["event_timestamp"], window))
+            inside = _inside(batch["event_timestamp"], window)
+            if log.words is not None:
+                log.words.add(raw[source.label.column].filter(inside))
+            yield batch.filter(inside)
 
     return rebatch(kept(), source.data.batch_rows)
 

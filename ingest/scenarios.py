@@ -6,14 +6,11 @@ import re
 from collections.abc import Callable, Iterable
 
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from core.errors import SettingsError
-from core.settings import DataSettings, LabelRule, ScenarioRule
+from core.settings import DataSettings, ScenarioRule
 from core.tables import SCENARIOS
 from ingest.source import Source
-
-_COMPARE: dict[str, Callable[[pa.Array, float], pa.Array]] = {">": pc.greater, ">=": pc.greater_equal, "==": pc.equal}
 
 
 def slug(value: str) -> str:
@@ -101,22 +98,3 @@ def scenario_table(data: DataSettings, source: Source, mapping: ScenarioMap, see
             description = source.describe(members if known else [name])
         rows.append({"scenario": name, "title": title, "description": description})
     return pa.Table.from_pylist(rows, schema=SCENARIOS)
-
-
-def label_of(column: pa.Array, rule: LabelRule) -> pa.Array:
-    """The label of each row, int8 [n]: 1 where the rule holds, 0 where not, null where it cannot be told.
-
-    The rule `is` takes the column as it stands; values that are no small integers become null, others (2, -1) stay
-    for validation to reject.
-
-    Raises:
-        pyarrow.ArrowInvalid: the column holds no numbers.
-    """
-    numbers = (
-        column.cast(pa.int8()).cast(pa.float64()) if pa.types.is_boolean(column.type) else column.cast(pa.float64())
-    )
-    numbers = pc.if_else(pc.is_nan(numbers), None, numbers)
-    if rule.op in _COMPARE:
-        return _COMPARE[rule.op](numbers, rule.value).cast(pa.int8())
-    whole = pc.and_(pc.equal(pc.round(numbers), numbers), pc.less_equal(pc.abs(numbers), 127.0))
-    return pc.if_else(whole, numbers, None).cast(pa.int8())

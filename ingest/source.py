@@ -94,6 +94,12 @@ class Source(ABC):
         return f"Requests of kind {', '.join(values)}." if values else "All other requests."
 
 
+def declared_ids(data: DataSettings, own: IdTypes) -> IdTypes:
+    """The ids' types as `data.ids` says, else the source's own."""
+    asked = {"auto": None, "string": pa.string(), "integer": pa.int64()}
+    return IdTypes(asked[data.ids_of("user")] or own.user, asked[data.ids_of("item")] or own.item)
+
+
 def existing(path: Path, hint: str) -> Path:
     """`path`, if it is a file.
 

@@ -13,24 +13,28 @@ import functools
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Literal
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from core.errors import DataError, SettingsError
+from core.ids import Spellings
+from core.log import logger
 from core.settings import DataSettings
-from core.tables import IdTypes
+from core.spelling import is_text
+from core.tables import TIMESTAMP, IdTypes
 from ingest.delimited import header_of, read_csv
-from ingest.place import Place, cast
+from ingest.place import Place
 from ingest.source import Source, existing
-from ingest.times import to_timestamps
+from ingest.values import Values
+
+LOG = logger("ingest")
 
 TABLES = ("interactions", "users", "items")
 _CSV = re.compile(r"\.(csv|tsv)(\.\w+)?$")
 _OURS = ("user_id", "item_id", "event_timestamp", "value")  # roles of interactions
-# No leading zero or plus: `007` and `7` are two ids, which only a string can tell apart.
-_INTEGER = r"^(0|-?[1-9]\d{0,17})$"
 
 
 class Table(Source):
@@ -40,6 +44,7 @@ class Table(Source):
 
     def __init__(self, data: DataSettings) -> None:
         super().__init__(data)
+        self._seen: dict[tuple[str, str, Path], Spellings] = {}
         if "interactions" not in data.files:
             raise SettingsError("data.files must name the file of `interactions`")
         if unknown := sorted(set(data.files) - set(TABLES)):
@@ -53,7 +58,7 @@ class Table(Source):
 
     @functools.cached_property
     def ids(self) -> IdTypes:
-        return IdTypes(self._id_type("user_id", "users"), self._id_type("item_id", "items"))
+        return IdTypes(self._id_type("user"), self._id_type("item"))
 
     @property
     def user_columns(self) -> Mapping[str, pa.DataType]:
@@ -68,22 +73,21 @@ class Table(Source):
         return [part for table in TABLES if table in self.data.files for part in self._parts(table)]
 
     def interactions(self) -> Iterator[pa.RecordBatch]:
-        numeric = self.data.label.op != "is"
         roles = {
             "user_id": self.ids.user,
             "item_id": self.ids.item,
-            "event_timestamp": None,
-            self.data.label.column: pa.float64() if numeric else None,
+            "event_timestamp": TIMESTAMP,
+            self.data.label.column: None,
             "value": pa.string(),
         }
         if self.data.grade:
             roles.setdefault(self.data.grade, pa.float64())
-        return self._stream("interactions", roles, {"weight": pa.float32()})
+        return self._stream("interactions", roles, {"weight": pa.float64()})
 
     def users(self) -> Iterator[pa.RecordBatch] | None:
         if "users" not in self.data.files:
             return None
-        return self._stream("users", {"user_id": self.ids.user, **self.user_columns}, {"event_timestamp": None})
+        return self._stream("users", {"user_id": self.ids.user, **self.user_columns}, {"event_timestamp": TIMESTAMP})
 
     def items(self) -> Iterator[pa.RecordBatch] | None:
         if "items" not in self.data.files:
@@ -91,7 +95,7 @@ class Table(Source):
         roles = {"item_id": self.ids.item, **self.item_columns}
         if "title" in self.data.item_text:
             roles["title"] = pa.string()
-        optional = {"event_timestamp": None, "title": pa.string(), "scenarios": pa.string()}
+        optional = {"event_timestamp": TIMESTAMP, "title": pa.string(), "scenarios": pa.string()}
         return map(_with_values, self._stream("items", roles, optional))
 
     def describe(self, values: list[str]) -> str:
@@ -100,7 +104,7 @@ class Table(Source):
     def _stream(
         self, table: str, roles: Mapping[str, pa.DataType | None], optional: Mapping[str, pa.DataType | None]
     ) -> Iterator[pa.RecordBatch]:
-        """Batches with the roles as columns; a type of None means: as it is, a time becomes a timestamp."""
+        """Batches with the roles as columns; a type of None is that of the label's column: what its rule looks at."""
         for path in self._parts(table):
             header = _header(path, self.data.encoding)
             present = {role: kind for role, kind in optional.items() if self._column(table, role, header) in header}
@@ -108,47 +112,61 @@ class Table(Source):
             names = {role: self._column(table, role, header) for role in wanted}
             for role, name in names.items():
                 if name not in header:
-                    raise DataError(
-                        f"no such column, needed as {role}; map it by data.columns; the file has: {', '.join(header)}",
-                        file=path,
-                        column=name,
-                    )
+                    raise DataError(self._missing(role, header), file=path, column=name)
             place = Place(path, 2 if _CSV.search(path.name) else 1)
-            for batch in self._raw(path, names, wanted):
-                yield self._converted(batch, names, wanted, place)
+            for batch in self._raw(path, names):
+                yield self._converted(table, batch, names, wanted, place)
                 place = place.after(batch.num_rows)
 
-    def _raw(
-        self, path: Path, names: Mapping[str, str], kinds: Mapping[str, pa.DataType | None]
-    ) -> Iterator[pa.RecordBatch]:
+    def _raw(self, path: Path, names: Mapping[str, str]) -> Iterator[pa.RecordBatch]:
         if not _CSV.search(path.name):
             return _read_parquet(path, list(dict.fromkeys(names.values())), self.data.batch_rows)
-        columns: dict[str, pa.DataType] = {}
-        for role, name in names.items():
-            kind = kinds[role]
-            if role == "event_timestamp" and self.data.timestamp_unit != "iso":
-                kind = pa.float64()
-            columns[name] = kind if kind is not None and columns.get(name, kind) == kind else pa.string()
+        columns = dict.fromkeys(names.values(), pa.string())
         delimiter = "\t" if ".tsv" in path.suffixes else ","
         return read_csv(path, columns, delimiter=delimiter, newlines=True, encoding=self.data.encoding)
 
     def _converted(
         self,
+        table: str,
         batch: pa.RecordBatch,
         names: Mapping[str, str],
         kinds: Mapping[str, pa.DataType | None],
         place: Place,
     ) -> pa.RecordBatch:
-        columns = {}
+        columns, values = {}, Values(self.data)
         for role, kind in kinds.items():
-            column, here = _plain(batch[names[role]]), place.at(names[role])
-            if role == "event_timestamp":
-                columns[role] = to_timestamps(column, self.data.timestamp_unit, here)
+            column, here = batch[names[role]], place.at(names[role])
+            if role in ("user_id", "item_id"):
+                assert kind is not None
+                if self._are_numbers(table, role, place.file):
+                    column = values.ids(column, pa.int64(), here)
+                columns[role] = values.ids(column, kind, here)
             elif kind is None:
-                columns[role] = cast(_numbers(column), pa.float64(), here)
+                columns[role] = values.outcomes(column, self.data.label, here)
+            elif kind == TIMESTAMP:
+                columns[role] = values.times(column, here)
+            elif pa.types.is_floating(kind):
+                columns[role] = values.numbers(column, here)
             else:
-                columns[role] = cast(column, kind, here)
+                columns[role] = values.text(column, here)
         return pa.RecordBatch.from_pydict(columns)
+
+    def _missing(self, role: str, header: list[str]) -> str:
+        """What to say of a file without the column that a role is read from."""
+        data, mend = self.data, f"map it by data.columns.{role}"
+        if role == data.label.column:
+            mend = f"set data.label.column to the column that says what the user did, or {mend}"
+        elif role == "value":
+            mend = "set data.scenario.column to the column that names the scenario"
+        elif role == data.grade:
+            mend = f"set data.grade, or {mend}"
+        else:
+            for field in ("user_categorical", "user_dense", "item_categorical", "item_dense", "item_text"):
+                if role in getattr(data, field):
+                    mend = f"correct data.{field}, or {mend}"
+                    break
+        wanted = "the scenario" if role == "value" else role
+        return f"no such column, needed as {wanted}; {mend}; the file has: {', '.join(header)}"
 
     def _column(self, table: str, role: str, header: list[str]) -> str:
         """The source's name of a role, as the settings map it."""
@@ -171,28 +189,45 @@ class Table(Source):
             raise DataError(f"data.files.{table} must end in .parquet, .csv or .tsv (.gz), or be a folder", file=path)
         return [existing(path, f"see data.path and data.files.{table}")]
 
-    def _id_type(self, key: str, entity: str) -> pa.DataType:
-        """int64 where every file has whole numbers for this id, else string."""
-        tables = [table for table in ("interactions", entity) if table in self.data.files]
-        parts = [(table, part) for table in tables for part in self._parts(table)]
-        return pa.int64() if all(self._is_integer(table, key, part) for table, part in parts) else pa.string()
+    def _id_type(self, entity: Literal["user", "item"]) -> pa.DataType:
+        """What `data.ids` says; else int64 where every file has whole numbers for this id, else string."""
+        asked = self.data.ids_of(entity)
+        if asked != "auto":
+            return pa.string() if asked == "string" else pa.int64()
+        tables = [table for table in ("interactions", f"{entity}s") if table in self.data.files]
+        found = [self._spellings(table, f"{entity}_id", part) for table in tables for part in self._parts(table)]
+        if any(not one.integers and one.floats for one in found):
+            LOG.warning("some %s ids are spelled as floats (102.0) and others are text: they stay as written", entity)
+        return pa.int64() if all(one.integers for one in found) else pa.string()
 
-    def _is_integer(self, table: str, key: str, path: Path) -> bool:
-        header = _header(path, self.data.encoding)
+    def _are_numbers(self, table: str, key: str, path: Path) -> bool:
+        """Whether every id of a file spells a whole number, some as 102.0: then 102 is meant, also where ids are text."""
+        if self.data.ids_of("user" if key == "user_id" else "item") != "auto":
+            return False
+        found = self._spellings(table, key, path)
+        return found.integers and found.floats > 0
+
+    def _spellings(self, table: str, key: str, path: Path) -> Spellings:
+        """How a file writes an id; looked at once."""
+        if (table, key, path) not in self._seen:
+            self._seen[table, key, path] = self._look_at(table, key, path)
+        return self._seen[table, key, path]
+
+    def _look_at(self, table: str, key: str, path: Path) -> Spellings:
+        header, found = _header(path, self.data.encoding), Spellings()
         name = self._column(table, key, header)
         if name not in header:
-            return True  # reading this file will say that the column is missing
+            return found  # reading this file will say that the column is missing
         if not _CSV.search(path.name):
             kind = pq.read_schema(path).field(name).type
-            return bool(pa.types.is_integer(kind.value_type if pa.types.is_dictionary(kind) else kind))
-        return all(
-            pc.all(pc.match_substring_regex(batch[key], _INTEGER)).as_py() is not False
-            for batch in self._csv_ids(path, name, key)
-        )
-
-    def _csv_ids(self, path: Path, name: str, key: str) -> Iterator[pa.RecordBatch]:
-        for batch in self._raw(path, {key: name}, {key: pa.string()}):
-            yield batch.rename_columns([key])
+            if is_text(kind):
+                # The file itself says so, whatever the ids of today look like.
+                return Spellings(text=1)
+            if not pa.types.is_uint64(kind) and not pa.types.is_decimal(kind):
+                return found
+        for batch in self._raw(path, {key: name}):
+            found.add(batch[name], self.data.nulls)
+        return found
 
 
 def _declared(categorical: list[str], dense: list[str]) -> dict[str, pa.DataType]:
@@ -220,21 +255,6 @@ def _read_parquet(path: Path, columns: list[str], rows: int) -> Iterator[pa.Reco
                 yield from file.iter_batches(batch_size=rows, columns=columns, row_groups=[group], use_threads=False)
         except OSError as error:
             raise DataError(f"damaged parquet file ({error})", file=path) from error
-
-
-def _plain(column: pa.Array) -> pa.Array:
-    return column.dictionary_decode() if pa.types.is_dictionary(column.type) else column
-
-
-def _numbers(column: pa.Array) -> pa.Array:
-    """True and false, as words or values, as 1 and 0."""
-    if pa.types.is_boolean(column.type):
-        return column.cast(pa.int8())
-    if pa.types.is_string(column.type) or pa.types.is_large_string(column.type):
-        column = column.cast(pa.string())
-        word = pc.utf8_lower(column)
-        return pc.if_else(pc.equal(word, "true"), "1", pc.if_else(pc.equal(word, "false"), "0", column))
-    return column
 
 
 def _with_values(batch: pa.RecordBatch) -> pa.RecordBatch:

@@ -35,8 +35,11 @@ data:
     item_id: item_id
     event_timestamp: timestamp
     title: title
-  timestamp_unit: s             # s | ms | us | iso
-  label: {column: clicked, op: ">", value: 0}
+  ids: auto                     # auto | string | integer; string where ids may become words, e.g. guest-3
+  # nulls: [NULL, nan, None]    # words that stand for nothing, instead of the usual ones (docs/rooms/ingest.md)
+  timestamp_unit: s             # s | ms | us | ns for numbers; iso for texts such as 2024-01-31T18:30:00Z
+  timezone: UTC                 # of times that name no zone, e.g. Europe/Berlin
+  label: {column: clicked, op: ">", value: 0}   # or words: {column: event, in: [cart, purchase]}
   # grade: share_watched        # a column that says how much, for train.grade_levels, e.g. [0.1, 0.5, 0.9]
   scenario: {rule: column, column: surface}
   scenarios:                    # one sentence each: the reasoner and /explain read them
@@ -127,4 +130,4 @@ def _lines(section: BaseModel, indent: str) -> Iterator[str]:
             yield f"{indent}# {name}: from the environment only"
         else:
             plain: Any = section.model_dump(mode="json", include={name})[name]
-            yield f"{indent}{name}: {json.dumps(plain, ensure_ascii=False)}{note}"
+            yield f"{indent}{field.alias or name}: {json.dumps(plain, ensure_ascii=False)}{note}"

@@ -216,7 +216,7 @@ def test_a_missing_folder_is_named(tmp_path, ingest):
         (
             "ratings.csv",
             RATINGS.replace("20,3.0", "x,3.0"),
-            r"ratings\.csv, row 3, column 'movieId': .*invalid value 'x'",
+            r"ratings\.csv, row 3, column 'movieId': 'x' is no id",
         ),
         ("ratings.csv", RATINGS.replace("20,3.0", "20"), r"ratings\.csv, row 3: Expected 4 columns, got 3"),
         ("ratings.csv", RATINGS.split("\n")[0] + "\n", r"ratings\.csv: the log is empty"),
@@ -256,7 +256,7 @@ def test_an_unknown_encoding_is_named(tiny, ingest):
     ("content", "message"),
     [
         ("10::A (1999)\n", r"movies\.dat, row 1: expected 3 fields"),
-        ("10::A::B\nx::A::B\n", r"movies\.dat, row 2, column 'movieId': 'x' is no integer"),
+        ("10::A::B\nx::A::B\n", r"movies\.dat, row 2, column 'movieId': 'x' is no id"),
     ],
 )
 def test_bad_lines_of_the_old_layout_are_named(raw, tiny_old, ingest, content, message):

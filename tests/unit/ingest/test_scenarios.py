@@ -3,7 +3,8 @@ import pytest
 
 from core.settings import LabelRule, ScenarioRule
 from ingest.delimited import rebatch
-from ingest.scenarios import ScenarioMap, label_of, slug
+from ingest.labels import read_labels
+from ingest.scenarios import ScenarioMap, slug
 
 
 @pytest.mark.parametrize(
@@ -37,16 +38,16 @@ def test_other_takes_what_no_group_has():
 )
 def test_label_rules(op, value, labels):
     column = pa.array([2.5, 3.0, 4.0, None, float("nan")])
-    got = label_of(column, LabelRule(column="x", op=op, value=value))
+    got, _ = read_labels(column, LabelRule(column="x", op=op, value=value))
     assert (got.type, got.to_pylist()) == (pa.int8(), labels)
 
 
 def test_a_label_too_large_for_its_type_is_null():
-    assert label_of(pa.array([300, 1, -1]), LabelRule(op="is")).to_pylist() == [None, 1, -1]
+    assert read_labels(pa.array([300, 1, -1]), LabelRule(op="is"))[0].to_pylist() == [None, 1, -1]
 
 
 def test_booleans_are_labels():
-    assert label_of(pa.array([True, False, None]), LabelRule(op="is")).to_pylist() == [1, 0, None]
+    assert read_labels(pa.array([True, False, None]), LabelRule(op="is"))[0].to_pylist() == [1, 0, None]
 
 
 @pytest.mark.parametrize("sizes", [[3, 3, 3, 1], [10], [1] * 10, [7, 0, 3], [0]])

@@ -189,11 +189,15 @@ def test_tabs_separate_a_tsv(simple):
         (rows("1,1,a,1700000000,1").replace("user_id", "uid"), {}, r"column 'user_id': no such column.*data\.columns"),
         (rows("1,1,a,1700000000,1").replace("scenario", "tab"), {}, r"column 'scenario': no such column.*has: user_id"),
         (rows("1,1,a,1700000000,1", "1,1,a,x,1"), {}, r"row 3, column 'event_timestamp': .*'x'"),
-        (rows("1,1,a,1700000000,1", "1,1,a,1700000000,maybe"), {}, r"row 3, column 'label': 'maybe' is no double"),
+        (
+            rows("1,1,a,1700000000,1", "1,1,a,1700000000,maybe"),
+            {},
+            r"row 3, column 'label': 'maybe' is no number; data\.label\.column must be 0 or 1; it holds: 1, maybe",
+        ),
         (
             rows("1,1,a,2023-11-14,1", "1,1,a,soon,1"),
             {"timestamp_unit": "iso"},
-            r"row 3, .*'soon.*' is no time in unit",
+            r"row 3, .*'soon' is no time; write ISO 8601",
         ),
         (rows("1,1,a,1700000000000000000,1"), {}, r"row 2, column 'event_timestamp': .*data\.timestamp_unit"),
         (rows("1,1,é,1700000000,1").encode("latin-1"), {}, r"row 2: byte 51 is not UTF-8 text; set data\.encoding"),
@@ -219,7 +223,9 @@ def test_a_parquet_column_of_the_wrong_type_is_named(raw, ingest, tmp_path):
     now = dt.datetime(2024, 1, 1)
     table = pa.table({"user_id": [1], "item_id": [1], "scenario": ["a"], "event_timestamp": [now], "rating": ["x"]})
     pq.write_table(table, raw("x", "") / "log.parquet")
-    with pytest.raises(DataError, match=r"log\.parquet, row 1, column 'rating': 'x' is no double"):
+    with pytest.raises(
+        DataError, match=r"log\.parquet, row 1, column 'rating': 'x' is no number; data\.label\.column must be a number"
+    ):
         ingest(path=tmp_path / "raw", source="table", files={"interactions": "log.parquet"})
 
 
