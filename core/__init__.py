@@ -3,7 +3,8 @@
 from core.clock import Clock, as_utc, from_micros, replay, to_micros, wall
 from core.log import configure, logger
 from core.pace import progress
-from core.settings import Settings, load_settings, make_clock
+from core.settings import Settings, make_clock
+from core.settings_file import load_settings
 from core.store import ArtifactStore, Built, Manifest
 from core.window import Window
 

@@ -6,25 +6,21 @@ Secrets (passwords, tokens) come from the environment only, e.g. `LLM4MSR_ONLINE
 from __future__ import annotations
 
 import datetime as dt
-import os
 from pathlib import Path
 from typing import Any, Literal
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
-import yaml
 from pydantic import (
     BaseModel,
     ConfigDict,
     Field,
     PrivateAttr,
     SecretStr,
-    ValidationError,
     ValidationInfo,
     field_validator,
     model_validator,
 )
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
-from pydantic_settings.exceptions import SettingsError as UnreadableVariable
 
 from core.clock import Clock, replay, wall
 from core.errors import SettingsError
@@ -478,45 +474,6 @@ class Settings(BaseSettings):
         return parts
 
 
-def load_settings(path: str | Path) -> Settings:
-    """Read a settings file.
-
-    Raises:
-        SettingsError: the file is missing, is not YAML, or has unknown or wrong keys; each is named.
-    """
-    path = Path(path)
-    try:
-        body = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-    except FileNotFoundError as error:
-        raise SettingsError(f"settings file {path} does not exist; `llm4msr init` writes one") from error
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise SettingsError(f"settings file {path} cannot be read: {error}") from error
-    if not isinstance(body, dict) or not all(isinstance(key, str) for key in body):
-        raise SettingsError(f"settings file {path} must hold keys and values")
-    _check_variables()
-    try:
-        settings = Settings(**body)
-    except ValidationError as error:
-        lines = [f"  {'.'.join(str(p) for p in e['loc'])}: {e['msg']}" for e in error.errors()]
-        raise SettingsError(f"settings file {path} (or its LLM4MSR_ variables):\n" + "\n".join(lines)) from error
-    except UnreadableVariable as error:
-        raise SettingsError(f"LLM4MSR_ variables: {error} ({error.__cause__})") from error
-    base = path.resolve().parent
-    absolute = settings.model_copy(
-        update={
-            "root": (base / settings.root).resolve(),
-            "data": settings.data.model_copy(update={"path": (base / settings.data.path).resolve()}),
-        }
-    )
-    absolute._file = path.resolve()
-    if "?" in str(absolute.root) and absolute.tracking.url is None:
-        raise SettingsError(
-            f"root is {absolute.root}: MLflow cannot keep its database in a folder with a `?` in its name; choose another "
-            "folder, or name an MLflow server in tracking.url"
-        )
-    return absolute
-
-
 def make_clock(settings: Settings, log_end: dt.datetime | None = None) -> Clock:
     """The clock the settings ask for.
 
@@ -534,12 +491,3 @@ def make_clock(settings: Settings, log_end: dt.datetime | None = None) -> Clock:
             raise SettingsError("clock.at is log_end, but no log was ingested yet; run `llm4msr ingest` first")
         return replay(log_end)
     return replay(settings.clock.at)
-
-
-def _check_variables() -> None:
-    """Refuse `LLM4MSR_TRIAN__SEED`: a misspelt section would be ignored in silence."""
-    for variable in os.environ:
-        head, _, rest = variable.upper().removeprefix("LLM4MSR_").partition("__")
-        if variable.upper().startswith("LLM4MSR_") and rest and head.lower() not in Settings.model_fields:
-            known = ", ".join(sorted(Settings.model_fields))
-            raise SettingsError(f"{variable}: there is no section {head.lower()!r}; there are: {known}")

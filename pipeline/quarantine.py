@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 from core import Built, Manifest, Settings, Window
 from core.errors import DataError
 from core.tables import SCENARIOS
+from core.words import did_you_mean
 from pipeline.windows import artifact_store, stage_clock, with_replays
 
 TABLES = ("interactions", "users", "items")
@@ -33,26 +34,33 @@ def counts(settings: Settings) -> list[dict[str, Any]]:
     return found
 
 
-def rejected(settings: Settings, table: str, rule: str | None = None, limit: int = 20) -> list[dict[str, Any]]:
-    """Rejected rows that still wait, each with its window.
+def rejected(
+    settings: Settings, table: str | None = None, rule: str | None = None, limit: int = 20
+) -> list[dict[str, Any]]:
+    """Rejected rows that still wait, each with its window and table.
 
     Args:
         settings: of the project.
-        table: interactions, users or items.
+        table: interactions, users or items; None: all of them.
         rule: only those of this rule.
-        limit: so many at the most.
+        limit: so many of a table at the most.
 
     Raises:
         DataError: there is no such table.
     """
-    if table not in TABLES:
-        raise DataError(f"there is no quarantine of {table!r}; choose from {', '.join(TABLES)}")
+    if table is not None and table not in TABLES:
+        hint = did_you_mean(table, TABLES)
+        raise DataError(f"there is no quarantine of {table!r}{hint}; choose from {', '.join(TABLES)}")
     rows: list[dict[str, Any]] = []
-    for validated, newest in _windows(settings):
-        kept = pq.read_table(_file(newest, table))
-        if rule is not None:
-            kept = kept.filter(pc.equal(kept["rule"], rule))
-        rows += [{"window": _name(validated), **row} for row in kept.slice(0, limit - len(rows)).to_pylist()]
+    for name in TABLES if table is None else (table,):
+        found: list[dict[str, Any]] = []
+        for validated, newest in _windows(settings):
+            kept = pq.read_table(_file(newest, name))
+            if rule is not None:
+                kept = kept.filter(pc.equal(kept["rule"], rule))
+            own = {"window": _name(validated), "table": name}
+            found += [{**own, **row} for row in kept.slice(0, limit - len(found)).to_pylist()]
+        rows += found
     return rows
 
 

@@ -28,19 +28,27 @@ def list_counts(settings: SettingsFile = None) -> None:
 
 @quarantine_app.command()
 def show(
-    table: Annotated[str, typer.Argument(help="interactions, users or items")] = "interactions",
+    table: Annotated[
+        str | None, typer.Argument(help="interactions, users or items [default: all that have rows]")
+    ] = None,
     rule: Annotated[str | None, typer.Option(help="only rows that this rule rejected")] = None,
-    limit: Annotated[int, typer.Option(min=1, help="how many rows at the most")] = 20,
+    limit: Annotated[int, typer.Option(min=1, help="how many rows of a table at the most")] = 20,
     settings: SettingsFile = None,
 ) -> None:
-    """Print rows that wait, one JSON object a line."""
-    from pipeline.quarantine import as_text, rejected
+    """Print rows that wait, one JSON object a line.
 
-    found = rejected(settings_of(settings), table, rule, limit)
+    Example:  llm4msr quarantine show items --rule title_unreadable --limit 5
+    """
+    from pipeline.quarantine import as_text, counts, rejected
+
+    chosen = settings_of(settings)
+    found = rejected(chosen, table, rule, limit)
     if found:
         typer.echo(as_text(found))
-    else:
-        typer.echo(f"no row of {table} waits" + (f" by rule {rule}" if rule else ""), err=True)
+        return
+    others = ", ".join(f"{entry['rows']:,} of {entry['table']} by {entry['rule']}" for entry in counts(chosen))
+    what = f"no row{f' of {table}' if table else ''} waits{f' by rule {rule}' if rule else ''}"
+    typer.echo(f"{what}; there are {others}" if others else what, err=True)
 
 
 @quarantine_app.command("replay")

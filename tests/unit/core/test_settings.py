@@ -23,15 +23,15 @@ def test_an_empty_file_means_the_defaults(file):
 @pytest.mark.parametrize(
     ("text", "named"),
     [
-        ("trian: {seed: 1}", "trian: Extra inputs are not permitted"),
-        ("train: {sede: 1}", r"train\.sede: Extra inputs are not permitted"),
-        ("train: {seed: many}", r"train\.seed: Input should be a valid integer"),
+        ("trian: {seed: 1}", "trian: there is no such setting"),
+        ("train: {sede: 1}", r"train\.sede: there is no such setting"),
+        ("train: {seed: many}", r"train\.seed: input should be a valid integer"),
         ("data: {label: {op: '<'}}", r"data\.label\.op"),
         ("features: {prior_rate: 2}", r"features\.prior_rate"),
         ("train: {grade_levels: [2]}", r"train: .*grade_levels needs data\.grade"),
-        ("1: x", "must hold keys and values"),
+        ("1: x", "the key `1` is 1 to YAML"),
         ("- a", "must hold keys and values"),
-        ("a: [", "cannot be read"),
+        ("a: [", "this is not YAML"),
     ],
 )
 def test_a_wrong_settings_file_is_refused_and_the_key_named(file, text, named):
@@ -107,3 +107,83 @@ def test_the_clock_is_what_the_settings_ask_for():
 def test_a_clock_at_the_logs_end_needs_a_log():
     with pytest.raises(UserError, match="llm4msr ingest"):
         make_clock(Settings(clock={"mode": "replay"}))
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("projekt: x", "projekt: there is no such setting; did you mean 'project'?"),
+        ("data:\n  lable: {column: x}", "data.lable: there is no such setting; did you mean 'data.label'?"),
+        ("data: {label: {colum: x}}", "did you mean 'data.label.column'?"),
+        ("data: {scenarios: {feed: {titel: x, description: y}}}", "data.scenarios.feed.titel"),
+        ("epochs: 3", "did you mean 'train.epochs'?"),
+        ("data: {lag: {}}", "did you mean 'features.lag' or 'knowledge.lag'?"),
+        ("model: {backbone: mmo}", "model.backbone: must be one of shared_bottom, omoe, .* did you mean 'mmoe'?"),
+        ("train: {epochs: many}", "train.epochs: .*; it is 'many'"),
+        ("train: [epochs, 3]", "train: this section holds keys and values, not "),
+        ("data: x.csv", "data: this section holds keys and values, not 'x.csv'"),
+        ("features: {ttl: {user_stats: tomorrow}}", "features.ttl.user_stats: must be a length of time such as PT24H"),
+        (
+            "data: {scenarios: {feed: {title: 5, description: y}}}",
+            "data.scenarios.feed.title: must be a text: put it in",
+        ),
+        ("train: {epochs: 3}\nmodel: {}\ntrain: {seed: 2}", "line 3: 'train' stands here twice, first in line 1"),
+        ("data:\n  path: a\n  path: b", "line 3: 'path' stands here twice, first in line 2"),
+        ("data: {columns: {user_id: a, user_id: b}}", "'user_id' stands here twice"),
+        ("data:\n\tpath: a", "line 2: a tab; YAML is indented with blanks only"),
+        ("data:\n  path: a: b", "line 2: this is not YAML .* needs quotes"),
+        ("data: {path: a", "this is not YAML"),
+        ("- project: x", r"must hold keys and values \(`project: my_ranker`\), not a list"),
+        ("just words", "must hold keys and values .* not one value"),
+        ("data: {scenario: {groups: {on: [a]}}}", "the key `on` is True to YAML; put it in quotes"),
+        ("data: {scenarios: {2024: {title: a, description: b}}}", "the key `2024` is 2024 to YAML"),
+        ("project: !!python/object/apply:os.system ['true']", "this is not YAML|could not determine a constructor"),
+    ],
+)
+def test_a_mistake_in_a_file_is_named_with_what_may_have_been_meant(file, text, said):
+    with pytest.raises(SettingsError, match=said):
+        load_settings(file(text))
+
+
+def test_equal_keys_in_different_sections_and_merged_ones_are_no_repetition(file):
+    text = "train: &t {seed: 3}\nmodel: {name: a}\n"
+    assert load_settings(file(text)).train.seed == 3
+    merged = "train:\n  <<: {seed: 3, epochs: 4}\n  seed: 5\n"
+    assert (load_settings(file(merged)).train.seed, load_settings(file(merged)).train.epochs) == (5, 4)
+
+
+def test_a_folder_in_place_of_a_file_is_named(tmp_path):
+    with pytest.raises(SettingsError, match="is a folder; name the file in it"):
+        load_settings(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("variable", "said"),
+    [
+        ("LLM4MSR_TRAIN_EPOCHS", "write LLM4MSR_TRAIN__EPOCHS, with two underscores"),
+        ("LLM4MSR_PROJEKT", "did you mean 'project'?"),
+        ("LLM4MSR_TRIAN__SEED", "there is no section 'trian'; did you mean 'train'?"),
+        ("LLM4MSR_TRAIN__SEDE", r"train.sede \(from LLM4MSR_TRAIN__SEDE\): .* did you mean 'train.seed'?"),
+        ("LLM4MSR_DATA__LABEL__COLUM", "did you mean 'data.label.column'?"),
+        ("llm4msr_train__epochs", r"train.epochs \(from LLM4MSR_TRAIN__EPOCHS\)"),
+    ],
+)
+def test_a_misspelt_variable_says_what_it_may_have_meant(file, monkeypatch, variable, said):
+    monkeypatch.setenv(variable, "x")
+    with pytest.raises(SettingsError, match=said):
+        load_settings(file(""))
+
+
+@pytest.mark.parametrize(
+    "name", ["SETTINGS", "LOG_FORMAT", "COMMAND", "SCHEDULE", "SEED_BUNDLE", "ROOT_DISK", "MY_OWN"]
+)
+def test_variables_that_are_no_settings_are_left_alone(file, monkeypatch, name):
+    monkeypatch.setenv(f"LLM4MSR_{name}", "x")
+    load_settings(file(""))
+
+
+def test_a_wrong_secret_is_not_repeated(file):
+    with pytest.raises(SettingsError) as raised:
+        load_settings(file("online: {password: [hunter2]}"))
+    assert "hunter2" not in str(raised.value)
+    assert "online.password" in str(raised.value)

@@ -7,10 +7,12 @@ import json
 import pyarrow.parquet as pq
 import pytest
 import yaml
+from typer.testing import CliRunner
 
 from core import Window, load_settings
 from core.errors import DataError
 from pipeline import quarantine, stages
+from pipeline.cli import app
 from pipeline.stages import artifact_store, clean_tables
 
 GOOD = [(u, i, 1_600_000_000 + 60 * (10 * u + i), ("feed", "search")[i % 2], i % 2) for u in range(6) for i in range(6)]
@@ -111,3 +113,22 @@ def test_a_window_that_was_validated_anew_no_longer_needs_its_replay(after):
     stages.validate(after)
     parts = clean_tables(after, Window())
     assert [part.stage for part in parts] == ["validate"] and parts[0].rows["interactions"] == len(GOOD) + 2
+
+
+def test_rows_of_every_table_are_shown_unless_one_is_named(before):
+    shown = quarantine.rejected(before)
+    assert {row["table"] for row in shown} == {"interactions"}
+    assert len(shown) == sum(entry["rows"] for entry in quarantine.counts(before))
+    assert quarantine.rejected(before, "items") == []
+
+
+def test_a_misspelt_table_says_what_it_may_have_meant(before):
+    with pytest.raises(DataError, match="did you mean 'interactions'"):
+        quarantine.rejected(before, "interaction")
+
+
+def test_where_nothing_matches_it_is_said_what_else_waits(before):
+    told = CliRunner().invoke(app, ["quarantine", "show", "items", "--settings", str(before.file)])
+    assert told.exit_code == 0
+    assert "no row of items waits; there are" in told.output
+    assert "of interactions by" in told.output
