@@ -6,7 +6,6 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
-AIRFLOW_HOME := $(CURDIR)/.llm4msr/airflow
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
@@ -50,15 +49,8 @@ bench: setup ## Run every benchmark in its quick form; one alone: make bench NAM
 serve: setup ## Serve the promoted model and print requests to try; run `make demo` first
 	$(BIN)/llm4msr serve --settings $(SETTINGS)
 
-airflow: setup ## Run Airflow on this machine (SQLite, port $PORT or 8080) with the DAG; its password is in the log
-	@mkdir -p $(AIRFLOW_HOME)
-	set -a; . config/airflow.env; \
-	export AIRFLOW_HOME='$(AIRFLOW_HOME)' AIRFLOW__CORE__DAGS_FOLDER='$(CURDIR)/dags' \
-	  AIRFLOW__API__HOST=127.0.0.1 AIRFLOW__API__PORT=$(PORT) \
-	  AIRFLOW__API__BASE_URL=http://127.0.0.1:$(PORT) \
-	  AIRFLOW__CORE__EXECUTION_API_SERVER_URL=http://127.0.0.1:$(PORT)/execution/ \
-	  LLM4MSR_SETTINGS="$${LLM4MSR_SETTINGS:-$(abspath $(SETTINGS))}" PATH='$(CURDIR)/$(BIN)':"$$PATH"; \
-	exec $(BIN)/airflow standalone
+airflow: setup ## Run Airflow here until Ctrl-C (port $PORT or 8080), replaying MovieLens year by year; yours: SETTINGS=FILE
+	@exec $(BIN)/python -m dags.local --port $(PORT) --settings $(if $(filter file,$(origin SETTINGS)),config/airflow-demo.yaml,$(SETTINGS))
 
 clean: ## Remove .venv, .llm4msr and all caches
 	rm -rf $(VENV) .llm4msr .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info build dist

@@ -1,7 +1,7 @@
 """All errors the product raises on purpose. Each message says what happened, where, and what to do.
 
-`UserError` and its kinds mean that input, settings or the environment must change (exit code 2); anything else is
-our own fault (exit code 1).
+`UserError` and its kinds mean that input, settings or the environment must change (exit code 2); `EmptyWindowError`
+that there was nothing to do (exit code 3); anything else is our own fault (exit code 1).
 """
 
 from __future__ import annotations
@@ -48,6 +48,12 @@ class DataError(UserError):
 
 class GateError(UserError):
     """A data-quality gate stopped the run: a whole table is at fault, not single rows."""
+
+
+class EmptyWindowError(Llm4msrError):
+    """A window holds no rows and is skipped: nothing is wrong, and nothing was done (exit code 3)."""
+
+    exit_code = 3
 
 
 class MissingArtifactError(UserError):

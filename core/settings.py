@@ -40,8 +40,10 @@ class Section(BaseModel):
 
 class ClockSettings(Section):
     mode: Literal["wall", "replay"] = "wall"
-    at: dt.datetime | Literal["log_end"] = Field(
-        "log_end", description="replay only: a time, or the newest row of the log"
+    at: dt.datetime | Literal["log_end", "window_end"] = Field(
+        "log_end",
+        description="replay only: a time; the newest row of the log; or the end of the window that runs, which replays a "
+        "schedule (of a window without an end: the newest row)",
     )
 
 
@@ -159,6 +161,11 @@ def _with_defaults(given: dict[str, dt.timedelta], defaults: dict[str, dt.timede
 class ValidationSettings(Section):
     max_quarantined_share: float = Field(0.05, ge=0, le=1, description="more rejected rows than this stop the run")
     min_rows: int = Field(1, ge=0)
+    empty_window: Literal["skip", "fail"] = Field(
+        "skip",
+        description="a window without a row of the log; skip: `validate` says so and ends with exit code 3, what follows "
+        "is left out and the next window works; fail: validation.min_rows decides",
+    )
     max_future: dt.timedelta = Field(dt.timedelta(minutes=5), description="clock skew allowed on event times")
     min_knowledge_coverage: float = Field(
         0.0, ge=0, le=1, description="least share of active users that must have a vector; 0: report only"
@@ -474,20 +481,20 @@ class Settings(BaseSettings):
         return parts
 
 
-def make_clock(settings: Settings, log_end: dt.datetime | None = None) -> Clock:
+def make_clock(settings: Settings, end: dt.datetime | None = None) -> Clock:
     """The clock the settings ask for.
 
     Args:
         settings: whose `clock` section counts.
-        log_end: just after the newest row of the log, for `at: log_end`.
+        end: where `at: log_end` and `at: window_end` stand.
 
     Raises:
-        SettingsError: `log_end` is asked for and no log has been read yet.
+        SettingsError: such an end is asked for and not known yet.
     """
     if settings.clock.mode == "wall":
         return wall()
-    if settings.clock.at == "log_end":
-        if log_end is None:
-            raise SettingsError("clock.at is log_end, but no log was ingested yet; run `llm4msr ingest` first")
-        return replay(log_end)
-    return replay(settings.clock.at)
+    if isinstance(settings.clock.at, dt.datetime):
+        return replay(settings.clock.at)
+    if end is None:
+        raise SettingsError(f"clock.at is {settings.clock.at}, but no log was ingested yet; run `llm4msr ingest` first")
+    return replay(end)

@@ -195,6 +195,11 @@ class ArtifactStore:
                     f"{path}: not the bytes that were published; delete {manifest.path} and run again"
                 )
 
+    def pinned(self, name: str) -> Any:
+        """The value that was pinned under a name, or None."""
+        path = self.root / "pins" / f"{name}.json"
+        return json.loads(path.read_text()) if path.is_file() else None
+
     def pin(self, name: str, compute: Callable[[], Any]) -> Any:
         """A JSON value that is computed once and then kept, whoever asks; the first writer wins."""
         path = self.root / "pins" / f"{name}.json"

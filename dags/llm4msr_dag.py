@@ -5,12 +5,20 @@ The file imports nothing of the product, so the scheduler needs neither torch no
     LLM4MSR_SETTINGS   the settings file, read when a task runs; config/production.yaml beside this folder by default
     LLM4MSR_COMMAND    the command to run, with its arguments; the console script beside this interpreter by default
     LLM4MSR_SCHEDULE   a cron expression, `0 0 * * *` (whole days, UTC) by default
+    LLM4MSR_START      the first interval begins here or later, ISO 8601; none: the latest interval is the first
+    LLM4MSR_END        no interval begins then or later; none: it goes on for ever
+    LLM4MSR_CATCHUP    true: every interval since the last run gets a run of its own; false: the next run takes them in
+                       together. true by default where LLM4MSR_START is set
+
+Each run takes in what no earlier run covers (`--catch-up`), so the first one takes the whole log up to its end, and no
+day is lost while the DAG is paused. An interval without rows is skipped.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
+import re
 import shlex
 import signal
 import subprocess
@@ -20,8 +28,8 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from airflow.sdk import DAG, BaseOperator, CronDataIntervalTimetable, chain
-from airflow.sdk.exceptions import AirflowException, AirflowFailException
+from airflow.sdk import DAG, BaseOperator, BaseOperatorLink, CronDataIntervalTimetable, chain
+from airflow.sdk.exceptions import AirflowException, AirflowFailException, AirflowSkipException
 
 # Stage and the longest it may take, in minutes, in the order of a run.
 STAGES = {
@@ -37,8 +45,40 @@ STAGES = {
     "report": 30,
 }
 USER_MISTAKE = 2
+NOTHING_TO_DO = 3
 LAST_LINES = 15
 KILL_AFTER_SECONDS = 20
+
+
+class ArtifactLink(BaseOperatorLink):
+    """A page about what the task made; see plugins/llm4msr_artifacts.py."""
+
+    name = "Artifact"
+    page = ""
+
+    def get_link(self, operator: Any, *, ti_key: Any) -> str:
+        """The page's address; empty while the task has made nothing."""
+        from airflow.configuration import conf
+
+        made = getattr(operator, "made", None)
+        if made is None:
+            return ""
+        base = conf.get("api", "base_url", fallback="").rstrip("/")
+        return f"{base}/llm4msr/artifacts/{operator.stage}/{Path(made['artifact']).name}/{self.page}"
+
+
+class ReportLink(ArtifactLink):
+    """The report of the task's window."""
+
+    name = "Report"
+    page = "report"
+
+
+class VerdictLink(ArtifactLink):
+    """What promotion said about the task's window."""
+
+    name = "Verdict"
+    page = "verdict"
 
 
 class StageOperator(BaseOperator):
@@ -49,12 +89,17 @@ class StageOperator(BaseOperator):
         start: start of the window, ISO 8601; the data interval's by default.
         end: end of the window, ISO 8601; the data interval's by default.
 
+    Returns:
+        The artifact's folder and digest.
+
     Raises:
+        AirflowSkipException: the interval holds no rows (exit code 3).
         AirflowFailException: the stage says that input or settings must change (exit code 2); a retry cannot help.
         AirflowException: the stage failed otherwise; Airflow retries it, and it takes up where it left off.
     """
 
     template_fields = ("start", "end")
+    operator_extra_links = (ArtifactLink(), ReportLink(), VerdictLink())
 
     def __init__(
         self,
@@ -69,9 +114,10 @@ class StageOperator(BaseOperator):
         self.start = start
         self.end = end
 
-    def execute(self, context: Any) -> None:
+    def execute(self, context: Any) -> dict[str, str] | None:
         """Run the command to its end."""
-        command = [*_command(), self.stage, "--settings", _settings_file(), "--start", self.start, "--end", self.end]
+        window = ["--start", self.start, "--end", self.end, "--catch-up"]
+        command = [*_command(), self.stage, "--settings", _settings_file(), *window]
         self.log.info("running %s", shlex.join(command))
         last: deque[str] = deque(maxlen=LAST_LINES)
         self._process = _start(command)
@@ -82,9 +128,13 @@ class StageOperator(BaseOperator):
             code = self._process.wait()
         finally:
             self.on_kill()
+        if code == NOTHING_TO_DO:
+            raise AirflowSkipException(last[-1] if last else f"stage {self.stage} had nothing to do")
         if code:
             kind = AirflowFailException if code == USER_MISTAKE else AirflowException
             raise kind(f"stage {self.stage} ended with exit code {code}:\n" + "\n".join(last))
+        self.made = _made(last[-1] if last else "")
+        return self.made
 
     def on_kill(self) -> None:
         """Stop the command and what it started; called when the task is cancelled or runs out of time."""
@@ -97,6 +147,31 @@ class StageOperator(BaseOperator):
             with contextlib.suppress(subprocess.TimeoutExpired):
                 process.wait(KILL_AFTER_SECONDS)
                 return
+
+
+def _made(line: str) -> dict[str, str] | None:
+    """The artifact that a stage names in its last line."""
+    found = re.fullmatch(r"(\S.*)\t([0-9a-f]{64})", line)
+    return {"artifact": found[1], "digest": found[2]} if found else None
+
+
+def _time(variable: str) -> datetime | None:
+    """A time from the environment; without a zone it is UTC."""
+    text = os.environ.get(variable)
+    if not text:
+        return None
+    try:
+        time = datetime.fromisoformat(text)
+    except ValueError:
+        raise ValueError(f"{variable} is {text!r}; write a time as 2026-11-01 or 2026-11-01T00:00:00+00:00") from None
+    return time if time.tzinfo else time.replace(tzinfo=UTC)
+
+
+def _catchup() -> bool:
+    text = os.environ.get("LLM4MSR_CATCHUP", "").lower() or str(START is not None).lower()
+    if text not in ("true", "false"):
+        raise ValueError(f"LLM4MSR_CATCHUP is {text!r}; it is true or false")
+    return text == "true"
 
 
 def _command() -> list[str]:
@@ -124,13 +199,17 @@ def _start(command: list[str]) -> subprocess.Popen[str]:
         raise AirflowFailException(f"{command[0]} cannot be run ({error}); set LLM4MSR_COMMAND") from error
 
 
+START, END = _time("LLM4MSR_START"), _time("LLM4MSR_END")
+
 with DAG(
     dag_id="llm4msr",
     description="Ingest, validate, refresh knowledge and features, retrain, compare, promote",
     doc_md=__doc__,
     schedule=CronDataIntervalTimetable(os.environ.get("LLM4MSR_SCHEDULE", "0 0 * * *"), timezone="UTC"),
-    start_date=datetime(1995, 1, 1, tzinfo=UTC),
-    catchup=False,
+    start_date=START or datetime(1995, 1, 1, tzinfo=UTC),
+    # Airflow's own end is the last start of an interval.
+    end_date=END - timedelta(microseconds=1) if END else None,
+    catchup=_catchup(),
     max_active_runs=1,
     default_args={
         "retries": 2,

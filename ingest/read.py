@@ -103,8 +103,8 @@ def read_source(settings: Settings, window: Window, out: Path, pushed: PushedLog
     items = _write_entities(Entities.items(source, mapping), log.items, window, out / "items.parquet")
     scenarios = scenario_table(settings.data, source, mapping, log.scenarios)
     _write(scenarios, out / "scenarios.parquet")
-    meta = {"user_id": str(source.ids.user), "item_id": str(source.ids.item), **log.times(), "rows": log.rows}
-    write_json(out / "meta.json", meta)
+    ids = {"user_id": str(source.ids.user), "item_id": str(source.ids.item)}
+    write_json(out / "meta.json", {**ids, **log.times(), "rows": log.rows, "empty": log.empty})
     rows = {"interactions": log.rows, "users": users, "items": items, "scenarios": scenarios.num_rows}
     return Built(rows=rows)
 
@@ -122,6 +122,7 @@ class _LogWriter:
         self.first: int | None = None
         self.last: int | None = None
         self.future = False
+        self.span: tuple[int, int] | None = None
         self.scenarios: set[str] = set()
         self.words = WordCount(source.label) if source.label.words else None
         self.users = None if source.users() is not None else pa.array([], source.ids.user)
@@ -143,6 +144,18 @@ class _LogWriter:
         if self.items is not None:
             self.items = _merged(self.items, batch["item_id"])
 
+    def pass_over(self, times: pa.Array) -> None:
+        """Remember from when to when the source's rows are, within the window or not."""
+        found = pc.min_max(times.cast(pa.int64())).as_py()
+        if found["min"] is not None:
+            low, high = self.span or (found["min"], found["max"])
+            self.span = min(low, found["min"]), max(high, found["max"])
+
+    @property
+    def empty(self) -> bool:
+        """Whether no row is known to lie in the window while others lie elsewhere; undated rows lie in every window."""
+        return self.first is None and self.span is not None
+
     def times(self) -> dict[str, Any]:
         return {"first": self.first, "last": self.now if self.last is None and self.future else self.last}
 
@@ -158,14 +171,8 @@ def _write_log(source: Source, mapping: ScenarioMap, window: Window, path: Path)
         raise DataError("the log is empty: no row below the header", file=source.files()[0])
     if log.words is not None:
         _say_words(log.words)
-    if not log.rows:
-        LOG.warning("no row of the log lies in window %s", window.key)
-    if log.last is not None and log.last < UNDATED_MICROS:
-        raise DataError(
-            f"the newest row is of {from_micros(log.last).date()}, before 1990; set data.timestamp_unit"
-            f"{_fitting(log.last, source)}",
-            file=source.files()[0],
-        )
+    if log.span is not None:
+        _check_span(*log.span, log, window, source)
     return log
 
 
@@ -174,6 +181,21 @@ def _say_words(words: WordCount) -> None:
     LOG.info("data.label: %s", words)
     if words.seen and (missing := words.missing()):
         LOG.warning("data.label.in: no row says %s in column %r", ", ".join(missing), words.rule.column)
+
+
+def _check_span(oldest: int, newest: int, log: _LogWriter, window: Window, source: Source) -> None:
+    """A wrong unit of time must not look like a window without rows."""
+    unit = f"set data.timestamp_unit{_fitting(newest, source)}"
+    if newest < UNDATED_MICROS:
+        raise DataError(
+            f"the newest row is of {from_micros(newest).date()}, before 1990; {unit}", file=source.files()[0]
+        )
+    if not log.empty:
+        return
+    if oldest > log.now:
+        raise DataError(f"every row lies in the future; {unit}", file=source.files()[0])
+    span = [from_micros(time).isoformat() for time in (max(oldest, 0), min(newest, log.now))]
+    LOG.warning("no row of the log lies in window %s; its rows are of %s to %s", window.key, *span)
 
 
 def _fitting(last: int, source: Source) -> str:
@@ -197,6 +219,7 @@ def _windowed(source: Source, mapping: ScenarioMap, window: Window, log: _LogWri
         for raw in source.interactions():
             log.read += raw.num_rows
             batch = canonical_interactions(raw, source, mapping)
+            log.pass_over(batch["event_timestamp"])
             inside = _inside(batch["event_timestamp"], window)
             if log.words is not None:
                 log.words.add(raw[source.label.column].filter(inside))

@@ -9,10 +9,10 @@ from typing import Annotated
 
 import typer
 
-from core import Settings, Window, configure, logger
+from core import Settings, configure, logger
 from core.errors import Llm4msrError, SettingsError
 from pipeline.knowledge_cli import knowledge_app
-from pipeline.options import DEFAULT_FILE, End, SettingsFile, Start, settings_of
+from pipeline.options import DEFAULT_FILE, CatchUp, End, SettingsFile, Start, settings_of, window_of
 from pipeline.quarantine_cli import quarantine_app
 
 LOG = logger("cli")
@@ -39,10 +39,11 @@ def main_options(
 
 
 def _stage(name: str, help_text: str) -> None:
-    def command(settings: SettingsFile = None, start: Start = None, end: End = None) -> None:
+    def command(settings: SettingsFile = None, start: Start = None, end: End = None, catch_up: CatchUp = False) -> None:
         from pipeline.run import run_stage
 
-        manifest = run_stage(settings_of(settings), Window.parse(start, end), name)
+        chosen = settings_of(settings)
+        manifest = run_stage(chosen, window_of(chosen, start, end, catch_up), name)
         typer.echo(f"{manifest.path}\t{manifest.digest}")
 
     app.command(name, help=help_text)(command)
@@ -67,13 +68,18 @@ def run(
     settings: SettingsFile = None,
     start: Start = None,
     end: End = None,
+    catch_up: CatchUp = False,
     until: Annotated[str | None, typer.Option(help="stop after this stage")] = None,
 ) -> None:
-    """Run all stages for a window, in order; what is up to date is left alone."""
+    """Run all stages for a window, in order; what is up to date is left alone.
+
+    Exit codes: 0 done, 1 failed, 2 input or settings must change, 3 skipped because the window holds no row.
+    """
     from pipeline.outcome import console, print_outcome
     from pipeline.run import run_all
 
-    chosen, window = settings_of(settings), Window.parse(start, end)
+    chosen = settings_of(settings)
+    window = window_of(chosen, start, end, catch_up)
     print_outcome(console(), chosen, window, run_all(chosen, window, until=until))
 
 
@@ -255,7 +261,7 @@ def models_list(
 
 
 def main() -> None:
-    """Entry point: exit code 2 with one message for the user's mistakes, 1 for ours."""
+    """Entry point: exit code 2 with one message for the user's mistakes, 3 for an empty window, 1 for ours."""
     try:
         app()
     except Llm4msrError as error:

@@ -13,7 +13,7 @@ import typer
 
 from core import Manifest, Settings, Window, as_utc, logger, to_micros
 from core.errors import MissingArtifactError, SettingsError
-from pipeline.options import End, SettingsFile, Start, settings_of
+from pipeline.options import CatchUp, End, SettingsFile, Start, settings_of, window_of
 
 LOG = logger("knowledge")
 _UNITS = {"m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
@@ -32,6 +32,7 @@ def stage(
     settings: SettingsFile = None,
     start: Start = None,
     end: End = None,
+    catch_up: CatchUp = False,
     shard: Annotated[
         str | None,
         typer.Option(
@@ -43,7 +44,8 @@ def stage(
     context.obj = settings
     if context.invoked_subcommand is not None:
         return
-    chosen, window = settings_of(settings), Window.parse(start, end)
+    chosen = settings_of(settings)
+    window = window_of(chosen, start, end, catch_up)
     if shard is not None:
         typer.echo(_read_part(chosen, window, shard))
         return

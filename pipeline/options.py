@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from core import Settings, load_settings
+from core import Settings, Window, load_settings
 from core.errors import SettingsError
 
 DEFAULT_FILE = Path("llm4msr.yaml")
@@ -17,6 +17,21 @@ SettingsFile = Annotated[
 ]
 Start = Annotated[str | None, typer.Option(help="first event time, ISO 8601; none: from the log's start")]
 End = Annotated[str | None, typer.Option(help="event time to stop before, ISO 8601; none: to the log's end")]
+CatchUp = Annotated[
+    bool,
+    typer.Option(
+        "--catch-up",
+        help="begin where the windows before START end, or at the log's start if none was run; decided once per window",
+    ),
+]
+
+
+def window_of(settings: Settings, start: str | None, end: str | None, catch_up: bool) -> Window:
+    """The window that the options name."""
+    from pipeline.windows import caught_up
+
+    window = Window.parse(start, end)
+    return caught_up(settings, window) if catch_up else window
 
 
 def settings_of(path: Path | None) -> Settings:

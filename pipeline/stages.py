@@ -23,8 +23,10 @@ from core import (
 from pipeline.windows import (
     artifact_store,
     clean_tables,
+    covering,
     earlier_windows,
     missing_before,
+    refuse_empty,
     stage_clock,
     training_start,
     training_window,
@@ -59,7 +61,9 @@ def ingest(settings: Settings, window: Window = Window()) -> Manifest:  # noqa: 
 def validate(settings: Settings, window: Window = Window()) -> Manifest:  # noqa: B008
     """Great Expectations over the canonical tables: faulty rows to quarantine, faulty tables stop the run."""
     store = artifact_store(settings)
-    source, clock = store.get("ingest", window), stage_clock(settings, window)
+    source = store.get("ingest", window)
+    refuse_empty(settings, window, source)
+    clock = stage_clock(settings, window)
     before = earlier_windows(settings, window)
 
     def build(out: Path) -> Built:
@@ -83,7 +87,7 @@ def validate(settings: Settings, window: Window = Window()) -> Manifest:  # noqa
 def features(settings: Settings, window: Window = Window()) -> Manifest:  # noqa: B008
     """Leak-free statistics and histories, one row per entity and event time."""
     store, clean = artifact_store(settings), clean_tables(settings, window)
-    if missing := missing_before(window, clean):
+    if missing := missing_before(window, covering(settings)):
         LOG.warning(missing)
 
     def build(out: Path) -> Built:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 
-from core import ArtifactStore, Clock, Manifest, Settings, Window, from_micros, make_clock
+from core import ArtifactStore, Clock, Manifest, Settings, Window, from_micros, logger, make_clock
 from core.digest import sha256_json
-from core.errors import DataError
+from core.errors import DataError, EmptyWindowError
+
+LOG = logger("pipeline")
 
 
 def artifact_store(settings: Settings) -> ArtifactStore:
@@ -38,20 +41,80 @@ def clean_tables(settings: Settings, window: Window) -> list[Manifest]:
     return found
 
 
-def missing_before(window: Window, clean: list[Manifest]) -> str:
-    """What part of the log before a window no other window covers, as a warning; empty when they join.
+def covering(settings: Settings) -> list[Manifest]:
+    """One artifact for each window whose rows count, or of which it is known that it has none."""
+    store = artifact_store(settings)
+    return store.all("validate") + [m for m in store.all("ingest") if is_empty(m)]
+
+
+def covered_until(window: Window, covering: Iterable[Manifest]) -> str | None:
+    """Up to where windows that begin before this one cover the log, as manifests write times; None: there is none.
 
     A run without `--end` has a window without an end, which is not before any other.
     """
+    start = window.start.isoformat() if window.start is not None else ""
+    return max(
+        (str(m.window["end"]) for m in covering if (m.window["start"] or "") < start and m.window["end"]),
+        default=None,
+    )
+
+
+def missing_before(window: Window, covering: Iterable[Manifest]) -> str:
+    """What part of the log before a window no other window covers, as a warning; empty when they join."""
     if window.start is None:
         return ""
-    start = window.start.isoformat()
-    ends = [str(m.window["end"]) for m in clean if (m.window["start"] or "") < start and m.window["end"]]
-    if not ends:
+    start, until = window.start.isoformat(), covered_until(window, covering)
+    if until is None:
         return f"no window before {start} was run: if the log has older rows, run `llm4msr run --end {start}` first"
-    if max(ends) < start:
-        return f"the log from {max(ends)} to {start} was not run and counts for nothing; run that window, too"
+    if until < start:
+        return f"the log from {until} to {start} was not run and counts for nothing; run that window, too"
     return ""
+
+
+def caught_up(settings: Settings, window: Window) -> Window:
+    """The window, begun where the windows before it end, or at the log's start where there are none.
+
+    So a schedule leaves no stretch of the log out, whenever it is switched on. Where a window begins is decided once:
+    run again, it is the same window, whatever was run in between.
+    """
+    if window.start is None:
+        return window
+    store, name = artifact_store(settings), f"start_{window.key}"
+    pinned = store.pinned(name)
+    until = pinned["start"] if pinned else covered_until(window, covering(settings))
+    if until is not None and until >= window.start.isoformat():
+        return window
+    start = store.pin(name, lambda: {"start": until})["start"]
+    if pinned is None:
+        since = start or "the log's start"
+        LOG.info("taking in the log from %s, which no window before %s covers", since, window.start.isoformat())
+    return Window.parse(start, window.end)
+
+
+def is_empty(ingested: Manifest) -> bool:
+    """Whether an ingest artifact's window holds no row of the log."""
+    return bool(json.loads(ingested.file("meta.json").read_text()).get("empty"))
+
+
+def refuse_empty(settings: Settings, window: Window, ingested: Manifest) -> None:
+    """Stop before a window without rows is judged, if it shall be skipped.
+
+    Raises:
+        EmptyWindowError: there is nothing to do.
+        DataError: the window held rows when it was run before, and they still count.
+    """
+    if settings.validation.empty_window != "skip" or not is_empty(ingested):
+        return
+    before = [m for m in artifact_store(settings).all("validate") if m.window == window.as_json()]
+    if before and (rows := before[0].rows["interactions"]):
+        raise DataError(
+            f"the log holds no row of window {window.key} any more; the {rows:,} rows that were read before still count. "
+            "If they shall go, run it with validation.empty_window: fail and validation.min_rows: 0",
+            file=settings.data.path,
+        )
+    raise EmptyWindowError(
+        f"the log holds no row of window {window.key}: nothing to do (validation.empty_window: skip)"
+    )
 
 
 def with_replays(settings: Settings, validated: list[Manifest]) -> list[Manifest]:
@@ -62,6 +125,8 @@ def with_replays(settings: Settings, validated: list[Manifest]) -> list[Manifest
 
 def stage_clock(settings: Settings, window: Window) -> Clock:
     """The settings' clock; `log_end` is one microsecond after the newest ingested row that is not of the future."""
+    if settings.clock.at == "window_end" and window.end is not None:
+        return make_clock(settings, window.end)
     last = [json.loads(m.file("meta.json").read_text())["last"] for m in artifact_store(settings).all("ingest", window)]
     known = [value for value in last if value is not None]
     return make_clock(settings, from_micros(max(known) + 1) if known else None)

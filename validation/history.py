@@ -59,6 +59,7 @@ def describe(connection: Any, settings: Settings, window: Window) -> dict[str, A
         "busiest_user": busiest["share"],
         "largest_gap": gap["gap"],
         "bounded": start is not None and end is not None,
+        "length": end - start if start is not None and end is not None else None,
         "scenarios": {name: {"rows": rows, "positives": positives} for name, rows, positives in scenarios},
         "linked": _linked(connection),
         "sketch": [str(value) for (value,) in sketch],
@@ -88,7 +89,8 @@ def judge(now: Mapping[str, Any], past: Sequence[Mapping[str, Any]], settings: S
     if not now["bounded"] or not past:
         return {}
     found = {"watermark_problems": _watermark(now, past)}
-    past = [body for body in past if body["rows"] >= settings.validation.min_history_rows]
+    least = settings.validation.min_history_rows
+    past = [body for body in past if body["rows"] >= least and _as_long(body, now)]
     if len(past) < settings.validation.min_history_windows:
         return found
     found |= {
@@ -100,6 +102,12 @@ def judge(now: Mapping[str, Any], past: Sequence[Mapping[str, Any]], settings: S
         "busiest_user_problems": _busiest(now, past),
     }
     return found | {f"{table}_drift_problems": _drifted(now, past, table, settings) for table in now["columns"]}
+
+
+def _as_long(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    """Whether two windows are about as long; one that catches up on several days is like none of one day."""
+    lengths = sorted(body["length"] for body in (one, other) if body.get("length"))
+    return len(lengths) < 2 or lengths[1] <= 1.5 * lengths[0]
 
 
 def _watermark(now: Mapping[str, Any], past: Sequence[Mapping[str, Any]]) -> str:

@@ -101,12 +101,14 @@ def test_the_clock_is_what_the_settings_ask_for():
     at = dt.datetime(2020, 1, 1, tzinfo=dt.UTC)
     assert make_clock(Settings()).fixed is None
     assert make_clock(Settings(clock={"mode": "replay", "at": "2020-01-01T00:00:00Z"})).now() == at
-    assert make_clock(Settings(clock={"mode": "replay"}), log_end=at).now_micros() == to_micros(at)
+    assert make_clock(Settings(clock={"mode": "replay"}), end=at).now_micros() == to_micros(at)
 
 
 def test_a_clock_at_the_logs_end_needs_a_log():
     with pytest.raises(UserError, match="llm4msr ingest"):
         make_clock(Settings(clock={"mode": "replay"}))
+    with pytest.raises(SettingsError, match="window_end"):
+        make_clock(Settings(clock={"mode": "replay", "at": "window_end"}))
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ import pytest
 
 REPOSITORY = Path(__file__).resolve().parents[3]
 DAGS = REPOSITORY / "dags"
+DIGEST = "ab" * 32
 STAGES = [
     "ingest",
     "validate",
@@ -86,6 +87,7 @@ def recorder(tmp_path: Path) -> tuple[str, Path]:
         f"open({str(record)!r}, 'a').write(json.dumps(sys.argv[1:]) + chr(10))\n"
         "print('reading rows', flush=True)\n"
         "print('file ratings.csv, row 7: no such scenario', file=sys.stderr)\n"
+        f"os.environ.get('CODE') or print('/data/objects/ingest/0123456789abcdef\\t{DIGEST}')\n"
         "sys.exit(int(os.environ.get('CODE', '0')))\n"
     )
     return f"{sys.executable} {script}", record
@@ -108,16 +110,18 @@ def execute(timeout: str = "None") -> str:
                     signal.setitimer(signal.ITIMER_REAL, 0.1)
             warning = error = debug = info
         type(task).log = Log()
-        error = None
+        error = made = None
         try:
             if {timeout} is None:
-                task.execute({{}})
+                made = task.execute({{}})
             else:
                 with timeout({timeout}):
                     task.execute({{}})
         except BaseException as raised:
             error = [type(raised).__name__, str(raised)]
-        print(json.dumps({{"lines": lines, "error": error, "alive": task._process.poll() is None}}))
+        links = {{link.name: link.get_link(task, ti_key=None) for link in task.operator_extra_links}}
+        print(json.dumps({{"lines": lines, "error": error, "made": made, "links": links,
+                           "alive": task._process.poll() is None}}))
         """
     )
 
@@ -139,6 +143,38 @@ def test_the_stages_follow_one_another_in_the_order_of_a_run(dag):
 
 def test_runs_own_whole_intervals_and_never_overlap(dag):
     assert (dag["timetable"], dag["catchup"], dag["max_active_runs"]) == ("CronDataIntervalTimetable", False, 1)
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ({}, ["1995-01-01T00:00:00+00:00", None, False]),
+        ({"START": "2012-01-01"}, ["2012-01-01T00:00:00+00:00", None, True]),
+        ({"START": "2012-01-01", "CATCHUP": "False"}, ["2012-01-01T00:00:00+00:00", None, False]),
+        (
+            {"START": "2012-01-01T02:00:00+02:00", "END": "2018-01-01", "CATCHUP": "true"},
+            ["2012-01-01T00:00:00+00:00", "2017-12-31T23:59:59.999999+00:00", True],
+        ),
+    ],
+)
+def test_the_environment_says_when_the_schedule_begins_and_ends_and_whether_it_catches_up(airflow, given, expected):
+    source = """
+dag = module.dag
+times = [time and time.astimezone(module.UTC).isoformat() for time in (dag.start_date, dag.end_date)]
+print(json.dumps([*times, dag.catchup]))
+"""
+    assert airflow(LOAD + source, **{f"LLM4MSR_{name}": value for name, value in given.items()}) == expected
+
+
+@pytest.mark.parametrize(("name", "value"), [("START", "yesterday"), ("END", "2018-13-01"), ("CATCHUP", "maybe")])
+def test_a_schedule_that_cannot_be_understood_is_an_import_error_that_names_the_variable(airflow, name, value):
+    errors = airflow(
+        "import json\n"
+        "from airflow.dag_processing.dagbag import DagBag\n"
+        f"print(json.dumps(list(DagBag({str(DAGS)!r}).import_errors.values())))\n",
+        **{f"LLM4MSR_{name}": value},
+    )
+    assert f"LLM4MSR_{name} is {value!r}" in errors[0]
 
 
 def test_every_task_retries_and_is_bounded_below_its_token(dag):
@@ -164,7 +200,7 @@ def test_a_task_runs_its_stage_for_its_window_and_streams_the_output(airflow, re
     command, record = recorder
     done = airflow(execute(), LLM4MSR_COMMAND=command, LLM4MSR_SETTINGS="/etc/llm4msr.yaml")
     window = ["--start", "2000-01-01T00:00:00+00:00", "--end", "2000-01-02T00:00:00+00:00"]
-    assert json.loads(record.read_text()) == ["ingest", "--settings", "/etc/llm4msr.yaml", *window]
+    assert json.loads(record.read_text()) == ["ingest", "--settings", "/etc/llm4msr.yaml", *window, "--catch-up"]
     assert done["error"] is None
     assert "reading rows" in done["lines"]
 
@@ -175,6 +211,21 @@ def test_only_a_users_mistake_fails_for_good_and_both_show_the_message(airflow, 
     done = airflow(execute(), LLM4MSR_COMMAND=command, CODE=code)
     assert done["error"][0] == kind
     assert "file ratings.csv, row 7: no such scenario" in done["error"][1]
+
+
+def test_a_task_returns_the_artifact_that_its_stage_made_and_links_it_with_report_and_verdict(airflow, recorder):
+    command, _ = recorder
+    done = airflow(execute(), LLM4MSR_COMMAND=command, AIRFLOW__API__BASE_URL="http://airflow.example.com/prefix/")
+    assert done["made"] == {"artifact": "/data/objects/ingest/0123456789abcdef", "digest": DIGEST}
+    page = "http://airflow.example.com/prefix/llm4msr/artifacts/ingest/0123456789abcdef/"
+    assert done["links"] == {"Artifact": page, "Report": page + "report", "Verdict": page + "verdict"}
+
+
+def test_an_interval_without_rows_is_skipped_and_links_nothing(airflow, recorder):
+    command, _ = recorder
+    done = airflow(execute(), LLM4MSR_COMMAND=command, CODE="3")
+    assert done["error"] == ["AirflowSkipException", "file ratings.csv, row 7: no such scenario"]
+    assert set(done["links"].values()) == {""}
 
 
 def test_a_command_that_is_missing_fails_for_good_and_says_what_to_set(airflow):

@@ -309,3 +309,27 @@ def test_a_grade_is_kept_beside_the_label(ingest, tiny):
 def test_a_grade_that_is_not_in_the_log_names_those_that_are(ingest, tiny):
     with pytest.raises(DataError, match=r"data.grade .*movielens.*rating can be.*stars|stars.*rating can be"):
         ingest(path=tiny, grade="stars")
+
+
+@pytest.mark.parametrize(
+    ("start", "end", "empty"),
+    [
+        ("2030-01-01", "2030-01-02", True),
+        ("1995-01-01", "1995-02-01", True),
+        (None, "1995-01-01", True),
+        (None, None, False),
+    ],
+)
+def test_a_window_without_rows_is_told_with_the_span_of_the_log(tiny, ingest, caplog, start, end, empty):
+    got = ingest(Window.parse(start, end), path=tiny)
+    assert got.meta["empty"] is empty
+    assert ("its rows are of 20" in caplog.text) is empty
+
+
+@pytest.mark.parametrize(
+    ("factor", "message"), [("170000000", "every row lies in the future"), ("10000", "before 1990")]
+)
+def test_a_wrong_unit_of_time_is_not_taken_for_a_window_without_rows(raw, tiny, ingest, factor, message):
+    raw("ratings.csv", RATINGS.replace("10000000", factor))
+    with pytest.raises(DataError, match=message):
+        ingest(Window.parse("2001-01-01", "2001-01-02"), path=tiny)

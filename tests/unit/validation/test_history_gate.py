@@ -23,7 +23,7 @@ class Day:
 
     def __init__(self, number, rows=1500):
         rng = np.random.default_rng(number)
-        self.number = number
+        self.number, self.days = number, 1
         scenario = rng.choice(["home", "search"], rows)
         self.log = {
             "user_id": rng.integers(0, 200, rows),
@@ -41,7 +41,7 @@ class Day:
 
     def described(self):
         times = pa.array(self.log["event_timestamp"]).cast(TIMESTAMP)
-        window = Window(from_micros(BEGIN + self.number * DAY), from_micros(BEGIN + (self.number + 1) * DAY))
+        window = Window(from_micros(BEGIN + self.number * DAY), from_micros(BEGIN + (self.number + self.days) * DAY))
         with duckdb.connect() as connection:
             connection.register("interactions", pa.table({**self.log, "event_timestamp": times}))
             connection.register("users", pa.table(self.users))
@@ -175,3 +175,13 @@ def test_a_number_that_became_nan_is_empty(past):
     day = Day(6)
     day.items["price"] = np.where(np.arange(100) < 20, np.nan, day.items["price"])
     assert problems(day, past) == {"items_drift_problems"}
+
+
+def test_a_window_of_several_days_is_not_held_against_windows_of_one(past):
+    days = [Day(6), Day(7), Day(8)]
+    long = Day(6)
+    long.log = {name: np.concatenate([day.log[name] for day in days]) for name in long.log}
+    long.days = 3
+    assert problems(long, past) == set()
+    long.days = 1
+    assert "volume_problems" in problems(long, past)
