@@ -76,7 +76,7 @@ def test_every_stage_is_called_once_in_order_for_the_data_interval(airflow, reco
     assert done.returncode == 0, done.stdout
     window = ["--start", "2000-01-01T00:00:00+00:00", "--end", "2000-01-02T00:00:00+00:00"]
     asked = [json.loads(line) for line in calls.read_text().splitlines()]
-    assert asked == [[stage, "--settings", "/etc/llm4msr.yaml", *window] for stage in STAGES]
+    assert asked == [[stage, "--settings", "/etc/llm4msr.yaml", *window, "--catch-up"] for stage in STAGES]
 
 
 def test_a_users_mistake_stops_the_run_at_once_and_its_message_is_in_the_log(airflow, recorder):
