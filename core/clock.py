@@ -19,6 +19,11 @@ def as_utc(value: dt.datetime | str) -> dt.datetime:
     return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
 
 
+# The event time of catalogue rows whose source does not date them: before any log, and not 1970 (which an online
+# store may use for "missing").
+UNDATED = as_utc("1990-01-01")
+
+
 def to_micros(value: dt.datetime) -> int:
     """Microseconds since 1970-01-01 UTC, exact (no floating point)."""
     delta = as_utc(value) - dt.datetime(1970, 1, 1, tzinfo=UTC)

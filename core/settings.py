@@ -11,7 +11,6 @@ from typing import Any, Literal
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from pydantic import (
-    BaseModel,
     ConfigDict,
     Field,
     PrivateAttr,
@@ -24,18 +23,14 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 
 from core.clock import Clock, replay, wall
 from core.errors import SettingsError
+from core.limits import ValidationSettings
+from core.section import Section
 
 # What exports write for nothing. `NA` is not among them (it is Namibia, too), nor is `none` (a size, a colour).
 NULLS = (
     *("NULL", "Null", "null", "(null)", "None", "NaN", "nan", "NAN", "-nan", "NaT", "<NA>", "N/A", "n/a", "#N/A"),
     *("\\N", "nil", "<nil>", "undefined"),
 )
-
-
-class Section(BaseModel):
-    """A part of the settings; unknown keys are errors."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
 
 
 class ClockSettings(Section):
@@ -156,45 +151,6 @@ def _with_defaults(given: dict[str, dt.timedelta], defaults: dict[str, dt.timede
     if negative := [kind for kind, lag in given.items() if lag < _CURRENT]:
         raise ValueError(f"the lag of {negative[0]} is negative: it would be read before it was built")
     return {**defaults, **given}
-
-
-class ValidationSettings(Section):
-    max_quarantined_share: float = Field(0.05, ge=0, le=1, description="more rejected rows than this stop the run")
-    min_rows: int = Field(1, ge=0)
-    empty_window: Literal["skip", "fail"] = Field(
-        "skip",
-        description="a window without a row of the log; skip: `validate` says so and ends with exit code 3, what follows "
-        "is left out and the next window works; fail: validation.min_rows decides",
-    )
-    max_future: dt.timedelta = Field(dt.timedelta(minutes=5), description="clock skew allowed on event times")
-    min_knowledge_coverage: float = Field(
-        0.0, ge=0, le=1, description="least share of active users that must have a vector; 0: report only"
-    )
-    history_windows: int = Field(14, ge=1, description="a window is compared with so many windows before it")
-    min_history_windows: int = Field(3, ge=2, description="fewer earlier windows than this are not compared with")
-    min_history_rows: int = Field(1000, ge=1, description="windows with fewer rows vary too much to compare with")
-    volume_band: tuple[float, float] = Field(
-        (0.8, 1.3), description="rows, users and items: from .. times the least to .. times the most of those windows"
-    )
-    max_gap_ratio: float = Field(3.0, ge=1, description="longest time without a row, against that of those windows")
-    rate_sigmas: float = Field(6.0, gt=0, description="how unusual a scenario's shares of rows and positives may be")
-    max_link_drop: float = Field(0.02, ge=0, le=1, description="fewer rows than before may find their user or item")
-    max_unusual_share: float = Field(
-        0.05, ge=0, lt=0.5, description="share of rows whose column may be newly empty, new or out of range"
-    )
-    vector_tolerance: float = Field(
-        0.02,
-        ge=0,
-        description="relative change of a vector of unchanged version and prompt: another machine's rounding",
-    )
-    allow_constant: list[str] = Field(
-        default_factory=list, description="declared features that may have one value in all training rows"
-    )
-    max_online_age: dt.timedelta | None = Field(
-        None, description="the newest value of each online view may be this old after materialising; none: any age"
-    )
-    max_psi: float = Field(0.25, gt=0, description="population stability index that is called drift")
-    max_kl: float = Field(0.2, gt=0, description="Kullback-Leibler divergence (nats) that is called drift")
 
 
 class FeatureSettings(Section):

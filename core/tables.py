@@ -15,15 +15,12 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from core.clock import as_utc, to_micros
+from core.clock import UNDATED, to_micros
 from core.errors import DataError
 from core.settings import DataSettings
 
 TIMESTAMP = pa.timestamp("us", tz="UTC")
 GRADE = "grade"  # context column of interactions: an outcome in steps, float32, null where unknown
-# The event time of catalogue rows whose source does not date them: before any log, and not 1970 (which an online
-# store may use for "missing").
-UNDATED = as_utc("1990-01-01")
 UNDATED_MICROS = to_micros(UNDATED)
 
 

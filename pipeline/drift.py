@@ -33,7 +33,7 @@ def measure_drift(settings: Settings, window: Window = Window()) -> Manifest:  #
     store = artifact_store(settings)
     table = store.get("dataset", window)
     reference = _champion_dataset(settings, table)
-    limits = {name: getattr(settings.validation, name) for name in ("max_psi", "max_kl")}
+    limits = {name: getattr(settings.validation, name) for name in ("max_psi", "max_kl", "min_drift_rows")}
 
     def build(out: Path) -> Built:
         body = {"verdict": "no champion", "features": {}, "drifted": []}

@@ -131,7 +131,9 @@ def knowledge(settings: Settings, window: Window = Window()) -> Manifest:  # noq
         )
         active = [m for m in clean if m.stage == "validate"][-1].file("interactions.parquet")
         previous = before[-1].path if before else None
-        gate = validate_knowledge(out, settings, clock, active, previous, out / DATA_DOCS, clean[-1].digest[:16])
+        gate = validate_knowledge(
+            out, settings, clock, active, previous, out / DATA_DOCS, clean[-1].digest[:16], texts=_any_text(clean)
+        )
         _write(out / "gate.json", gate)
         return built
 
@@ -219,6 +221,12 @@ def materialize(settings: Settings, window: Window = Window()) -> Manifest:  # n
         },
     )
     return manifest
+
+
+def _any_text(clean: list[Manifest]) -> bool:
+    """Whether an item of any window has a text."""
+    results = (json.loads(m.file("results.json").read_text()) for m in clean)
+    return any(result["tables"]["items"]["facts"].get("share_with_text") for result in results)
 
 
 def _later_window(store: ArtifactStore, window: Window) -> str | None:

@@ -17,12 +17,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from core.settings import ValidationSettings
+from core.limits import ValidationSettings
 
 BINS = 10
 VALUES = 50
-# Fewer rows than this say nothing about a distribution.
-MIN_ROWS = 200
 ALL = "all"
 
 
@@ -48,7 +46,7 @@ def compare(
         reference: the champion's training rows.
         current: the new training rows.
         columns: which features; those that the reference lacks are named as unknown.
-        settings: `max_psi` and `max_kl` are the limits.
+        settings: `max_psi`, `max_kl` and `min_drift_rows` are the limits.
 
     Returns:
         {"verdict": "drift" | "stable" | "too few rows", "limits", "rows", "features": {column: {group: {"psi", "kl",
@@ -68,7 +66,7 @@ def compare(
             group: _measure(old[mine], new[theirs], size, settings) for group, (mine, theirs) in groups.items()
         }
     drifted = [[name, group] for name, groups in features.items() for group, body in groups.items() if body["drift"]]
-    enough = min(reference.num_rows, current.num_rows) >= MIN_ROWS
+    enough = min(reference.num_rows, current.num_rows) >= settings.min_drift_rows
     return {
         "verdict": "too few rows" if not enough else "drift" if drifted else "stable",
         "limits": {"psi": settings.max_psi, "kl": settings.max_kl},
@@ -87,7 +85,7 @@ def divergences(old: np.ndarray, new: np.ndarray) -> tuple[float, float]:
 
 
 def _measure(old: np.ndarray, new: np.ndarray, size: int, settings: ValidationSettings) -> dict[str, Any]:
-    if min(len(old), len(new)) < MIN_ROWS:
+    if min(len(old), len(new)) < settings.min_drift_rows:
         return {"psi": None, "kl": None, "rows": len(new), "drift": False}
     psi, kl = divergences(np.bincount(old, minlength=size), np.bincount(new, minlength=size))
     drift = psi > settings.max_psi or kl > settings.max_kl

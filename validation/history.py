@@ -1,7 +1,8 @@
 """What a window of the log looks like, and whether it still looks like the windows before it.
 
 The description of a window goes into `results.json`; later windows get those of the newest earlier ones as plain
-dictionaries. Limits are as wide as the windows themselves vary, so that a quiet Sunday is no fault.
+dictionaries. Limits are as wide as the windows themselves vary, so that a quiet Sunday is no fault. Like is compared with like:
+windows of about one length, and of them the rows, users and items of scenarios that have a history.
 """
 
 from __future__ import annotations
@@ -12,6 +13,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from core import Settings, Window
+from core.duck import quoted
+from core.limits import ValidationSettings
 from core.tables import GRADE
 from validation.database import one_row
 
@@ -22,37 +25,42 @@ MANY_VALUES = 200
 _HASH = "md5_number_lower(concat_ws('|', user_id, item_id, scenario, label))"
 
 
-def describe(connection: Any, settings: Settings, window: Window) -> dict[str, Any]:
+def describe(
+    connection: Any, settings: Settings, window: Window, scenarios: Sequence[str] | None = None
+) -> dict[str, Any]:
     """Describe the sound tables of one window.
 
     Args:
         connection: knows them as interactions, users and items.
         settings: which columns are declared.
         window: the stretch of event time they were read for; its bounds count as events for gaps.
+        scenarios: only the rows of these, and the users and items that they name; None: everything.
 
     Returns:
         JSON-able; times in microseconds.
     """
+    _choose(connection, scenarios)
     start, end = window.bounds_micros()
     about = one_row(
         connection,
         """SELECT count(*) AS rows, count(DISTINCT user_id) AS users, count(DISTINCT item_id) AS items,
-            min(epoch_us(event_timestamp)) AS oldest, max(epoch_us(event_timestamp)) AS newest FROM interactions""",
+            min(epoch_us(event_timestamp)) AS oldest, max(epoch_us(event_timestamp)) AS newest FROM told_interactions""",
     )
     busiest = one_row(
         connection,
-        "SELECT max(n) / sum(n) AS share FROM (SELECT count(*) AS n FROM interactions GROUP BY user_id)",
+        "SELECT max(n) / sum(n) AS share FROM (SELECT count(*) AS n FROM told_interactions GROUP BY user_id)",
     )
     gap = one_row(
         connection,
         f"""SELECT max(t - before) AS gap FROM (SELECT t, lag(t) OVER (ORDER BY t) AS before FROM (
-            SELECT DISTINCT epoch_us(event_timestamp) AS t FROM interactions
+            SELECT DISTINCT epoch_us(event_timestamp) AS t FROM told_interactions
             UNION SELECT unnest([{start or "NULL"}, {end or "NULL"}]::BIGINT[])) WHERE t IS NOT NULL)""",
     )
-    scenarios = connection.execute(
-        "SELECT scenario, count(*), sum(label)::BIGINT FROM interactions GROUP BY scenario ORDER BY scenario"
+    counted = connection.execute(
+        "SELECT scenario, count(*), sum(label)::BIGINT FROM told_interactions GROUP BY scenario ORDER BY scenario"
     ).fetchall()
-    sketch = connection.execute(f"SELECT DISTINCT {_HASH} AS h FROM interactions ORDER BY h LIMIT {SKETCH}").fetchall()
+    lowest = f"SELECT DISTINCT {_HASH} AS h FROM told_interactions ORDER BY h LIMIT {SKETCH}"
+    sketch = connection.execute(lowest).fetchall()
     data = settings.data
     return {
         **about,
@@ -60,7 +68,7 @@ def describe(connection: Any, settings: Settings, window: Window) -> dict[str, A
         "largest_gap": gap["gap"],
         "bounded": start is not None and end is not None,
         "length": end - start if start is not None and end is not None else None,
-        "scenarios": {name: {"rows": rows, "positives": positives} for name, rows, positives in scenarios},
+        "scenarios": {name: {"rows": rows, "positives": positives} for name, rows, positives in counted},
         "linked": _linked(connection),
         "sketch": [str(value) for (value,) in sketch],
         "columns": {
@@ -80,34 +88,66 @@ def earlier(results: Iterable[Mapping[str, Any]], settings: Settings) -> list[di
     return [body for body in found if body and body["bounded"] and body["rows"]][-settings.validation.history_windows :]
 
 
+def new_scenarios(now: Mapping[str, Any], past: Sequence[Mapping[str, Any]], settings: Settings) -> list[str]:
+    """The window's scenarios that have too short a history to be compared with it."""
+    comparable = _comparable(now, past, settings)
+    known = _established(comparable, settings) if comparable else set(now["scenarios"])
+    return sorted(set(now["scenarios"]) - known)
+
+
 def judge(now: Mapping[str, Any], past: Sequence[Mapping[str, Any]], settings: Settings) -> dict[str, str]:
     """Compare a window with those before it.
+
+    Args:
+        now: the description of the window, without the rows of new scenarios.
+        past: those of earlier windows, in order.
+        settings: the limits.
 
     Returns:
         Fact name to what is wrong, an empty text if nothing is; no facts while too few windows are known.
     """
     if not now["bounded"] or not past:
         return {}
-    found = {"watermark_problems": _watermark(now, past)}
-    least = settings.validation.min_history_rows
-    past = [body for body in past if body["rows"] >= least and _as_long(body, now)]
-    if len(past) < settings.validation.min_history_windows:
+    found = {"watermark_problems": _watermark(now, past) if now["rows"] else ""}
+    past = _comparable(now, past, settings)
+    if not past:
         return found
+    if not now["rows"]:
+        return found | {"scenario_problems": "none of the scenarios known so far has a row"}
     found |= {
         "volume_problems": _volume(now, past, settings),
         "gap_problems": _gap(now, past, settings),
         "scenario_problems": _scenarios(now, past, settings),
         "link_problems": _links(now, past, settings),
-        "resent_problems": _resent(now, past),
-        "busiest_user_problems": _busiest(now, past),
+        "resent_problems": _resent(now, past, settings),
+        "busiest_user_problems": _busiest(now, past, settings),
     }
     return found | {f"{table}_drift_problems": _drifted(now, past, table, settings) for table in now["columns"]}
 
 
-def _as_long(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
-    """Whether two windows are about as long; one that catches up on several days is like none of one day."""
-    lengths = sorted(body["length"] for body in (one, other) if body.get("length"))
-    return len(lengths) < 2 or lengths[1] <= 1.5 * lengths[0]
+def _comparable(
+    now: Mapping[str, Any], past: Sequence[Mapping[str, Any]], settings: Settings
+) -> list[Mapping[str, Any]]:
+    """Earlier windows with rows enough, about as long as this one; none where they are too few."""
+    limits = settings.validation
+    long, found = now["length"], []
+    for body in past if now["bounded"] else ():
+        length = body.get("length") or long
+        alike = max(length, long) <= limits.max_window_ratio * min(length, long)
+        if alike and body["rows"] >= limits.min_history_rows:
+            found.append(body)
+    return found if len(found) >= limits.min_history_windows else []
+
+
+def _established(past: Sequence[Mapping[str, Any]], settings: Settings) -> set[str]:
+    """Scenarios whose first rows lie so many windows back that they have a history, but for closed ones."""
+    early = past[: len(past) - settings.validation.min_history_windows + 1]
+    known = {name for body in early for name, counted in body["scenarios"].items() if counted["rows"]}
+    return known - set(settings.validation.closed_scenarios)
+
+
+def _rows_of(body: Mapping[str, Any], names: Iterable[str]) -> int:
+    return sum(body["scenarios"].get(name, {"rows": 0})["rows"] for name in names)
 
 
 def _watermark(now: Mapping[str, Any], past: Sequence[Mapping[str, Any]]) -> str:
@@ -119,12 +159,18 @@ def _watermark(now: Mapping[str, Any], past: Sequence[Mapping[str, Any]]) -> str
 
 
 def _volume(now: Mapping[str, Any], past: Sequence[Mapping[str, Any]], settings: Settings) -> str:
-    low, high = settings.validation.volume_band
+    limits, known = settings.validation, _established(past, settings)
+    closed = any(_rows_of(body, limits.closed_scenarios) for body in past)
+    low, high = limits.volume_band
     found = []
     for name in ("rows", "users", "items"):
-        least, most = (pick(body[name] for body in past) for pick in (min, max))
+        if closed and name != "rows":
+            continue  # How many of them came for a closed scenario only is not known.
+        before = [_rows_of(body, known) if name == "rows" else body[name] for body in past]
+        least, most = min(before), max(before)
         # A count of n varies by about sqrt(n) by itself.
-        if not low * least - 3 * math.sqrt(least) <= now[name] <= high * most + 3 * math.sqrt(most):
+        noise = [limits.count_sigmas * math.sqrt(count) for count in (least, most)]
+        if not low * least - noise[0] <= now[name] <= high * most + noise[1]:
             found.append(f"{now[name]:,} {name}, {least:,} to {most:,} in the last {len(past)} windows")
     return "; ".join(found)
 
@@ -137,11 +183,12 @@ def _gap(now: Mapping[str, Any], past: Sequence[Mapping[str, Any]], settings: Se
 
 
 def _scenarios(now: Mapping[str, Any], past: Sequence[Mapping[str, Any]], settings: Settings) -> str:
-    found = []
-    for name in sorted({name for body in past for name in body["scenarios"]} | set(now["scenarios"])):
+    found, known = [], sorted(_established(past, settings))
+    wholes = [_rows_of(body, known) for body in past]
+    for name in known:
         before = [body["scenarios"].get(name, {"rows": 0, "positives": 0}) for body in past]
         here = now["scenarios"].get(name, {"rows": 0, "positives": 0})
-        shares = [(b["rows"], body["rows"]) for b, body in zip(before, past, strict=True)]
+        shares = [(b["rows"], whole) for b, whole in zip(before, wholes, strict=True) if whole]
         rates = [(b["positives"], b["rows"]) for b in before if b["rows"]]
         found += _unusual(f"{name}: share of rows", (here["rows"], now["rows"]), shares, settings)
         if here["rows"] and len(rates) >= settings.validation.min_history_windows:
@@ -155,7 +202,7 @@ def _unusual(what: str, here: tuple[int, int], before: Sequence[tuple[int, int]]
     spread = statistics.pstdev(part / whole for part, whole in before)
     sigma = math.hypot(spread, math.sqrt(max(mean * (1 - mean), 1e-4) / here[1]))
     share = here[0] / here[1]
-    if abs(share - mean) <= max(settings.validation.rate_sigmas * sigma, 0.01):
+    if abs(share - mean) <= max(settings.validation.rate_sigmas * sigma, settings.validation.min_rate_change):
         return []
     return [f"{what} is {share:.3f}, {mean:.3f} in the last {len(before)} windows"]
 
@@ -170,11 +217,11 @@ def _links(now: Mapping[str, Any], past: Sequence[Mapping[str, Any]], settings: 
     return "; ".join(found)
 
 
-def _resent(now: Mapping[str, Any], past: Sequence[Mapping[str, Any]]) -> str:
+def _resent(now: Mapping[str, Any], past: Sequence[Mapping[str, Any]], settings: Settings) -> str:
     usual = max((_overlap(a, b) for a, b in zip(past, past[1:], strict=False)), default=0.0)
     for body in past:
         share = _overlap(now, body)
-        if share > usual + 0.15:
+        if share > usual + settings.validation.max_resent_share:
             return (
                 f"about {share:.0%} of the rows are rows of an earlier window with other times ({usual:.0%} is usual)"
             )
@@ -189,15 +236,19 @@ def _overlap(one: Mapping[str, Any], other: Mapping[str, Any]) -> float:
     return len(set(mine) & set(known)) / len(mine) if mine else 0.0
 
 
-def _busiest(now: Mapping[str, Any], past: Sequence[Mapping[str, Any]]) -> str:
-    most = max(body["busiest_user"] for body in past)
-    if now["busiest_user"] <= max(3 * most, most + 5 / now["rows"], 0.01):
+def _busiest(now: Mapping[str, Any], past: Sequence[Mapping[str, Any]], settings: Settings) -> str:
+    limits, most = settings.validation, max(body["busiest_user"] for body in past)
+    # In few rows some more are chance.
+    usual = most * now["rows"]
+    chance = (usual + limits.count_sigmas * (1 + math.sqrt(usual))) / now["rows"]
+    if now["busiest_user"] <= max(limits.max_busiest_ratio * most, chance, limits.min_busiest_share):
         return ""
     return f"one user made {now['busiest_user']:.1%} of all rows, at most {most:.1%} in the last windows"
 
 
 def _drifted(now: Mapping[str, Any], past: Sequence[Mapping[str, Any]], table: str, settings: Settings) -> str:
-    found, limit = [], settings.validation.max_unusual_share
+    found, limits = [], settings.validation
+    limit = limits.max_unusual_share
     for name, here in now["columns"][table].items():
         before = [body["columns"][table][name] for body in past if name in body["columns"].get(table, {})]
         if not before or here["rows"] == 0:
@@ -207,7 +258,7 @@ def _drifted(now: Mapping[str, Any], past: Sequence[Mapping[str, Any]], table: s
         if (table, name) != ("interactions", GRADE) and here["nulls"] / here["rows"] > nulls + limit:
             found.append(f"{name} is empty in {here['nulls'] / here['rows']:.1%} of the rows ({nulls:.1%} before)")
         if "quantiles" in here:
-            found += _moved(name, here, before, limit)
+            found += _moved(name, here, before, limits)
         known = {value for body in before for value in body.get("values") or ()}
         if known and here.get("values"):
             fresh = sum(count for value, count in here["values"].items() if value not in known)
@@ -216,14 +267,16 @@ def _drifted(now: Mapping[str, Any], past: Sequence[Mapping[str, Any]], table: s
     return "; ".join(found)
 
 
-def _moved(name: str, here: Mapping[str, Any], before: Sequence[Mapping[str, Any]], limit: float) -> list[str]:
-    """Whether quantiles of a number left the range its values had, widened by that range."""
+def _moved(
+    name: str, here: Mapping[str, Any], before: Sequence[Mapping[str, Any]], limits: ValidationSettings
+) -> list[str]:
+    """Whether quantiles of a number left the range its values had, widened by `max_range_growth` of it."""
     known = [body["quantiles"] for body in before if body["quantiles"] and body["quantiles"][0] is not None]
     if not known or not here["quantiles"] or here["quantiles"][0] is None:
         return []
     low, high = min(q[0] for q in known), max(q[-1] for q in known)
-    width = max(high - low, 0.1 * max(abs(low), abs(high)), 1e-9)
-    found = []
+    width = limits.max_range_growth * max(high - low, limits.min_range * max(abs(low), abs(high)))
+    limit, found = limits.max_unusual_share, []
     for position, value in zip(QUANTILES, here["quantiles"], strict=True):
         # The extremes are single rows: only what a share of the rows does is a fault of the table.
         if limit <= position <= 1 - limit and not low - width <= value <= high + width:
@@ -234,18 +287,31 @@ def _moved(name: str, here: Mapping[str, Any], before: Sequence[Mapping[str, Any
 QUANTILES = (0.0, 0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99, 1.0)
 
 
+def _choose(connection: Any, scenarios: Sequence[str] | None) -> None:
+    """Views of the tables, `told_TABLE`: all of them, or what belongs to some scenarios."""
+    rows, known = "true", "true"
+    if scenarios is not None:
+        rows = f"scenario IN ({', '.join(map(quoted, scenarios))})" if scenarios else "false"
+        known = "{0}_id IN (SELECT {0}_id FROM told_interactions)"
+    connection.execute(f"CREATE OR REPLACE TEMP VIEW told_interactions AS SELECT * FROM interactions WHERE {rows}")
+    for name in ("user", "item"):
+        where = known.format(name)
+        connection.execute(f"CREATE OR REPLACE TEMP VIEW told_{name}s AS SELECT * FROM {name}s WHERE {where}")
+
+
 def _linked(connection: Any) -> dict[str, float | None]:
     """Share of rows whose user or item has a catalogue row; None without a catalogue."""
     found = one_row(
         connection,
         """SELECT avg((user_id IN (SELECT user_id FROM users))::INT) AS user,
             avg((item_id IN (SELECT item_id FROM items))::INT) AS item,
-            (SELECT count(*) FROM users) AS users, (SELECT count(*) FROM items) AS items FROM interactions""",
+            (SELECT count(*) FROM users) AS users, (SELECT count(*) FROM items) AS items FROM told_interactions""",
     )
     return {"user": found["user"] if found["users"] else None, "item": found["item"] if found["items"] else None}
 
 
 def _columns(connection: Any, table: str, categorical: Sequence[str], dense: Sequence[str]) -> dict[str, Any]:
+    table = f"told_{table}"
     present = {row[0] for row in connection.execute(f"DESCRIBE {table}").fetchall()}
     found: dict[str, Any] = {}
     for name in dict.fromkeys([*categorical, *dense]):

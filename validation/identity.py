@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +12,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from core.digest import vector_digests
+from core.limits import ValidationSettings
 from validation.database import database, view
-from validation.files import read_digests, read_json, read_matrix
+from validation.files import read_digests, read_matrix
 from validation.report import share
 
-FEW = 20
 _BLOCK = 65_536
 
 
@@ -42,35 +43,53 @@ def strangers(index: pa.Table, key: str, vectors: np.ndarray, digests: np.ndarra
 
 
 class Sameness:
-    """How many vectors are one and the same."""
+    """How many prompts are one and the same, and how many vectors of different prompts are.
+
+    Equal prompts have equal vectors by right: two items of one title are no fault of the reasoner.
+    """
 
     def __init__(self) -> None:
-        self._seen: Counter[int] = Counter()
+        self._prompts: Counter[int] = Counter()
+        self._vectors: Counter[int] = Counter()
 
-    def add(self, vectors: np.ndarray) -> None:
-        """Count some more, float32 [n, d]."""
-        self._seen.update(hash(vector.tobytes()) for vector in np.ascontiguousarray(vectors))
+    def add(self, vectors: np.ndarray, prompts: Sequence[str]) -> None:
+        """Count some more: vectors, float32 [n, d], and the hash of what the reasoner read for each."""
+        for vector, prompt in zip(np.ascontiguousarray(vectors), map(hash, prompts), strict=True):
+            if prompt not in self._prompts:
+                self._vectors[hash(vector.tobytes())] += 1
+            self._prompts[prompt] += 1
 
-    def share(self) -> float | None:
-        """Share of the commonest vector; None where there are few."""
-        total = self._seen.total()
-        return self._seen.most_common(1)[0][1] / total if total >= FEW else None
+    @property
+    def prompts(self) -> int:
+        """How many different ones there are."""
+        return len(self._prompts)
+
+    def share_of_vector(self, least: int) -> float | None:
+        """Share of the commonest vector among different prompts; None where there are fewer than `least`."""
+        return _commonest(self._vectors, least)
+
+    def share_of_prompt(self, least: int) -> float | None:
+        """Share of the commonest prompt; None where there are fewer than `least`."""
+        return _commonest(self._prompts, least)
 
 
-def against(folder: Path, previous: Path, key: str, coverage: float | None, tolerance: float = 0.0) -> dict[str, Any]:
+def against(folder: Path, previous: Path, key: str, active: Path | None, limits: ValidationSettings) -> dict[str, Any]:
     """Compare a vector kind with that of the artifact before.
 
     Args:
         folder: index.parquet and vectors.npy of now.
-        previous: the same of the artifact before; its gate.json lies one folder above.
+        previous: the same of the artifact before.
         key: the id column.
-        coverage: share of active users that have a vector now, for users.
-        tolerance: a vector of unchanged version and prompt may have moved by this part of its length. Equal prompts
-            give equal vectors on one machine; on another the last digits differ (in bfloat16, the last of eight bits).
+        active: the window's interactions, for users; None: not known.
+        limits: `vector_tolerance`: a vector of unchanged version and prompt may have moved by this part of its length.
+            Equal prompts give equal vectors on one machine; on another the last digits differ (in bfloat16, the last of
+            eight bits). `min_vectors`: fewer are not judged by shares.
 
     Returns:
         Facts: `changed_unprompted`, share of vectors that moved further though version and prompt are the same;
-        `largest_unprompted_change`, relative; `unchanged_vectors`, share that are equal though the prompt changed; `lost_ids` (users); `coverage_drop`.
+        `largest_unprompted_change`, relative; `unchanged_vectors`, share that are equal though the prompt changed;
+        of users also `lost_ids`, share that had a vector and have none now, and `coverage_drop`, the same among the
+        window's users: new ones do not count.
         Empty where the kind was not there or is of another version.
     """
     if not (previous / "index.parquet").is_file():
@@ -92,21 +111,24 @@ def against(folder: Path, previous: Path, key: str, coverage: float | None, tole
             JOIN {newest.format("new", key)} n USING ("{key}", version)
             WHERE o.prompt_sha256 <> n.prompt_sha256 ORDER BY n.row"""
         ).fetchnumpy()
-        lost = connection.execute(
-            f"""SELECT avg(("{key}" NOT IN (SELECT "{key}" FROM new))::INT)
+        lost = f"""SELECT avg(("{key}" NOT IN (SELECT "{key}" FROM new))::INT)
             FROM (SELECT DISTINCT "{key}" FROM old WHERE version IN (SELECT version FROM new))"""
-        ).fetchone()
+        gone: dict[str, Any] = {}
+        if key == "user_id":
+            gone["lost_ids"] = connection.execute(lost).fetchall()[0][0]
+        if key == "user_id" and active is not None:
+            view(connection, "active", active)
+            here = f"{lost} WHERE user_id IN (SELECT user_id FROM active)"
+            gone["coverage_drop"] = connection.execute(here).fetchall()[0][0]
     moved, replaced = _changes(old, new, same), _changes(old, new, other)
-    facts: dict[str, Any] = {
-        "changed_unprompted": share(int((moved > tolerance).sum()), len(moved)),
+    return {
+        "changed_unprompted": share(int((moved > limits.vector_tolerance).sum()), len(moved)),
         "largest_unprompted_change": float(f"{moved.max():.3g}") if len(moved) else None,
-        "unchanged_vectors": share(int((replaced == 0).sum()), len(replaced)) if len(replaced) >= FEW else None,
+        "unchanged_vectors": share(int((replaced == 0).sum()), len(replaced))
+        if len(replaced) >= limits.min_vectors
+        else None,
+        **{name: None if value is None else float(value) for name, value in gone.items()},
     }
-    if key == "user_id":
-        facts["lost_ids"] = None if lost is None or lost[0] is None else float(lost[0])
-        before = _coverage(previous)
-        facts["coverage_drop"] = None if before is None or coverage is None else before - coverage
-    return facts
 
 
 def reference_problems(dataset: Path, knowledge: Path, kind: str, key: str, dated: bool, version: str) -> str:
@@ -148,6 +170,11 @@ def reference_problems(dataset: Path, knowledge: Path, kind: str, key: str, date
     return f"{found[0]:,} rows point to a {kind} vector of another {key}, time or version, e.g. row_id {found[1]}"
 
 
+def _commonest(counted: Counter[int], least: int) -> float | None:
+    total = counted.total()
+    return counted.most_common(1)[0][1] / total if total >= least else None
+
+
 def _changes(old: np.ndarray, new: np.ndarray, pairs: dict[str, np.ndarray]) -> np.ndarray:
     """How far each pair of vectors is apart, relative to the old one's length; float64 [pairs], 0 only if equal."""
     found = np.zeros(len(pairs["new"]))
@@ -157,11 +184,3 @@ def _changes(old: np.ndarray, new: np.ndarray, pairs: dict[str, np.ndarray]) -> 
         distance, length = np.linalg.norm(a - b, axis=1), np.linalg.norm(a, axis=1)
         found[part] = distance / np.maximum(length, 1e-6)
     return found
-
-
-def _coverage(previous: Path) -> float | None:
-    gate = previous.parent / "gate.json"
-    if not gate.is_file():
-        return None
-    facts = read_json(gate)["tables"].get(previous.name, {}).get("facts", {})
-    return facts.get("coverage")

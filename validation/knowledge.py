@@ -34,18 +34,21 @@ def validate_knowledge(
     previous: Path | None = None,
     docs: Path | None = None,
     run_id: str = "",
+    *,
+    texts: bool = True,
 ) -> dict[str, Any]:
     """Judge a knowledge artifact.
 
     Args:
         folder: holds KIND/index.parquet and KIND/vectors.npy for item_text, scenario and user_*, versions.json,
             user_text.parquet and scenario_text.parquet.
-        settings: section `knowledge` gives dimensions and lags, `validation` the coverage floor.
+        settings: section `knowledge` gives dimensions and lags, `validation` the limits.
         clock: knowledge readable later than its now plus the kind's lag is from the future.
         active: the window's interactions, whose users count for the coverage; None: not judged.
         previous: the knowledge artifact before this one; what was known then must be the same now.
         docs: where Data Docs go; None: none are written.
         run_id: the run that they name.
+        texts: whether any item has a text; without one there are no item vectors.
 
     Returns:
         What was found, JSON-able, the same for the same data.
@@ -58,7 +61,7 @@ def validate_knowledge(
     extra = sorted(path.parent.name for path in folder.glob("*/index.parquet"))
     versions = read_json(folder / "versions.json")
     outcomes = [
-        _vectors(folder / name, name, settings, clock, active, versions, previous and previous / name)
+        _vectors(folder / name, name, settings, clock, active, versions, previous and previous / name, texts)
         for name in dict.fromkeys([*wanted, *extra])
     ]
     outcomes += [_texts(folder / f"{name}_text.parquet", name, settings, clock) for name in ("user", "scenario")]
@@ -75,14 +78,15 @@ def _vectors(
     active: Path | None,
     versions: Mapping[str, str],
     previous: Path | None,
+    texts: bool,
 ) -> Outcome:
     kind, key = name.removeprefix("user_"), KEYS.get(name, "user_id")
     index = frames.open_parquet(folder / "index.parquet")
     matrix, problem = read_matrix(folder / "vectors.npy")
     digests, unbound = read_digests(folder / "digests.npy", index.metadata.num_rows)
     of_users = key == "user_id"
-    floor = settings.validation.min_knowledge_coverage
-    suite = suites.vector_suite(name, key, _latest(settings, clock, kind), len(matrix), not of_users, floor)
+    limits, needed = settings.validation, not of_users and (texts or name != "item_text")
+    suite = suites.vector_suite(name, key, _latest(settings, clock, kind), len(matrix), needed, limits)
     outcome = Outcome(suite, folder / "index.parquet")
     expected = knowledge_schema(key, frames.id_type(index.schema_arrow, key) if key != "scenario" else pa.string())
     outcome.judge(
@@ -94,10 +98,12 @@ def _vectors(
             "digest_problems": unbound,
         }
     )
+    if name == "user_pooled" and active is not None:
+        outcome.judge({"due_without_vector": _due_without(folder, active, settings)})
     if not index.metadata.num_rows:
         outcome.judge({"coverage": _coverage(None, active) if of_users else None})
         return outcome
-    spread = _check_vectors(outcome, index, matrix, key, settings.data.batch_rows, digests)
+    spread = _check_vectors(outcome, index, matrix, key, settings, digests)
     outcome.stop_on_rows()
     found = _index_facts(folder / "index.parquet", key)
     coverage = _coverage(folder / "index.parquet", active) if of_users else None
@@ -114,12 +120,12 @@ def _vectors(
         }
     )
     if previous is not None:
-        outcome.judge(identity.against(folder, previous, key, coverage, settings.validation.vector_tolerance))
+        outcome.judge(identity.against(folder, previous, key, active if of_users else None, limits))
     return outcome
 
 
 def _check_vectors(
-    outcome: Outcome, index: pq.ParquetFile, matrix: np.ndarray, key: str, rows: int, digests: np.ndarray
+    outcome: Outcome, index: pq.ParquetFile, matrix: np.ndarray, key: str, settings: Settings, digests: np.ndarray
 ) -> dict[str, Any]:
     """Run the row rules over the index with each row's vector beside it."""
     checker = Checker(outcome.suite.table, outcome.suite.of("row"))
@@ -127,7 +133,7 @@ def _check_vectors(
     typical, alike = _typical_norm(matrix), identity.Sameness()
     low = np.full(matrix.shape[1], np.inf, np.float32)
     high, zero, count = -low, 0, 0
-    rows = min(rows, _VECTOR_ROWS)
+    rows = min(settings.data.batch_rows, _VECTOR_ROWS)
     for offset, chunk in frames.shown(index, rows, f"validating {outcome.suite.table}"):
         frame = frames.to_frame(frames.blank_to_null(chunk, (key,)), columns)
         at = chunk.column("row").to_numpy(zero_copy_only=False)
@@ -140,17 +146,18 @@ def _check_vectors(
         owners = chunk.take(pa.array(inside)).select([key, "version", "prompt_sha256"])
         strange = identity.strangers(owners, key, vectors, digests[offset + inside])
         frame["stranger"] = pd.Series(strange, index=inside).reindex(frame.index)
-        alike.add(vectors)
+        alike.add(vectors, owners.column("prompt_sha256").to_pylist())
         checker.check(frame, offset)
         if len(inside):
             low, high = np.minimum(low, vectors.min(axis=0)), np.maximum(high, vectors.max(axis=0))
         zero, count = zero + int((norms == 0).sum()), count + len(inside)
     outcome.add(checker)
-    several = count > 1
+    several, least = alike.prompts > 1, settings.validation.min_vectors
     return {
         "vectors_differ": float(np.any(low < high)) if several else None,
         "share_of_zero_vectors": zero / count if several else None,
-        "share_of_commonest_vector": alike.share(),
+        "share_of_commonest_vector": alike.share_of_vector(least),
+        "share_of_commonest_prompt": alike.share_of_prompt(least),
     }
 
 
@@ -222,6 +229,24 @@ def _coverage(index: Path | None, active: Path | None) -> float | None:
             known = "user_id IN (SELECT user_id FROM entries)"
         found = one_row(connection, f"SELECT avg(({known})::INT) AS s FROM (SELECT DISTINCT user_id FROM active)")["s"]
     return None if found is None else float(found)
+
+
+def _due_without(folder: Path, active: Path, settings: Settings) -> float | None:
+    """Share of the users without a vector among those who came due within the window, whatever was before it: with as
+    many rows about items that have one as the first threshold asks for. None where they are few.
+    """
+    with database() as connection:
+        view(connection, "active", active)
+        view(connection, "entries", folder / "index.parquet")
+        view(connection, "items", folder.parent / "item_text" / "index.parquet")
+        found = one_row(
+            connection,
+            """SELECT count(*) AS users, avg((user_id NOT IN (SELECT user_id FROM entries))::INT) AS without FROM (
+                SELECT user_id FROM active WHERE item_id IN (SELECT item_id FROM items)
+                GROUP BY user_id HAVING count(*) >= ?)""",
+            [min(settings.knowledge.thresholds, default=1)],
+        )
+    return float(found["without"]) if found["users"] >= settings.validation.min_vectors else None
 
 
 def _repeated_keys(file: Path, key: str) -> int:

@@ -12,7 +12,7 @@ import pandas as pd
 from core.errors import GateError
 from core.log import logger
 from validation.engine import Checker, Tally
-from validation.suite import Suite
+from validation.suite import Rule, Suite
 
 LOG = logger("validation")
 
@@ -79,7 +79,7 @@ class Outcome:
             shown = "; ".join(f"row {row}: {value}" for row, value in tally.examples)
             columns = ", ".join(tally.rule.columns)
             lines.append(f"  {tally.failed:,} rows break {tally.rule.name} (column {columns}), e.g. {shown}")
-            lines.append(f"      {tally.rule.reason}")
+            lines.append(f"      {tally.rule.reason}{_advice(tally.rule)}")
         return "\n".join(lines)
 
     def as_json(self) -> dict[str, Any]:
@@ -102,8 +102,13 @@ class Outcome:
             if key in rule.kwargs
         ]
         wanted = f" (needs {' and '.join(limits)})" if limits else ""
-        look = f"; look at {rule.look}" if rule.look else ""
-        return f"{rule.name} is {value}{wanted}: {rule.reason}{look}"
+        return f"{rule.name} is {value}{wanted}: {rule.reason}{_advice(rule)}"
+
+
+def _advice(rule: Rule) -> str:
+    """What to look at, and which setting moves the limit."""
+    look = f"; look at {rule.look}" if rule.look else ""
+    return look + (f"; validation.{rule.setting} sets the limit" if rule.setting else "")
 
 
 def facts_frame(facts: Mapping[str, Any]) -> pd.DataFrame:

@@ -149,8 +149,10 @@ class _Job:
 
         self._split("items", outcome, expected, items.KEY, derive, count_text)
         clean = outcome.facts["clean_rows"]
-        text = {"share_with_text": share(with_text, clean), "items_without_text": clean - with_text}
-        outcome.judge({**_quarantined_share(outcome), **text})
+        missing = "" if with_text or not clean else f"none of {clean:,} items has a text"
+        text = {"share_with_text": share(with_text, clean), "text_missing": missing}
+        some = {"items_without_text": clean - with_text if with_text else 0}
+        outcome.judge({**_quarantined_share(outcome), **text, **some})
         return outcome
 
     def interactions(self) -> Outcome:
@@ -170,10 +172,8 @@ class _Job:
 
         self._split("interactions", outcome, expected, interactions.KEY, after=count_positives)
         clean = outcome.facts["clean_rows"]
-        classes = float((positives > 0) + (positives < clean))
-        many = clean >= interactions.ONE_CLASS_ROWS
         outcome.facts |= {"positives": positives}
-        labels = {"label_classes": classes if many else None, "label_classes_of_few": None if many else classes}
+        labels = _one_class(positives, clean, self.settings.validation.one_class_rows)
         outcome.judge({**_quarantined_share(outcome), "clean_rows": clean, **labels})
         return outcome
 
@@ -244,11 +244,11 @@ class _Job:
                 count(*) FILTER (epoch_us(event_timestamp) < ?) AS early,
                 count(*) FILTER (epoch_us(event_timestamp) > ?) AS late
             FROM interactions""",
-            [to_micros(interactions.EARLIEST), latest],
+            [to_micros(self.settings.validation.earliest), latest],
         )
         dated = found["dated"]
         return {
-            "share_before_1995": share(found["early"], dated),
+            "share_too_early": share(found["early"], dated),
             "share_in_future": share(found["late"], dated),
         }
 
@@ -273,6 +273,16 @@ class _FirstOfKey:
 def _quarantined_share(outcome: Outcome) -> dict[str, float | None]:
     clean, rejected = outcome.facts["clean_rows"], outcome.facts["quarantined"]
     return {"quarantined_share": share(rejected, clean + rejected)}
+
+
+def _one_class(positives: int, rows: int, many: int) -> dict[str, str]:
+    """What to say about a log of positives, or of negatives, only."""
+    found = {"only_positives": "", "only_negatives": "", "one_class_of_few": ""}
+    if rows and positives in (0, rows):
+        kind = "positives" if positives else "negatives"
+        said = f"all {rows:,} rows are {kind.removesuffix('s')}"
+        found[f"only_{kind}" if rows >= many else "one_class_of_few"] = said
+    return found
 
 
 def _own(owner: np.ndarray, checker: Checker, found: dict[str, np.ndarray], names: list[str]) -> None:
@@ -322,9 +332,12 @@ def _check_history(
     with database() as connection:
         for name in TABLES:
             view(connection, name, out / f"{name}.parquet")
-        now = history.describe(connection, settings, window)
+        now, past = history.describe(connection, settings, window), history.earlier(results, settings)
+        new = history.new_scenarios(now, past, settings)
+        known = [name for name in now["scenarios"] if name not in new]
+        like = history.describe(connection, settings, window, known) if new else now
     outcome.facts[history.KEY] = now
-    outcome.judge(history.judge(now, history.earlier(results, settings), settings))
+    outcome.judge({**history.judge(like, past, settings), "new_scenarios": ", ".join(new)})
 
 
 def _id_types(files: dict[str, pq.ParquetFile]) -> IdTypes:

@@ -31,6 +31,7 @@ class Rule:
         kwargs: the expectation's arguments.
         scope: what a fault means.
         look: what a person should look at when it stops a run.
+        setting: the field of section `validation` that sets its limit; empty: it has none to set.
     """
 
     name: str
@@ -39,6 +40,7 @@ class Rule:
     kwargs: Mapping[str, Any] = field(default_factory=dict)
     scope: Scope = "row"
     look: str = ""
+    setting: str = ""
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -75,15 +77,15 @@ def not_null(column: str, reason: str, name: str | None = None) -> Rule:
     return Rule(name or f"{column}_null", "ExpectColumnValuesToNotBeNull", reason, {"column": column})
 
 
-def within(column: str, name: str, reason: str, *, low: Any = None, high: Any = None) -> Rule:
+def within(column: str, name: str, reason: str, *, low: Any = None, high: Any = None, setting: str = "") -> Rule:
     """Row rule: low <= `column` <= high; a null passes."""
     limits = {key: value for key, value in (("min_value", low), ("max_value", high)) if value is not None}
-    return Rule(name, "ExpectColumnValuesToBeBetween", reason, {"column": column, **limits})
+    return Rule(name, "ExpectColumnValuesToBeBetween", reason, {"column": column, **limits}, setting=setting)
 
 
-def one_of(column: str, name: str, reason: str, values: list[Any]) -> Rule:
+def one_of(column: str, name: str, reason: str, values: list[Any], look: str = "") -> Rule:
     """Row rule: `column` is one of `values`; a null passes."""
-    return Rule(name, "ExpectColumnValuesToBeInSet", reason, {"column": column, "value_set": values})
+    return Rule(name, "ExpectColumnValuesToBeInSet", reason, {"column": column, "value_set": values}, look=look)
 
 
 def not_after(earlier: str, later: str, name: str, reason: str) -> Rule:
@@ -97,12 +99,21 @@ def first_of_key(reason: str) -> Rule:
     return Rule("repeated", "ExpectColumnValuesToBeInSet", reason, {"column": "repeated", "value_set": [False]}, "key")
 
 
-def fact(name: str, reason: str, look: str, *, low: Any = None, high: Any = None, scope: Scope = "table") -> Rule:
+def fact(
+    name: str,
+    reason: str,
+    look: str,
+    *,
+    low: Any = None,
+    high: Any = None,
+    scope: Scope = "table",
+    setting: str = "",
+) -> Rule:
     """Table rule on a number: low <= fact `name` <= high; a fact that is not known passes."""
     limits = {key: value for key, value in (("min_value", low), ("max_value", high)) if value is not None}
-    return Rule(name, "ExpectColumnValuesToBeBetween", reason, {"column": name, **limits}, scope, look)
+    return Rule(name, "ExpectColumnValuesToBeBetween", reason, {"column": name, **limits}, scope, look, setting)
 
 
-def nothing(name: str, reason: str, look: str, *, scope: Scope = "table") -> Rule:
+def nothing(name: str, reason: str, look: str, *, scope: Scope = "table", setting: str = "") -> Rule:
     """Table rule on a text that lists problems: it must be empty."""
-    return Rule(name, "ExpectColumnValuesToBeInSet", reason, {"column": name, "value_set": [""]}, scope, look)
+    return Rule(name, "ExpectColumnValuesToBeInSet", reason, {"column": name, "value_set": [""]}, scope, look, setting)

@@ -34,7 +34,6 @@ BASE = {
     **dict.fromkeys(suites.COUNTERS, _NUMBER),
 }
 KEYS = {"item_text": "item_id", "scenario": "scenario"}
-MANY = 100
 _TICK = dt.timedelta(microseconds=1)
 
 
@@ -70,7 +69,9 @@ def validate_training_table(
     schema = file.schema_arrow
     counts, problems = _matrices(folder, spec["vectors"])
     times = [name for name in schema.names if name.endswith(("_watermark", "_published"))]
-    outcome = Outcome(suites.suite(times, counts, list(spec["scenarios"])), folder / "rows.parquet")
+    outcome = Outcome(
+        suites.suite(times, counts, list(spec["scenarios"]), settings.validation), folder / "rows.parquet"
+    )
     outcome.judge({"schema_problems": "; ".join(_schema_problems(schema, spec))})
     outcome.judge({"vector_problems": "; ".join(problems), "rows": file.metadata.num_rows})
     checker = Checker("training_table", outcome.suite.of("row"))
@@ -109,10 +110,11 @@ def _facts(folder: Path, settings: Settings, spec: Mapping[str, Any]) -> dict[st
         users = [kind for kind in spec["vectors"] if kind.startswith("user_")]
         times = settings.features.lag, settings.features.ttl
         live = [entity for entity in ("user", "item") if not any(time.get(f"{entity}_stats") for time in times)]
-        many, counters = ask.many(), ask.constant(suites.COUNTERS)
+        many, counters = ask.many(settings.validation.constant_rows), ask.constant(suites.COUNTERS)
         declared = [name for name in _declared(spec) if name not in settings.validation.allow_constant]
         features = ask.constant(declared, whole=True)
         return {
+            "one_class": ask.one_class() if ask.many(settings.validation.one_class_rows) else "",
             "statistics_jump": "; ".join(filter(None, map(ask.jumps, live))),
             "constant_counters": ", ".join(counters) if many else "",
             "constant_features": ", ".join(features) if many else "",
@@ -175,11 +177,18 @@ class _Questions:
             WHERE n1 IS NOT NULL AND (n1 - coalesce(n0, 0) <> n OR p1 - coalesce(p0, 0) <> p)"""
         ).replace("rows", f"states of {name}", 1)
 
-    def many(self) -> bool:
+    def many(self, least: int) -> bool:
         """Whether there are so many training rows that a constant is no chance."""
         return bool(
-            one_row(self.connection, f"SELECT count(*) >= {MANY} AS m FROM training WHERE split = 'train'")["m"]
+            one_row(self.connection, f"SELECT count(*) >= {least} AS m FROM training WHERE split = 'train'")["m"]
         )
+
+    def one_class(self) -> str:
+        found = one_row(
+            self.connection,
+            "SELECT count(*) AS n, min(label) AS low, max(label) AS high FROM training WHERE split = 'train'",
+        )
+        return "" if found["low"] != found["high"] else f"all {found['n']:,} training rows have label {found['low']}"
 
     def split_order(self) -> str:
         return self._rows(

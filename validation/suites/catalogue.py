@@ -6,7 +6,6 @@ from validation.suite import Rule, first_of_key, not_null, nothing, within
 
 # NUL and other control characters (not tab, line feed, carriage return), and the mark of undecodable bytes.
 UNREADABLE = "[\\x00-\\x08\\x0b\\x0c\\x0e-\\x1f\ufffd]"
-LARGEST = 3.0e38
 
 
 def schema_rule() -> Rule:
@@ -18,13 +17,14 @@ def schema_rule() -> Rule:
     )
 
 
-def row_rules(key: str, texts: list[str], dense: list[str]) -> tuple[Rule, ...]:
+def row_rules(key: str, texts: list[str], dense: list[str], largest: float) -> tuple[Rule, ...]:
     """Row rules.
 
     Args:
         key: the id column.
         texts: text columns that are present.
         dense: number columns that are present.
+        largest: numbers beyond it count as infinite.
     """
     return (
         not_null(key, "a row of nobody joins nothing"),
@@ -44,8 +44,9 @@ def row_rules(key: str, texts: list[str], dense: list[str]) -> tuple[Rule, ...]:
                 column,
                 f"{column}_not_finite",
                 "an infinite value makes every standardised value nan",
-                low=-LARGEST,
-                high=LARGEST,
+                low=-largest,
+                high=largest,
+                setting="largest_number",
             )
             for column in dense
         ),

@@ -5,19 +5,19 @@ from __future__ import annotations
 import datetime as dt
 import re
 
+from core.limits import ValidationSettings
 from validation.suite import Rule, Suite, fact, not_after, not_null, nothing, one_of, within
 
-# Standardised and rotated vectors have norms about sqrt(dim); beyond this a vector is garbage, not an outlier.
-LARGEST_NORM = 1e4
-# Measured on MovieLens: the longest vector of a kind has 1.2 to 2.2 times the median norm.
-LARGEST_RELATIVE_NORM = 8.0
 _APOLOGY = re.compile(
     r"^\W*(i'?m (very |so )?sorry|i am (very |so )?sorry|sorry,|i apologi[sz]e|my apologies|i can(no|')t\b|i can not\b"
     r"|i am unable|i'm unable|as an ai\b|as a (large )?language model|unfortunately,? i\b)|\bas an ai (language )?model\b",
     re.IGNORECASE,
 )
 _SENTENCE_END = (".", "!", "?", "…", "。", "！", "？", '."', ".”", ".)", "*", "`")
-LOOK = "the knowledge stage: settings section knowledge, then delete the artifact and run it again"
+LOOK = (
+    "section knowledge and what changed in it, in the model or on this machine; nothing was published, and the next run "
+    "makes it anew (without the folder cache below root, should what is kept there be at fault)"
+)
 
 
 def text_fault(text: str | None) -> str:
@@ -41,7 +41,9 @@ def _times(key: str, latest: dt.datetime) -> tuple[Rule, ...]:
     )
 
 
-def vector_suite(name: str, key: str, latest: dt.datetime, rows: int, needed: bool, floor: float) -> Suite:
+def vector_suite(
+    name: str, key: str, latest: dt.datetime, rows: int, needed: bool, limits: ValidationSettings
+) -> Suite:
     """The suite of one vector kind.
 
     Args:
@@ -50,7 +52,7 @@ def vector_suite(name: str, key: str, latest: dt.datetime, rows: int, needed: bo
         latest: no time in the index may be later (now plus the kind's lag).
         rows: rows of the matrix.
         needed: whether the kind must have rows at all.
-        floor: least share of active users that must have a vector.
+        limits: what the settings say.
     """
     return Suite(
         name,
@@ -69,12 +71,20 @@ def vector_suite(name: str, key: str, latest: dt.datetime, rows: int, needed: bo
             not_null("row", "an index row without a vector"),
             within("row", "row_outside_matrix", "it would read another vector or none", low=0, high=max(rows - 1, 0)),
             one_of("not_finite", "vector_not_finite", "one nan makes every score of the user nan", [0]),
-            within("norm", "norm_out_of_band", "a vector this long drowns every other input", low=0, high=LARGEST_NORM),
+            within(
+                "norm",
+                "norm_out_of_band",
+                "a vector this long drowns every other input",
+                low=0,
+                high=limits.max_norm,
+                setting="max_norm",
+            ),
             within(
                 "relative_norm",
                 "norm_unlike_others",
                 "a vector many times as long as the others of its kind: another scale or another model",
-                high=LARGEST_RELATIVE_NORM,
+                high=limits.max_relative_norm,
+                setting="max_relative_norm",
             ),
             one_of(
                 "stranger",
@@ -84,33 +94,69 @@ def vector_suite(name: str, key: str, latest: dt.datetime, rows: int, needed: bo
             ),
             nothing("digest_problems", "without digests no one can tell whose a vector is", LOOK),
             fact("vectors_differ", "all vectors are equal: the reasoner saw no data, or pooled padding", LOOK, low=1),
-            fact("share_of_zero_vectors", "vectors are zero: the compressor learned nothing", LOOK, high=0.05),
+            fact(
+                "share_of_zero_vectors",
+                "vectors are zero: the compressor learned nothing",
+                LOOK,
+                high=limits.max_zero_vectors,
+                setting="max_zero_vectors",
+            ),
             fact(
                 "share_of_commonest_vector",
-                "many ids have one and the same vector: the reasoner saw the same text for all of them",
+                "different prompts have one and the same vector: the reasoner saw the same beginning of all of them",
                 "the prompts: item texts, templates and the columns they read, and knowledge.max_tokens, at which they are cut",
-                high=0.2,
+                high=limits.max_same_vector,
+                setting="max_same_vector",
+            ),
+            fact(
+                "share_of_commonest_prompt",
+                "kept: many ids have one and the same text, and so one vector, which tells them apart by nothing",
+                "data.item_text, which names the columns that make an item's text; [] does without",
+                high=limits.max_same_vector,
+                scope="note",
+                setting="max_same_vector",
             ),
             fact(
                 "changed_unprompted",
                 "the same version and prompt gave another vector: another model under an old name",
-                "the reasoner's model and revision, and who else writes below root; validation.vector_tolerance allows for "
-                "another machine's rounding",
+                "the reasoner's model and revision, and who else writes below root",
                 high=0.0,
+                setting="vector_tolerance",
             ),
             fact(
                 "unchanged_vectors",
                 "prompts changed, yet the vectors are the old ones: the refresh did not reach the reasoner",
                 LOOK,
-                high=0.5,
+                high=limits.max_unchanged_vectors,
+                setting="max_unchanged_vectors",
             ),
-            fact("lost_ids", "users had knowledge and have none now", LOOK, high=0.05),
-            fact("coverage_drop", "fewer active users than before have knowledge", LOOK, high=0.1),
+            fact(
+                "lost_ids",
+                "users had knowledge and have none now",
+                LOOK,
+                high=limits.max_lost_users,
+                setting="max_lost_users",
+            ),
+            fact(
+                "coverage_drop",
+                "users of this window had knowledge before and have none now",
+                LOOK,
+                high=limits.max_coverage_drop,
+                setting="max_coverage_drop",
+            ),
+            fact(
+                "due_without_vector",
+                "users with rows enough in this window alone have no vector: they were left out",
+                f"knowledge.thresholds and the items' texts; {LOOK}",
+                high=limits.max_due_without_vector,
+                setting="max_due_without_vector",
+            ),
             fact(
                 "coverage",
-                "too few active users have knowledge",
-                "knowledge.thresholds; validation.min_knowledge_coverage sets the floor",
-                low=floor,
+                "too few of the window's users have knowledge",
+                "knowledge.thresholds",
+                low=limits.min_knowledge_coverage,
+                setting="min_knowledge_coverage",
             ),
         ),
     )

@@ -21,7 +21,12 @@ def suite(view: str, oldest: dt.timedelta | None) -> Suite:
         (
             nothing("missing_keys", "a user who is known is served as unknown", LOOK),
             nothing("stale_keys", "serving reads older values than training would see", LOOK),
-            nothing("early_keys", "serving reads values that the offline store publishes later or never had", LOOK),
+            nothing(
+                "early_keys",
+                "serving reads values that the offline store publishes later or never had",
+                LOOK,
+                setting="max_future",
+            ),
             nothing("wrong_values", "serving and training disagree about the same value", LOOK),
             *_age(oldest),
         ),
@@ -32,5 +37,5 @@ def _age(oldest: dt.timedelta | None) -> tuple[Rule, ...]:
     if oldest is None:
         return ()
     reason = "the newest value is old: the stages before have not run for this window"
-    look = "the schedule; validation.max_online_age sets the limit"
-    return (fact("age_hours", reason, look, high=oldest.total_seconds() / 3600),)
+    hours = oldest.total_seconds() / 3600
+    return (fact("age_hours", reason, "the schedule", high=hours, setting="max_online_age"),)

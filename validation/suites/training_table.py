@@ -4,22 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from core.limits import ValidationSettings
 from validation.suite import Suite, fact, not_after, not_null, nothing, one_of, within
 
 SPLITS = ["warmup", "train", "validation", "test"]
 STATS = ("user_stats", "item_stats", "user_history")
 COUNTERS = ("user_rows", "user_positives", "user_rate", "item_rows", "item_positives", "item_rate")
 LEAK = "the dataset stage: the feature service's point-in-time join and the lags of each kind"
-LOOK = "the dataset stage: delete the artifact and run it again"
+LOOK = "the dataset stage; nothing was published, `llm4msr dataset` makes it anew"
 
 
-def suite(times: Sequence[str], vectors: Mapping[str, int], scenarios: list[str]) -> Suite:
+def suite(times: Sequence[str], vectors: Mapping[str, int], scenarios: list[str], limits: ValidationSettings) -> Suite:
     """The suite of rows.parquet.
 
     Args:
         times: columns that end in _watermark or _published.
         vectors: vector kind -> rows of its matrix.
         scenarios: names in spec.json.
+        limits: what the settings say.
     """
     return Suite(
         "training_table",
@@ -67,7 +69,12 @@ def suite(times: Sequence[str], vectors: Mapping[str, int], scenarios: list[str]
             one_of("label", "label_not_binary", "the loss and every metric are defined for 0 and 1", [0, 1]),
             not_null("weight", "the loss multiplies by it", name="weight_null"),
             within(
-                "weight", "weight_not_valid", "negative or infinite weights turn the loss around", low=0.0, high=1e30
+                "weight",
+                "weight_not_valid",
+                "negative or infinite weights turn the loss around",
+                low=0.0,
+                high=limits.largest_number,
+                setting="largest_number",
             ),
             not_null("scenario", "without a scenario no tower can be chosen"),
             one_of("scenario", "scenario_unknown", "the model has no tower for it", scenarios),
@@ -92,16 +99,26 @@ def suite(times: Sequence[str], vectors: Mapping[str, int], scenarios: list[str]
             nothing(
                 "reference_problems",
                 "rows must point to vectors of their own ids, as they were made: swapped knowledge trains silently",
-                "the knowledge artifact and the dataset stage; delete both and run them again",
+                "the knowledge artifact, which was changed after it was made: delete it and run again",
             ),
             nothing(
-                "constant_counters", "one and the same count for every training row: the statistics are broken", LEAK
+                "one_class",
+                "training rows of one class teach nothing",
+                "data.label (column, op, value); a log of positives only needs data.negatives",
+                setting="one_class_rows",
+            ),
+            nothing(
+                "constant_counters",
+                "one and the same count for every training row: the statistics are broken",
+                LEAK,
+                setting="constant_rows",
             ),
             nothing(
                 "constant_features",
                 "one and the same value in every training row: it teaches nothing and hides a broken source",
                 "its column in the source; take it out of data.*_categorical or *_dense, or name it in "
                 "validation.allow_constant if that is how it is",
+                setting="constant_rows",
             ),
             nothing(
                 "constant_features_of_few",
@@ -109,6 +126,13 @@ def suite(times: Sequence[str], vectors: Mapping[str, int], scenarios: list[str]
                 "data.*_categorical and *_dense, if it stays so",
                 scope="note",
             ),
-            fact("share_without_user_knowledge", "reported", "knowledge.thresholds", high=0.5, scope="note"),
+            fact(
+                "share_without_user_knowledge",
+                "the model sees these users as unknown",
+                "knowledge.thresholds and lags",
+                high=limits.max_share_without_knowledge,
+                scope="note",
+                setting="max_share_without_knowledge",
+            ),
         ),
     )

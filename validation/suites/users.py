@@ -15,12 +15,13 @@ def suite(settings: Settings, texts: list[str], dense: list[str]) -> Suite:
         "users",
         (
             schema_rule(),
-            *row_rules("user_id", texts, dense),
+            *row_rules("user_id", texts, dense, settings.validation.largest_number),
             fact(
                 "quarantined_share",
                 "so many faulty rows are a broken source, not noise",
-                "the rules and example rows below; validation.max_quarantined_share sets the limit",
+                "the rules and example rows below",
                 high=settings.validation.max_quarantined_share,
+                setting="max_quarantined_share",
             ),
         ),
     )

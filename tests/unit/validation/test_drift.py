@@ -4,7 +4,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from core.settings import ValidationSettings
+from core.limits import ValidationSettings
 from validation import compare, profile
 from validation.drift import divergences
 

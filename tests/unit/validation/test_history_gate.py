@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from core import Settings, Window, from_micros
+from core import Settings, Window, from_micros, replay
 from core.tables import TIMESTAMP
 from validation import history
 
@@ -39,14 +39,14 @@ class Day:
     def keep(self, mask):
         self.log = {name: values[mask] for name, values in self.log.items()}
 
-    def described(self):
+    def described(self, scenarios=None):
         times = pa.array(self.log["event_timestamp"]).cast(TIMESTAMP)
         window = Window(from_micros(BEGIN + self.number * DAY), from_micros(BEGIN + (self.number + self.days) * DAY))
         with duckdb.connect() as connection:
             connection.register("interactions", pa.table({**self.log, "event_timestamp": times}))
             connection.register("users", pa.table(self.users))
             connection.register("items", pa.table(self.items))
-            return history.describe(connection, SETTINGS, window)
+            return history.describe(connection, SETTINGS, window, scenarios)
 
 
 @pytest.fixture(scope="module")
@@ -185,3 +185,91 @@ def test_a_window_of_several_days_is_not_held_against_windows_of_one(past):
     assert problems(long, past) == set()
     long.days = 1
     assert "volume_problems" in problems(long, past)
+
+
+class Opening(Day):
+    """The page `toys` opens: a third of the rows, with users, items, categories and prices of its own."""
+
+    def __init__(self, number, rows=1500):
+        super().__init__(number, rows)
+        new = 750
+        rng = np.random.default_rng(900 + number)
+        add = {
+            "user_id": rng.integers(1000, 1040, new),
+            "item_id": rng.integers(2000, 2100, new),
+            "scenario": np.repeat("toys", new),
+            "event_timestamp": BEGIN + number * DAY + np.sort(rng.integers(0, DAY, new)),
+            "label": np.ones(new, dtype=int),
+            "weight": np.ones(new),
+        }
+        self.log = {name: np.concatenate([values, add[name]]) for name, values in self.log.items()}
+        self.items = {
+            "item_id": np.concatenate([self.items["item_id"], np.arange(2000, 2100)]),
+            "price": np.concatenate([self.items["price"], np.linspace(5000.0, 9000.0, 100)]),
+        }
+
+
+def judged(day, past, settings=SETTINGS):
+    """The day's new scenarios and problems, as the gate of the source finds them."""
+    whole = day.described()
+    new = history.new_scenarios(whole, past, settings)
+    like = day.described([name for name in whole["scenarios"] if name not in new]) if new else whole
+    return new, {name for name, text in history.judge(like, past, settings).items() if text}
+
+
+def test_the_first_days_of_a_new_scenario_pass_and_say_so(past):
+    seen = list(past)
+    for number in range(6, 6 + SETTINGS.validation.min_history_windows):
+        assert judged(Opening(number), seen) == (["toys"], set())
+        seen.append(Opening(number).described())
+    assert judged(Opening(12), seen) == ([], set())
+
+
+@pytest.mark.parametrize(
+    ("plant", "rule"), [(flip_labels, "scenario_problems"), (swap_ids, "link_problems"), (lose_half, "volume_problems")]
+)
+def test_a_new_scenario_does_not_hide_a_fault_of_the_others(past, plant, rule):
+    day = Opening(6)
+    if plant is lose_half:
+        day.keep(np.arange(2250) % 2 == 0)
+    else:
+        plant(day)
+    assert rule in judged(day, past)[1]
+
+
+def test_a_scenario_that_is_gone_stops_the_run_unless_it_was_closed_for_good(past):
+    day = Day(6)
+    day.keep(day.log["scenario"] == "home")
+    assert {"scenario_problems", "volume_problems"} <= judged(day, past)[1]
+    closed = Settings(data=SETTINGS.data.model_dump(), validation={"closed_scenarios": ["search"]})
+    assert judged(day, past, closed) == ([], set())
+
+
+def test_a_log_whose_every_scenario_is_new_stops_the_run(past):
+    day = Day(6)
+    day.log["scenario"] = np.where(day.log["scenario"] == "home", "a", "b")
+    assert judged(day, past) == (["a", "b"], {"scenario_problems"})
+
+
+LIFTED = {
+    "volume_band": (0.0, 100.0),
+    "max_gap_ratio": 1e9,
+    "rate_sigmas": 1e9,
+    "max_link_drop": 1.0,
+    "max_resent_share": 1.0,
+    "max_busiest_ratio": 1e9,
+    "max_unusual_share": 0.49,
+}
+
+
+@pytest.mark.parametrize("plant", [lose_an_hour, lose_half, swap_ids, rename_scenario, flip_labels, one_user, resend])
+def test_the_setting_that_a_message_names_lets_the_day_pass(past, plant):
+    from validation.suites.interactions import suite
+
+    rules = {rule.name: rule for rule in suite(SETTINGS, replay("2030-01-01"), ["home"])}
+    day = Day(6)
+    plant(day)
+    named = {rules[name].setting for name in judged(day, past)[1]}
+    assert named and named <= set(LIFTED)
+    lifted = Settings(data=SETTINGS.data.model_dump(), validation={name: LIFTED[name] for name in named})
+    assert judged(day, past, lifted)[1] == set()

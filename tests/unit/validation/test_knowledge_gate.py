@@ -75,7 +75,8 @@ def knowledge():
 def log_of(folder, users):
     """A window's interactions: two rows of each of the first `users` users."""
     folder.mkdir(parents=True, exist_ok=True)
-    pq.write_table(pa.table({"user_id": np.repeat(np.arange(users), 2)}), folder / "interactions.parquet")
+    rows = {"user_id": np.repeat(np.arange(users), 2), "item_id": np.arange(2 * users) % ITEMS}
+    pq.write_table(pa.table(rows), folder / "interactions.parquet")
     return folder / "interactions.parquet"
 
 
@@ -108,7 +109,7 @@ def test_coverage_below_the_floor_stops(gate):
 
 def test_users_of_other_days_do_not_cover_for_those_of_this_one(gate, knowledge, clock, tmp_path):
     settings = Settings(knowledge={"user_dim": 4, "item_dim": 8}, validation={"min_knowledge_coverage": 0.5})
-    strangers = pa.table({"user_id": np.arange(USERS - 1, USERS + 3)})
+    strangers = pa.table({"user_id": np.arange(USERS - 1, USERS + 3), "item_id": np.zeros(4, np.int64)})
     pq.write_table(strangers, tmp_path / "strangers.parquet")
     with pytest.raises(GateError, match=r"coverage is 0\.25"):
         validate_knowledge(knowledge.write(tmp_path / "k"), settings, clock, tmp_path / "strangers.parquet")
@@ -281,11 +282,13 @@ def test_refusals_and_cut_texts_are_judged_where_they_were_generated(gate, knowl
 def again(knowledge, clock, tmp_path):
     """Judge the knowledge against what it was before the test changed it."""
     before = knowledge.write(tmp_path / "before")
-    settings = Settings(knowledge={"user_dim": 4, "item_dim": 8})
     log = log_of(tmp_path / "log", USERS)
-    gate = validate_knowledge(before, settings, clock, log)
-    (before / "gate.json").write_text(json.dumps(gate))
-    return lambda: validate_knowledge(knowledge.write(tmp_path / "now"), settings, clock, log, before)
+
+    def run(active=log, **limits):
+        settings = Settings(knowledge={"user_dim": 4, "item_dim": 8}, validation=limits)
+        return validate_knowledge(knowledge.write(tmp_path / "now"), settings, clock, active, before)
+
+    return run
 
 
 def test_unchanged_knowledge_passes_against_the_artifact_before(again):
@@ -331,13 +334,61 @@ def test_users_who_lost_their_knowledge_stop_the_run(again, knowledge):
         again()
 
 
-def test_changed_prompts_with_the_old_vectors_stop_the_run(again, knowledge, monkeypatch):
-    monkeypatch.setattr("validation.identity.FEW", 2)
-    monkeypatch.setattr("validation.identity.Sameness.share", lambda self: None)
+def test_the_limits_that_a_message_names_let_the_day_pass(again, knowledge):
+    knowledge.index["user_pooled"] = {name: values[:4] for name, values in knowledge.index["user_pooled"].items()}
+    knowledge.vectors["user_pooled"] = knowledge.vectors["user_pooled"][:4]
+    with pytest.raises(GateError) as stop:
+        again()
+    named = set(re.findall(r"validation\.(\w+) sets the limit", str(stop.value)))
+    assert named == {"max_lost_users", "max_coverage_drop"}
+    assert again(**dict.fromkeys(named, 0.5))["verdict"] == "passed"
+
+
+def test_a_day_of_new_users_is_no_loss_of_knowledge(again, tmp_path):
+    """Nobody who had a vector lost it: that most of the day's users have none yet is no drop."""
+    facts = again(log_of(tmp_path / "day", 10 * USERS))["tables"]["user_pooled"]["facts"]
+    assert (facts["coverage"], facts["coverage_drop"], facts["lost_ids"]) == (0.1, 0, 0)
+
+
+def test_users_who_came_due_and_were_left_out_stop_the_run(again, tmp_path):
+    busy = {"user_id": np.repeat(np.arange(4 * USERS), 6), "item_id": np.tile(np.arange(6), 4 * USERS)}
+    pq.write_table(pa.table(busy), tmp_path / "busy.parquet")
+    with pytest.raises(GateError, match=r"due_without_vector is 0\.75.*validation\.max_due_without_vector"):
+        again(tmp_path / "busy.parquet")
+    busy["item_id"] += ITEMS  # items without a text: nothing could be made of them
+    pq.write_table(pa.table(busy), tmp_path / "busy.parquet")
+    assert again(tmp_path / "busy.parquet")["verdict"] == "passed"
+
+
+def test_items_of_one_text_have_one_vector_by_right_and_are_noted(gate, knowledge):
+    """The reasoner is at fault only where different prompts give one vector."""
+    index, vectors = knowledge.index["item_text"], knowledge.vectors["item_text"]
+    vectors[1:4] = vectors[0]
+    index["prompt_sha256"][1:4] = [index["prompt_sha256"][0]] * 3
+    notes = gate(min_vectors=6)["tables"]["item_text"]["notes"]
+    assert [note for note in notes if "share_of_commonest_prompt" in note and "data.item_text" in note]
+    index["prompt_sha256"][1:4] = [f"{k:064x}" for k in range(70, 73)]
+    with pytest.raises(GateError, match=r"share_of_commonest_vector is 0\.44.*validation\.max_same_vector"):
+        gate(min_vectors=6)
+
+
+def test_a_catalogue_without_text_has_no_item_vectors(gate, knowledge, tmp_path, clock):
+    for name in ("item_text", "user_pooled"):
+        knowledge.index[name] = {column: [] for column in knowledge.index[name]}
+        knowledge.vectors[name] = knowledge.vectors[name][:0]
+    knowledge.texts["user"] = {column: [] for column in knowledge.texts["user"]}
+    with pytest.raises(GateError, match="rows is 0"):
+        gate()
+    settings = Settings(knowledge={"user_dim": 4, "item_dim": 8})
+    found = validate_knowledge(knowledge.write(tmp_path), settings, clock, log_of(tmp_path / "log", USERS), texts=False)
+    assert found["verdict"] == "passed"
+
+
+def test_changed_prompts_with_the_old_vectors_stop_the_run(again, knowledge):
     later = NOW - dt.timedelta(days=1)
     index = knowledge.index["user_pooled"]
     index["prompt_sha256"] = [f"new{i}" for i in range(USERS)]
     for column in ("watermark", "event_timestamp", "created_timestamp"):
         index[column] = [later] * USERS
     with pytest.raises(GateError, match="unchanged_vectors is 1"):
-        again()
+        again(min_vectors=3)

@@ -68,7 +68,7 @@ def test_every_row_fault_of_the_log_goes_to_quarantine_under_its_own_rule(gate, 
         "scenario_null": ("scenario", None),
         "scenario_unknown": ("scenario", "checkout"),
         "event_timestamp_null": ("event_timestamp", None),
-        "event_timestamp_before_1995": ("event_timestamp", dt.datetime(1970, 1, 20, tzinfo=dt.UTC)),
+        "event_timestamp_too_early": ("event_timestamp", dt.datetime(1970, 1, 20, tzinfo=dt.UTC)),
         "event_timestamp_in_future": ("event_timestamp", FUTURE),
         "label_null": ("label", None),
         "label_not_binary": ("label", 5),
@@ -271,15 +271,23 @@ def empty(table):
             fill("interactions", "label", lambda i, v: 3 if i < 20 else v),
             ["quarantined_share", "label_not_binary", "row 0: 3"],
         ),
-        (fill("interactions", "label", lambda i, v: 1), ["label_classes is 1", "data.label"]),
+        (
+            fill("interactions", "label", lambda i, v: 1),
+            [
+                "only_positives is all 240 rows are positive",
+                "data.negatives",
+                "data.label",
+                "validation.one_class_rows",
+            ],
+        ),
+        (fill("interactions", "label", lambda i, v: 0), ["only_negatives is all 240 rows are negative", "data.label"]),
         (
             fill("interactions", "event_timestamp", lambda i, v: dt.datetime(1970, 1, 20, tzinfo=dt.UTC)),
-            ["share_before_1995 is 1", "data.timestamp_unit"],
+            ["share_too_early is 1", "data.timestamp_unit"],
         ),
         (fill("interactions", "event_timestamp", lambda i, v: FUTURE), ["share_in_future", "data.timestamp_unit"]),
         (fill("interactions", "item_id", lambda i, v: v + 1000), ["share_of_rows_with_item is 0", "same ids"]),
         (fill("interactions", "user_id", lambda i, v: v + 1000), ["share_of_rows_with_user is 0", "same ids"]),
-        (fill("items", "title", lambda i, v: " "), ["share_with_text is 0", "data.item_text"]),
         (fill("scenarios", "description", lambda i, v: " "), ["blank_cells", "row 0 column description"]),
         (fill("scenarios", "scenario", lambda i, v: "home"), ["repeated_names is home"]),
     ],
@@ -297,7 +305,24 @@ def test_one_class_in_a_short_window_is_only_noted(gate, source):
     source.interactions["label"] = [1] * 50
     _, out = gate()
     notes = json.loads((out / "results.json").read_text())["tables"]["interactions"]["notes"]
-    assert any("label_classes_of_few" in note for note in notes)
+    assert any("one_class_of_few" in note for note in notes)
+
+
+def test_items_without_any_text_are_only_noted_unless_the_settings_ask_for_it(gate, source, settings):
+    source.items["title"] = [None] * len(source.items["title"])
+    _, out = gate()
+    found = json.loads((out / "results.json").read_text())["tables"]["items"]
+    assert found["facts"]["share_with_text"] == 0
+    assert [note for note in found["notes"] if "none of 20 items has a text" in note and "data.item_text" in note]
+    limits = settings.validation.model_copy(update={"min_share_with_text": 0.5})
+    with pytest.raises(GateError, match=r"share_with_text is 0 .*validation\.min_share_with_text"):
+        gate(settings=settings.model_copy(update={"validation": limits}), name="strict")
+
+
+def test_rows_of_an_undeclared_scenario_name_the_setting_that_declares_it(gate, source):
+    source.interactions["scenario"][:80] = ["toys"] * 80
+    with pytest.raises(GateError, match=r"(?s)scenario_unknown.*row 0: toys.*data\.scenarios"):
+        gate()
 
 
 def test_a_click_logged_beside_its_view_is_noted(gate, source):

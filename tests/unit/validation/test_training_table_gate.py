@@ -108,11 +108,15 @@ def table():
 
 @pytest.fixture
 def gate(table, clock, tmp_path):
-    def run(batch_rows=100, allow_constant=(), ttl=None, **lag):
+    def run(batch_rows=100, allow_constant=(), ttl=None, constant_rows=100, one_class_rows=100, **lag):
         settings = Settings(
             data={"batch_rows": batch_rows},
             features={"lag": {"item_stats": 0, **lag}, "ttl": ttl or {}},
-            validation={"allow_constant": list(allow_constant)},
+            validation={
+                "allow_constant": list(allow_constant),
+                "constant_rows": constant_rows,
+                "one_class_rows": one_class_rows,
+            },
         )
         return validate_training_table(table.write(tmp_path), settings, clock)
 
@@ -151,18 +155,22 @@ def test_a_constant_feature_of_few_rows_is_only_noted(gate, table):
 
 
 @pytest.mark.parametrize(("column", "value"), [("year", 2000.0), ("age", "25")])
-def test_a_constant_feature_stops_the_run_unless_it_is_allowed(gate, table, monkeypatch, column, value):
-    monkeypatch.setattr("validation.training_table.MANY", 20)
+def test_a_constant_feature_stops_the_run_unless_it_is_allowed(gate, table, column, value):
     table.rows[column] = [value] * N
     with pytest.raises(GateError, match=f"constant_features is {column}.*allow_constant"):
-        gate()
-    assert gate(allow_constant=[column])["verdict"] == "passed"
+        gate(constant_rows=20)
+    assert gate(allow_constant=[column], constant_rows=20)["verdict"] == "passed"
 
 
-def test_a_feature_that_is_there_or_not_is_not_constant(gate, table, monkeypatch):
-    monkeypatch.setattr("validation.training_table.MANY", 20)
+def test_a_feature_that_is_there_or_not_is_not_constant(gate, table):
     table.rows["age"] = [None if k % 2 else "25" for k in range(N)]
-    assert gate()["verdict"] == "passed"
+    assert gate(constant_rows=20)["verdict"] == "passed"
+
+
+def test_training_rows_of_one_class_stop_the_run(gate, table):
+    table.rows["label"] = [1] * N
+    with pytest.raises(GateError, match=r"one_class is all \d+ training rows have label 1.*data\.negatives"):
+        gate(one_class_rows=20)
 
 
 def test_statistics_may_be_missing_within_the_lag(gate, table):
