@@ -30,6 +30,7 @@ class Catalogue:
         scenarios: name, title and description of each scenario.
         as_of: the clock's now when it was made, microseconds.
         digest: content digest of the artifact.
+        withdrawn: ids of items that were in the catalogue once and cannot be ranked any more.
         text_version: version of `text`.
     """
 
@@ -42,6 +43,7 @@ class Catalogue:
     as_of: int
     digest: str
     text_version: str | None = None
+    withdrawn: frozenset[Any] = frozenset()
 
     def __len__(self) -> int:
         return len(self.titles)
@@ -93,6 +95,7 @@ def load_catalogue(folder: Path, digest: str | None = None) -> Catalogue:
     }
     columns = {name: _column(items[name].to_pylist()) for name in items.column_names if name not in _NOT_FEATURES}
     spec = json.loads((folder / "spec.json").read_text())
+    gone = folder / "withdrawn.parquet"  # a catalogue of an earlier version has none
     return Catalogue(
         columns=columns,
         titles=items["title"].to_pylist(),
@@ -103,6 +106,7 @@ def load_catalogue(folder: Path, digest: str | None = None) -> Catalogue:
         as_of=int(spec["as_of"]),
         digest=manifest["digest"],
         text_version=spec["versions"].get("item_text"),
+        withdrawn=frozenset(pq.read_table(gone)["item_id"].to_pylist() if gone.is_file() else ()),
     )
 
 

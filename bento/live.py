@@ -191,8 +191,8 @@ class Live:
         if earlier is not None:
             return new.with_text_of(load_catalogue(self.settings.root / earlier["catalogue"], earlier["digest"]))
         if old is not None and has_text_of(bundle, old):
-            LOG.warning("the new catalogue has text vectors of another version; the old one stays until a bundle fits")
-            return old
+            LOG.warning("the new catalogue has text vectors of another version; the old ones stay until a bundle fits")
+            return new.with_text_of(old)
         return new
 
     def _read_online(self, generation: Generation) -> Generation:

@@ -17,11 +17,14 @@ _NO_ROWS = np.zeros(0, np.int64)
 
 @dataclass(frozen=True)
 class Candidates:
-    """Rows of the catalogue to score, the ids that were asked for in vain, and whether known ones were left out."""
+    """Rows of the catalogue to score, the ids that were asked for in vain, whether known ones were left out, and whether
+    one that was asked for is withdrawn.
+    """
 
     rows: np.ndarray
     unknown: list[Any]
     truncated: bool = False
+    withdrawn: bool = False
 
 
 def pick_candidates(live: Generation, scenario: str, ids: Iterable[Any] | None, limit: int) -> Candidates:
@@ -37,7 +40,8 @@ def pick_candidates(live: Generation, scenario: str, ids: Iterable[Any] | None, 
         rows, unknown = live.catalogue.members[scenario], []
     else:
         rows, unknown = live.catalogue.find(ids)
-    return Candidates(rows[:limit], unknown, truncated=len(rows) > limit)
+    withdrawn = not live.catalogue.withdrawn.isdisjoint(unknown)
+    return Candidates(rows[:limit], unknown, truncated=len(rows) > limit, withdrawn=withdrawn)
 
 
 def user_side(live: Generation, user: UserState, scenario: str, *, neutral: bool = False) -> RequestBatch:

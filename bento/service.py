@@ -100,6 +100,8 @@ class Ranker:
             wanted = None if candidates is None else map(as_item, candidates)
             chosen = pick_candidates(live, scenario, wanted, self.settings.serving.max_candidates)
             degraded += _scenario_status(live, scenario)
+            if chosen.withdrawn:
+                degraded.append("candidates:withdrawn")
             if chosen.truncated:
                 degraded.append("candidates:truncated")
             if context:
@@ -127,7 +129,9 @@ class Ranker:
         live = self._live(scenario)
         known_id, item = _user_id(user_id, live), _item_ids(live)(item_id)
         if item not in live.catalogue.rows:
-            raise InvalidArgument(f"item_id {item_id!r} is not in the catalogue")
+            gone = "is withdrawn: the newest catalogue no longer has it"
+            why = gone if item in live.catalogue.withdrawn else "is not in the catalogue"
+            raise InvalidArgument(f"item_id {item_id!r} {why}")
         with _our_fault():
             user, degraded = await self._read_user(live, known_id)
             answer = _explanation(live, user, scenario, item, degraded, user_id)

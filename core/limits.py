@@ -16,9 +16,7 @@ class ValidationSettings(Section):
 
     # The log and the catalogues.
     max_quarantined_share: float = Field(0.05, ge=0, le=1, description="more rejected rows than this stop the run")
-    min_rows: int = Field(
-        1, ge=0, description="fewer rows of the log stop the run"
-    )
+    min_rows: int = Field(1, ge=0, description="fewer rows of the log stop the run")
     empty_window: Literal["skip", "fail"] = Field(
         "skip",
         description="a window without a row of the log; skip: `validate` says so and ends with exit code 3, what follows "
@@ -96,6 +94,9 @@ class ValidationSettings(Section):
     )
     max_lost_users: float = Field(
         0.05, ge=0, le=1, description="share of all users who had a vector before that may have none now"
+    )
+    max_withdrawn_share: float = Field(
+        0.3, ge=0, le=1, description="a snapshot of users or items may lack this share of the one before it"
     )
     vector_tolerance: float = Field(
         0.02,

@@ -81,6 +81,9 @@ class ScenarioText(Section):
     description: str
 
 
+CatalogueKind = Literal["snapshot", "delta"]
+
+
 class DataSettings(Section):
     source: Literal["movielens", "kuaisar", "amazon", "table"] = "movielens"
     path: Path = Path("data/ml-latest-small")
@@ -123,6 +126,11 @@ class DataSettings(Section):
     item_categorical: list[str] = Field(default_factory=list)
     item_dense: list[str] = Field(default_factory=list)
     item_text: list[str] = Field(default_factory=lambda: ["title"], description="item columns that make its text")
+    catalogue: CatalogueKind | dict[Literal["users", "items"], CatalogueKind] = Field(
+        "snapshot",
+        description="the files of users and items. snapshot: each holds all there is, and what it no longer has is "
+        "withdrawn; delta: each holds what is new or changed. Also per table, e.g. {items: delta}",
+    )
     batch_rows: int = Field(262_144, ge=1)
 
     @field_validator("timezone")
@@ -137,6 +145,10 @@ class DataSettings(Section):
     def ids_of(self, entity: Literal["user", "item"]) -> str:
         """What `ids` says of users or of items."""
         return self.ids if isinstance(self.ids, str) else self.ids.get(entity, "auto")
+
+    def catalogue_kind(self, table: Literal["users", "items"]) -> CatalogueKind:
+        """`snapshot` or `delta`, of one table."""
+        return self.catalogue.get(table, "snapshot") if isinstance(self.catalogue, dict) else self.catalogue
 
 
 # The push path keeps a user's counters, history and pooled vectors current; all else waits for the nightly refresh.

@@ -4,6 +4,7 @@
     root/refs/STAGE/WINDOW.json       which object a window has now; latest.json beside them
     root/pins/NAME.json               values decided once, e.g. where training starts
     root/tmp/                         work in progress; renamed into objects/ when complete
+    root/locks/STAGE.lock             held while a process builds the stage
 
 A process may be killed anywhere: an object is either whole or absent.
 """
@@ -12,6 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import functools
 import json
 import os
 import shutil
@@ -45,7 +47,11 @@ class Built:
 
 @dataclass(frozen=True)
 class Manifest:
-    """A published artifact. `digest` covers data files, rows and versions, not times or run ids."""
+    """A published artifact. `digest` covers data files, rows and versions, not times or run ids.
+
+    `rewritten` says why it is no longer what its inputs make (see `ArtifactStore.rewrite`): it stands in until it is
+    built anew.
+    """
 
     stage: str
     window: Mapping[str, str | None]
@@ -59,6 +65,7 @@ class Manifest:
     digest: str
     path: Path
     reused: bool = False
+    rewritten: str | None = None
 
     def file(self, name: str) -> Path:
         """The path of a data file of this artifact."""
@@ -90,6 +97,8 @@ class ArtifactStore:
     ) -> Manifest:
         """Run `builder` in a temporary folder and publish what it wrote, or find that it was published before.
 
+        One process at a time builds a stage below a root: a second one waits, and then finds what the first has made.
+
         Args:
             stage: the stage's name.
             window: the event time it covers.
@@ -116,19 +125,22 @@ class ArtifactStore:
         fingerprint = sha256_json(identity)
         target = self.root / "objects" / stage / fingerprint[:16]
         begin = time.monotonic()
-        with _storage_errors(self.root):
+        with _storage_errors(self.root), self._turn(stage):
+            replace = still_valid is not None
             if target.is_dir():
                 manifest = self._load(target, reused=True)
-                if still_valid is None or still_valid(manifest):
+                if manifest.rewritten is None and (still_valid is None or still_valid(manifest)):
                     self._point(stage, window, manifest)
                     LOG.info("%s: up to date, nothing to do (%s)", stage, fingerprint[:16])
                     return manifest
-                LOG.warning("%s: what it wrote elsewhere is gone; doing it again", stage)
+                lost = "something was taken out of it" if manifest.rewritten else "what it wrote elsewhere is gone"
+                LOG.warning("%s: %s; doing it again", stage, lost)
+                replace = True
             self._sweep()
             work = self._temporary(stage)
             try:
                 self._fill(work, {**identity, "fingerprint": fingerprint}, builder)
-                if still_valid is not None:
+                if replace:
                     self.retire(target)
                 _publish(work, target)
             finally:
@@ -146,21 +158,31 @@ class ArtifactStore:
             MissingArtifactError: there is none.
         """
         name = window.key if window is not None else "latest"
-        ref = self.root / "refs" / stage / f"{name}.json"
-        if not ref.is_file():
+        folder = self._named(self.root / "refs" / stage / f"{name}.json")
+        if folder is None or not folder.is_dir():
             raise MissingArtifactError(
                 f"no {stage} artifact for window {name!r} below {self.root}; run `llm4msr {stage}` first"
             )
-        return self._load(self.root / "objects" / stage / json.loads(ref.read_text())["object"])
+        return self._load(folder)
+
+    def has(self, stage: str, window: Window) -> bool:
+        """Whether there is an artifact of a window."""
+        folder = self._named(self.root / "refs" / stage / f"{window.key}.json")
+        return folder is not None and folder.is_dir()
 
     def all(self, stage: str, until: Window | None = None) -> list[Manifest]:
         """The current artifact of every window of a stage, in order of the windows' start.
+
+        A window whose artifact was deleted by hand is left out, with a warning: running that window makes it again.
 
         Args:
             stage: the stage's name.
             until: leave out windows that end after this one ends.
         """
-        found = [self._load(folder) for ref, folder in self.refs(stage).items() if ref.stem != "latest"]
+        named = {ref: folder for ref, folder in self.refs(stage).items() if ref.stem != "latest"}
+        for ref in (ref for ref, folder in named.items() if not folder.is_dir()):
+            LOG.warning("%s of window %s is gone and counts for nothing; run that window again", stage, ref.stem)
+        found = [self._load(folder) for folder in named.values() if folder.is_dir()]
         if until is not None and until.end is not None:
             limit = until.end.isoformat()
             found = [m for m in found if m.window["end"] is not None and str(m.window["end"]) <= limit]
@@ -169,8 +191,25 @@ class ArtifactStore:
     def refs(self, stage: str) -> dict[Path, Path]:
         """Each reference of a stage, one a window and `latest`, and the object's folder it names."""
         folder = self.root / "refs" / stage
-        found = sorted(folder.glob("*.json")) if folder.is_dir() else []
-        return {ref: self.root / "objects" / stage / json.loads(ref.read_text())["object"] for ref in found}
+        found = {ref: self._named(ref) for ref in sorted(folder.glob("*.json"))} if folder.is_dir() else {}
+        return {ref: place for ref, place in found.items() if place is not None}
+
+    def _named(self, ref: Path) -> Path | None:
+        """The folder that a reference names; None where there is no reference, or one that cannot be read."""
+        try:
+            return self.root / "objects" / ref.parent.name / json.loads(ref.read_text())["object"]
+        except FileNotFoundError:
+            return None
+        except (ValueError, KeyError, TypeError):
+            LOG.warning("%s is damaged and counts for nothing; run that window again", ref)
+            return None
+
+    @contextlib.contextmanager
+    def _turn(self, stage: str) -> Iterator[None]:
+        """A lock that ends with the process, however that ends; whoever waits for it says so."""
+        waiting = functools.partial(LOG.info, "%s: another process is at it below %s; waiting for it", stage, self.root)
+        with locked(self.root / "locks" / f"{stage}.lock", waiting):
+            yield
 
     def retire(self, target: Path) -> None:
         """Take an object away in one step, so that no reader meets a half of it; references to it stay."""

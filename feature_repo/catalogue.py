@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import datetime as dt
 import json
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
 import duckdb
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from core import Built, Clock, Settings
+from core.catalogues import newest_snapshot
+from core.duck import arrow_of
 from core.errors import MissingArtifactError
 from core.store import write_json
 from core.tables import SCENARIOS
-from feature_repo import views
+from feature_repo.dimension import dimension, withdrawn, without_withdrawn
 from feature_repo.online_source import newest_query
 
 _CATALOGUE = """
@@ -30,11 +34,12 @@ _BLOCK = 65_536
 def build_catalogue(
     settings: Settings, clock: Clock, *, sources: Sequence[Path], features: Path, knowledge: Path, out: Path
 ) -> Built:
-    """Write items.parquet, item_text.npy, scenarios.parquet and spec.json as of the clock's now.
+    """Write items.parquet, item_text.npy, withdrawn.parquet, scenarios.parquet and spec.json as of the clock's now.
 
     items.parquet: item_id, title, scenarios (null: all), declared columns, item_rows, item_positives, item_rate (null
     where the item was never shown), ordered by item_id. item_text.npy: float32 [items, d] in the same order, NaN
-    rows where an item has no vector. What is older than its `features.ttl` is null or NaN, as in training. spec.json:
+    rows where an item has no vector. withdrawn.parquet: item_id of what the newest snapshot no longer has; those are not
+    among the items. scenarios.parquet: those that can be ranked. What is older than its `features.ttl` is null or NaN, as in training. spec.json:
     versions, as_of (microseconds).
 
     Args:
@@ -48,7 +53,7 @@ def build_catalogue(
         MissingArtifactError: an earlier stage has not been run.
     """
     scratch = out / ".items"
-    items = views.entity_table(sources, "items", scratch)
+    items = dimension(sources, "items", scratch)
     index = knowledge / "item_text" / "index.parquet"
     stats = features / "item_stats.parquet"
     for file in (items, index, stats):
@@ -66,22 +71,27 @@ def build_catalogue(
     query = _CATALOGUE.format(
         declared="".join(f", {_unless_old(column, fresh)}" for column in declared if column != "title"),
         # An item whose columns are too old can be shown all the same.
-        items=newest_query(items, "item_id", until=until, live=live),
+        items=without_withdrawn(newest_query(items, "item_id", until=until, live=live), "item_id", items, until),
         stats=newest("item_stats", stats),
         text=newest("item_text", index),
     )
     with duckdb.connect() as connection:
-        table = connection.sql(query).to_arrow_table().combine_chunks()
-    if items.parent == scratch:
-        items.unlink()
-        scratch.rmdir()
+        table = arrow_of(connection, query)
+    gone = _withdrawn(items, until)
+    shutil.rmtree(scratch, ignore_errors=True)
     found = _write_text(table.column("text_row"), knowledge / "item_text" / "vectors.npy", out / "item_text.npy")
     pq.write_table(table.drop_columns(["text_row"]), out / "items.parquet", compression="zstd")
+    pq.write_table(gone, out / "withdrawn.parquet", compression="zstd")
     scenarios = _scenarios(sources)
     pq.write_table(scenarios, out / "scenarios.parquet", compression="zstd")
     versions = json.loads((knowledge / "versions.json").read_text())
     write_json(out / "spec.json", {"versions": versions, "as_of": until, "columns": declared})
-    rows = {"items": table.num_rows, "item_text": found, "scenarios": scenarios.num_rows}
+    rows = {
+        "items": table.num_rows,
+        "withdrawn": gone.num_rows,
+        "item_text": found,
+        "scenarios": scenarios.num_rows,
+    }
     return Built(rows=rows, versions=versions)
 
 
@@ -97,10 +107,21 @@ def _unless_old(column: str, since: int | None) -> str:
     return f'CASE WHEN epoch_us(i.event_timestamp) >= {since} THEN i."{column}" END AS "{column}"'
 
 
+def _withdrawn(items: Path, until: int) -> pa.Table:
+    """The withdrawn items' ids, in order."""
+    gone = withdrawn(items)
+    if gone is None:
+        return pq.read_table(items, columns=["item_id"]).slice(0, 0)
+    found = pq.read_table(gone)
+    return found.filter(pc.less_equal(found["since"].cast(pa.int64()), until)).select(["item_id"])
+
+
 def _scenarios(sources: Sequence[Path]) -> pa.Table:
-    """Every scenario of every window, in order of appearance; the newest window's text counts."""
+    """Every scenario since the newest window whose settings declare them all, in order of appearance; the newest
+    window's text counts.
+    """
     found: dict[str, dict] = {}
-    for source in sources:
+    for source in sources[newest_snapshot(sources, "scenarios") or 0 :]:
         rows = pq.read_table(source / "scenarios.parquet", columns=SCENARIOS.names).to_pylist()
         found |= {row["scenario"]: row for row in rows}
     return pa.Table.from_pylist(list(found.values()), schema=SCENARIOS)

@@ -7,13 +7,15 @@ from __future__ import annotations
 
 import datetime as dt
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 from feast import FeatureStore, FeatureView
+from feast.errors import FeatureViewNotFoundException
 from feast.feature_view import FeatureViewState
 from sqlalchemy.exc import SQLAlchemyError
 
@@ -22,14 +24,19 @@ from core.digest import sha256_json, sha256_text
 from core.errors import StorageError
 from core.store import replace_json
 from feature_repo import views
+from feature_repo.dimension import dimension
 from feature_repo.online import OnlineTable, use_write_ahead_log
+from feature_repo.online_ids import OnlineIds, wanted_ids
 from feature_repo.online_source import Span, write_source
 from feature_repo.overlay import WRITE_BATCH, feast_folder, open_store
 from feature_repo.views import Generation, SourcePaths
+from ingest import PushedLog
 
 LOG = logger("feature_repo")
 # Rows whose publish time lies a little before the window are written again: late data is not lost.
 OVERLAP = dt.timedelta(days=1)
+# What a catalogue says holds whatever its date, and no push writes it.
+CATALOGUES = ("user_features", "item_features")
 _DAWN = 0
 
 
@@ -68,6 +75,7 @@ def materialize(
     knowledge: Path,
     start: int | None = None,
     end: int | None = None,
+    newest: bool = True,
 ) -> dict[str, int]:
     """Write the newest value of every entity to the online store, and tell the registry of this generation.
 
@@ -85,6 +93,7 @@ def materialize(
         start: window start in microseconds; None for everything.
         end: window end in microseconds. The artifacts hold nothing after it, so that what follows is not yet online; rows
             that a lag publishes later than `end` are written as soon as the clock allows.
+        newest: no later window is online. A late window takes nothing away, and leaves what catalogues say to the later one.
 
     Returns:
         Feast view name to rows written.
@@ -95,7 +104,7 @@ def materialize(
     """
     store, generation, paths = apply(settings, sources=sources, features=features, knowledge=knowledge)
     table = OnlineTable(store)
-    until = clock.now_micros()
+    until, users = clock.now_micros(), _pushed_users(settings, generation)
     overlap = OVERLAP // dt.timedelta(microseconds=1)
     written = {}
     for view, feast_view in progress(views.value_views(generation, paths).items(), "writing online", unit="views"):
@@ -104,13 +113,24 @@ def materialize(
         reached = probe.until if probe is not None and probe.recipe == recipe else _DAWN
         since = _DAWN if start is None else max(_DAWN, min(start, reached, until) - overlap)
         span = Span(since, until, live=clock.fixed is None)
+        if not newest and view in CATALOGUES and probe is not None:
+            written[feast_view.name] = 0
+            continue
         file, rows = write_source(generation, paths, view, feast_view, span, settings.features.history_length)
-        _write_online(table, feast_view, file, rows)
+        ids = OnlineIds(_ids_file(settings, feast_view.name), feast_view.join_keys[0])
+        wanted = wanted_ids(paths.ref(view), ids.key, until), _also(view, users, ids.key, generation)
+        ids.grow(*wanted)
+        _write_online(table, feast_view, file, rows, replace=view in CATALOGUES)
         reached = max(reached, until if end is None else min(end, until))
         made = Probe(feast_view.name, None, rows, since, reached, recipe)
         _remember(settings, feast_view, file, made, probe)
+        if newest:
+            _take_away(settings, table, feast_view, ids, ids.gone(*wanted))
+            ids.shrink(*wanted)
         _record(store, feast_view, span)
         written[feast_view.name] = rows
+    if newest:
+        _take_away_others(settings, store, table, paths, users, set(written))
     LOG.info("online: %s", ", ".join(f"{name} {count:,}" for name, count in written.items()))
     return written
 
@@ -127,13 +147,16 @@ def apply(
         StorageError: the registry cannot be reached or written.
     """
     folder = feast_folder(settings)
-    users, items = (views.entity_table(sources, name, folder / "sources") for name in ("users", "items"))
+    users, items = dimension(sources, "users", folder / "sources"), dimension(sources, "items", folder / "sources")
     generation = views.generation_of(settings, users=users, items=items, knowledge=knowledge)
     paths = views.shared_paths(settings, users=users, items=items, features=features, knowledge=knowledge)
     if settings.online.store == "sqlite":
         use_write_ahead_log(folder / "online.db")
     try:
         store = open_store(settings)
+        if not store.registry.list_feature_views(store.project):
+            for known in declared_generations(settings):  # the registry was lost, and champions read older ones
+                views.apply(store, *known)
         views.apply(store, generation, paths)
     except (SQLAlchemyError, OSError) as error:
         raise StorageError(f"Feast registry of project {settings.project}: {error}") from error
@@ -182,11 +205,67 @@ def _live_probe(settings: Settings, table: OnlineTable, view: FeatureView) -> Pr
     return probe if is_live(table, view, probe) else None
 
 
-def _write_online(table: OnlineTable, view: FeatureView, file: Path, rows: int) -> None:
+def _pushed_users(settings: Settings, generation: Generation) -> pa.Table:
+    """Users who are online by what was pushed, whether or not a window holds their rows."""
+    return pa.table({"user_id": pa.array(PushedLog(settings.root).users(), pa.type_for_alias(generation.user_id))})
+
+
+def _also(view: str, users: pa.Table, key: str, generation: Generation) -> pa.Table:
+    """The ids that a push may have put into a view."""
+    if view.startswith("user_") and view not in ("user_features", "user_text"):
+        return users
+    kinds = {"user_id": generation.user_id, "item_id": generation.item_id}
+    return pa.table({key: pa.array([], pa.type_for_alias(kinds.get(key, "string")))})
+
+
+def _take_away(
+    settings: Settings, table: OnlineTable, view: FeatureView, ids: OnlineIds, gone: Iterable[list[Any]]
+) -> None:
+    count = 0
+    for some in gone:
+        table.remove(view, some)
+        reassure(settings, table, view, ids, some)
+        count += len(some)
+    if count:
+        LOG.info("online: %s entities taken out of %s", f"{count:,}", view.name)
+
+
+def _take_away_others(
+    settings: Settings, store: FeatureStore, table: OnlineTable, paths: SourcePaths, users: pa.Table, done: set[str]
+) -> None:
+    """Users who are gone from the log, out of views of other versions: a roll-back must not bring them back."""
+    wanted = wanted_ids(paths.ref("user_stats"), "user_id", _DAWN), users
+    for file in sorted(_probe_folder(settings).glob("user_*.ids.parquet")):
+        name = file.name.removesuffix(".ids.parquet")
+        if name in done:
+            continue
+        try:
+            view = store.registry.get_feature_view(name, store.project)
+        except FeatureViewNotFoundException:
+            file.unlink()
+            continue
+        ids = OnlineIds(file, "user_id")
+        for some in ids.gone(*wanted):
+            table.remove(view, some)
+            reassure(settings, table, view, ids, some)
+            ids.without(some)
+
+
+def reassure(settings: Settings, table: OnlineTable, view: FeatureView, ids: OnlineIds, gone: Sequence[Any]) -> None:
+    """Let the view be known by another row where the one that was remembered was taken away."""
+    probe = probe_of(settings, view.name)
+    if probe is None or probe.id not in gone:
+        return
+    others = (one for batch in ids.batches() for one in batch if one not in gone)
+    known = next((one for one in others if table.read(view, [one])[0] is not None), None)
+    replace_json(_probe_file(settings, view.name), asdict(replace(probe, id=known)))
+
+
+def _write_online(table: OnlineTable, view: FeatureView, file: Path, rows: int, *, replace: bool) -> None:
     batches = pq.ParquetFile(file).iter_batches(batch_size=WRITE_BATCH)
     count = 0
     for batch in progress(batches, f"writing {view.name}", total=-(-rows // WRITE_BATCH), unit="batches"):
-        count += table.write(view, batch)
+        count += table.write(view, batch, replace=replace)
     if count != rows:
         raise StorageError(
             f"view {view.name}: {rows:,} rows were to go online, {count:,} did; see whether the online store is full "
@@ -226,6 +305,14 @@ def _record(store: FeatureStore, view: FeatureView, span: Span) -> None:
         raise StorageError(f"Feast registry of project {store.project}: {error}") from error
 
 
-def _probe_file(settings: Settings, view: str) -> Path:
+def _probe_folder(settings: Settings) -> Path:
     address = settings.online.url if settings.online.store == "redis" else "sqlite"
-    return feast_folder(settings) / "probes" / sha256_text(address)[:8] / f"{view}.json"
+    return feast_folder(settings) / "probes" / sha256_text(address)[:8]
+
+
+def _probe_file(settings: Settings, view: str) -> Path:
+    return _probe_folder(settings) / f"{view}.json"
+
+
+def _ids_file(settings: Settings, view: str) -> Path:
+    return _probe_folder(settings) / f"{view}.ids.parquet"

@@ -22,7 +22,7 @@ from feast import FeatureStore, FeatureView
 from feast.infra.key_encoding_utils import serialize_entity_key
 from feast.infra.online_stores.helpers import _mmh3, _redis_key
 from feast.infra.online_stores.redis import RedisOnlineStore
-from feast.infra.online_stores.sqlite import SqliteOnlineStore, _table_id
+from feast.infra.online_stores.sqlite import SqliteOnlineStore, _quote_id, _table_id
 from feast.protos.feast.types.EntityKey_pb2 import EntityKey
 from feast.protos.feast.types.Value_pb2 import Value
 from feast.utils import _convert_arrow_to_proto
@@ -58,10 +58,15 @@ class OnlineTable:
                 if isinstance(client, redis.Redis):
                     self._held = HeldConnections(client.connection_pool)
 
-    def write(self, view: FeatureView, rows: pa.RecordBatch) -> int:
+    def write(self, view: FeatureView, rows: pa.RecordBatch, *, replace: bool = False) -> int:
         """Write a few thousand rows at the most, each entity once; returns how many are now in the store.
 
         A row that lost against a newer one counts: what the store holds is at least as new as what was asked.
+
+        Args:
+            view: whose rows they are.
+            rows: ids, times and the view's columns.
+            replace: these rows are the truth whatever their dates: what a catalogue says today.
 
         Raises:
             StorageError: the store does not answer, or does not hold afterwards what was written.
@@ -71,7 +76,7 @@ class OnlineTable:
         key = view.join_keys[0]
         ids = rows.column(key).to_pylist()
         offered = rows.column("published").to_pylist()
-        found = self._published(view, ids)
+        found = self._published(view, ids) if not replace else [None] * len(ids)
         keep = [i for i, (new, old) in enumerate(zip(offered, found, strict=True)) if old is None or old <= new]
         if keep:
             chosen = rows if len(keep) == rows.num_rows else rows.take(pa.array(keep))
@@ -85,6 +90,66 @@ class OnlineTable:
                 self.provider.online_write_batch(self.config, view, encoded, progress=None)
         stored = self._published(view, ids)
         return sum(old is not None and old >= new for new, old in zip(offered, stored, strict=True))
+
+    def remove(self, view: FeatureView, ids: Sequence[Any]) -> None:
+        """Take a few thousand entities at the most out of a view; one that is not there is no error.
+
+        Raises:
+            StorageError: the store does not answer.
+        """
+        if not ids or not self.has_view(view):
+            return
+        version = self.config.entity_key_serialization_version
+        keys = entity_keys(view.join_keys[0], ids)
+        with storage_errors(self.config):
+            if isinstance(self.backend, SqliteOnlineStore):
+                connection = self.backend._get_conn(self.config)
+                table = _quote_id(_table_id(self.config.project, view))
+                with connection:
+                    connection.executemany(
+                        f"DELETE FROM {table} WHERE entity_key = ?", [(serialize_entity_key(k, version),) for k in keys]
+                    )
+                return
+            fields = [_mmh3(f"{view.name}:{field.name}") for field in view.features] + [f"_ts:{view.name}".encode()]
+            with self.backend._get_client(self.config.online_store).pipeline(transaction=False) as pipe:
+                for key in keys:
+                    pipe.hdel(_redis_key(self.config.project, key, version), *fields)
+                pipe.execute()
+
+    def erase(self, key: str, ids: Sequence[Any]) -> int:
+        """Take entities out of every view of every version, known to the registry or not; returns how many rows went.
+
+        Args:
+            key: their join key, e.g. `user_id`.
+            ids: a few thousand at the most.
+
+        Raises:
+            StorageError: the store does not answer.
+        """
+        version, keys = self.config.entity_key_serialization_version, entity_keys(key, ids)
+        with storage_errors(self.config):
+            if not isinstance(self.backend, SqliteOnlineStore):
+                with self.backend._get_client(self.config.online_store).pipeline(transaction=False) as pipe:
+                    for one in keys:
+                        pipe.delete(_redis_key(self.config.project, one, version))
+                    return int(sum(pipe.execute()))
+            connection, count = self.backend._get_conn(self.config), 0
+            connection.execute("PRAGMA secure_delete = ON")
+            names = connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'").fetchall()
+            with connection:
+                for (table,) in names:
+                    columns = {row[1] for row in connection.execute(f"PRAGMA table_info({_quote_id(table)})")}
+                    if "entity_key" in columns:
+                        gone = connection.executemany(
+                            f"DELETE FROM {_quote_id(table)} WHERE entity_key = ?",
+                            [(serialize_entity_key(k, version),) for k in keys],
+                        )
+                        count += gone.rowcount
+            # What was deleted still lies in the log of writes until that is emptied.
+            connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+            connection.execute("VACUUM")
+            connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+            return count
 
     def read(self, view: FeatureView, ids: Sequence[Any]) -> list[dict[str, Any] | None]:
         """The rows of some ids of one view, None where there is none."""

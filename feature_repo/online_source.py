@@ -21,6 +21,7 @@ from feast import FeatureView
 from core.duck import connect, quoted
 from core.errors import MissingArtifactError
 from core.tables import UNDATED_MICROS
+from feature_repo.dimension import without_withdrawn
 from feature_repo.log import MEMORY_LIMIT
 from feature_repo.views import Generation, SourcePaths
 
@@ -102,6 +103,7 @@ def newest(
         raise MissingArtifactError(f"{file} does not exist; run the stages before `llm4msr materialize` first")
     key = schema.names[0]
     query = newest_query(file, key, until=span.until, since=span.since, live=span.live)
+    query = without_withdrawn(query, key, file, span.until)
     if view == "user_history":
         log = quoted(file.with_name("user_log.parquet"))
         query = _HISTORY.format(newest=query, key=key, log=log, length=history_length)

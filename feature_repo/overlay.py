@@ -101,7 +101,9 @@ def _registry(settings: Settings, folder: Path, private: Path | None) -> Registr
     logging.getLogger("feast.repo_config").setLevel(logging.ERROR)
     shared: dict[str, Any] = {"serve_features_while_materializing": True, "cache_ttl_seconds": CACHE_SECONDS}
     if private is not None or settings.registry.kind == "file":
-        return RegistryConfig(registry_type="file", path=str(private or folder / "registry.db"), **shared)
+        whole = "feature_repo.registry_file.WholeFileRegistryStore"
+        path = str(private or folder / "registry.db")
+        return RegistryConfig(registry_type="file", registry_store_type=whole, path=path, **shared)
     if not settings.registry.url:
         raise SettingsError("registry.kind is sql: set registry.url, e.g. postgresql+psycopg://user@host:5432/feast")
     # `sync` would make the unlucky request at expiry wait for the database.

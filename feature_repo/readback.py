@@ -11,15 +11,23 @@ import pyarrow as pa
 
 from core import Clock, Settings
 from feature_repo import views
-from feature_repo.materialization import apply
+from feature_repo.materialization import CATALOGUES, apply
 from feature_repo.online import OnlineTable
-from feature_repo.online_source import Span, newest, schema_of
+from feature_repo.online_source import Span, schema_of
+from feature_repo.online_source import newest as newest_rows
 
 SAMPLE = 50
 
 
 def sample_online(
-    settings: Settings, clock: Clock, *, sources: Sequence[Path], features: Path, knowledge: Path, count: int = SAMPLE
+    settings: Settings,
+    clock: Clock,
+    *,
+    sources: Sequence[Path],
+    features: Path,
+    knowledge: Path,
+    count: int = SAMPLE,
+    newest: bool = True,
 ) -> dict[str, list[dict[str, Any]]]:
     """Read evenly spread keys of every value view from both stores.
 
@@ -29,6 +37,7 @@ def sample_online(
         sources: validate artifacts, oldest window first.
         features, knowledge: artifact folders.
         count: about how many keys a view.
+        newest: no later window is online; else what catalogues say there is the later one's.
 
     Returns:
         Feast view name to one mapping per key: `id`, `offline` and `online` columns (None where nothing is online);
@@ -41,8 +50,10 @@ def sample_online(
     table, span = OnlineTable(store), Span(0, clock.now_micros(), live=clock.fixed is None)
     found = {}
     for view, feast_view in views.value_views(generation, paths).items():
+        if not newest and view in CATALOGUES:
+            continue
         schema = schema_of(generation, view, feast_view)
-        batches = newest(generation, paths, view, schema, span, settings.features.history_length)
+        batches = newest_rows(generation, paths, view, schema, span, settings.features.history_length)
         key, columns = schema.names[0], [feature.name for feature in feast_view.features]
         offline = _spread(batches, schema, count)
         online = table.read(feast_view, [row[key] for row in offline])

@@ -22,11 +22,12 @@ from core.duck import arrow_of
 from core.errors import GateError, MissingArtifactError, SettingsError
 from core.store import write_json
 from core.tables import GRADE, TIMESTAMP
+from feature_repo.dimension import dimension
 from feature_repo.log import id_types, open_log
 from feature_repo.overlay import open_store
 from feature_repo.splits import assign_splits
 from feature_repo.statistics import ROW_GROUP
-from feature_repo.views import Generation, SourcePaths, apply, entity_table, generation_of, ref_name
+from feature_repo.views import Generation, SourcePaths, apply, generation_of, ref_name
 
 LOG = logger("feature_repo")
 KEYS = ("user_id", "item_id", "scenario", "event_timestamp")
@@ -70,7 +71,7 @@ def build_training_table(
         log = _log_rows(sources, window, clock, work)
         if not log.num_rows:
             raise GateError(f"no interactions in the window {window.key}; nothing can be trained on it")
-        users, items = (entity_table(sources, table, work) for table in ("users", "items"))
+        users, items = dimension(sources, "users", work), dimension(sources, "items", work)
         paths = SourcePaths(users, items, features, knowledge, work / "online")
         generation = generation_of(settings, users=users, items=items, knowledge=knowledge)
         _check_names(generation)

@@ -25,7 +25,7 @@ from __future__ import annotations
 import datetime as dt
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -36,7 +36,6 @@ import pyarrow.parquet as pq
 from core import Settings
 from core.digest import sha256_json
 from core.errors import MissingArtifactError, SettingsError
-from core.store import replace_file
 from feature_repo.overlay import feast_folder
 
 from feast import Entity, FeatureService, FeatureStore, FeatureView, Field, FileSource, ValueType  # isort: skip
@@ -134,7 +133,7 @@ class SourcePaths:
     """The parquet files behind the views.
 
     Attributes:
-        users, items: one file each (see `entity_table` for several windows).
+        users, items: one file each (see `dimension` for several windows).
         features: folder with user_stats, item_stats and user_history.
         knowledge: folder with KIND/index.parquet.
         online: folder of the files that `materialize` writes, one per value view.
@@ -250,33 +249,6 @@ def online_name(generation: Generation, view: str) -> str:
 def ref_name(generation: Generation, view: str) -> str:
     """The Feast name of the training twin of an unversioned view."""
     return f"{online_name(generation, view)}_ref"
-
-
-def entity_table(sources: Iterable[Path], table: str, out: Path) -> Path:
-    """One parquet file of the users or items of several windows; of equal (id, event time) the later window's stays.
-
-    Args:
-        sources: validate artifacts, oldest window first.
-        table: `users` or `items`.
-        out: a folder to write TABLE.parquet into, if there is more than one source.
-
-    Returns:
-        The file; the only source's own when there is one.
-    """
-    files = [source / f"{table}.parquet" for source in sources]
-    if len(files) == 1:
-        return files[0]
-    rows = pa.concat_tables([pq.read_table(file) for file in files], promote_options="default")
-    keys = [rows.column(f"{table[:-1]}_id"), rows.column("event_timestamp")]
-    newest: dict = {}
-    for position, key in enumerate(zip(*(k.to_pylist() for k in keys), strict=True)):
-        newest[key] = position
-    rows = rows.take(pa.array(sorted(newest.values()), pa.int64()))
-    out.mkdir(parents=True, exist_ok=True)
-    file = out / f"{table}.parquet"
-    # Another run may be reading it, or writing it too.
-    replace_file(file, lambda path: pq.write_table(rows, path, compression="zstd", coerce_timestamps="us"))
-    return file
 
 
 def safe(version: str) -> str:

@@ -78,6 +78,13 @@ class PushedLog:
         with self._open() as connection:
             connection.executemany("DELETE FROM waiting WHERE user_id = ?", ((user,) for user in users))
 
+    def users(self) -> list[Any]:
+        """All users with rows, in order."""
+        if not self.file.is_file():
+            return []
+        with self._open() as connection:
+            return [user for (user,) in connection.execute("SELECT DISTINCT user_id FROM pushed ORDER BY user_id")]
+
     def rows_of(self, users: Sequence[Any]) -> dict[Any, list[tuple[int, Any, str, int, int]]]:
         """(time, item, scenario, label, created) of each of these users that has any, in order of time; microseconds."""
         query = "SELECT t, item_id, scenario, label, created FROM pushed WHERE user_id = ?"

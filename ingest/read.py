@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from core.catalogues import Catalogues
 from core.clock import from_micros, wall
 from core.digest import sha256_file, sha256_json
 from core.errors import DataError, SettingsError
@@ -73,7 +74,7 @@ def source_digest(settings: Settings) -> str:
 
 
 def read_source(settings: Settings, window: Window, out: Path, pushed: PushedLog | None = None) -> Built:
-    """Read the source and write interactions, users, items and scenarios of a window, and meta.json.
+    """Read the source and write interactions, users, items and scenarios of a window, meta.json and catalogues.json.
 
     Rows keep the source's order; rows outside the window are left out. Cells that a row rule can judge (no scenario,
     no id, a label other than 0 and 1, a time in the future) are passed on for validation to reject; rows without a
@@ -105,8 +106,22 @@ def read_source(settings: Settings, window: Window, out: Path, pushed: PushedLog
     _write(scenarios, out / "scenarios.parquet")
     ids = {"user_id": str(source.ids.user), "item_id": str(source.ids.item)}
     write_json(out / "meta.json", {**ids, **log.times(), "rows": log.rows, "empty": log.empty})
+    _catalogues(source, log, window).write(out)
     rows = {"interactions": log.rows, "users": users, "items": items, "scenarios": scenarios.num_rows}
     return Built(rows=rows)
+
+
+def _catalogues(source: Source, log: _LogWriter, window: Window) -> Catalogues:
+    """What the window's tables of users, items and scenarios are, and as of when."""
+    data, (start, end) = source.data, window.bounds_micros()
+    moments = [log.last + 1 if log.last is not None else None, start, end, 0]
+    return Catalogues(
+        users="log" if log.users is not None else data.catalogue_kind("users"),
+        items="log" if log.items is not None else data.catalogue_kind("items"),
+        # A quiet day does not end a scenario; leaving it out of the settings does.
+        scenarios="snapshot" if data.scenarios or data.scenario.groups else "log",
+        as_of=next(moment for moment in moments if moment is not None),
+    )
 
 
 class _LogWriter:

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import logging
 import os
+import threading
+import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 from core import Settings, wall
 from core.digest import sha256_path
 from core.errors import MissingArtifactError, StorageError
+from core.filesystem import locked
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -28,6 +31,8 @@ _DIGEST = "bundle_digest"
 _SYSTEM = "mlflow.runName"
 _BUNDLE = "bundle"
 _BATCH = 500
+_THREADS = threading.RLock()
+_TURNS: list[Path] = []
 
 
 @dataclass(frozen=True)
@@ -164,7 +169,7 @@ def tracking_uri(settings: Settings) -> str:
 
 @contextmanager
 def _client(settings: Settings) -> Iterator[MlflowClient]:
-    """A client of the settings' store; MLflow's own errors become ours."""
+    """A client of the settings' store; MLflow's own errors become ours. Below a root one process at a time has one."""
     os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"  # read when mlflow is imported
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
     from mlflow import MlflowClient
@@ -175,16 +180,53 @@ def _client(settings: Settings) -> Iterator[MlflowClient]:
         logging.getLogger(noisy).setLevel(logging.WARNING)
     uri = tracking_uri(settings)
     try:
-        if not settings.tracking.url:
-            _folder(settings).mkdir(parents=True, exist_ok=True)
-        yield MlflowClient(tracking_uri=uri, registry_uri=uri)
+        if settings.tracking.url:
+            yield MlflowClient(tracking_uri=uri, registry_uri=uri)
+        else:
+            with _turn(_folder(settings)):
+                _make_database(_folder(settings))
+                yield MlflowClient(tracking_uri=uri, registry_uri=uri)
     except (MlflowException, SQLAlchemyError) as error:
         first = str(error).strip().splitlines()[0]
-        raise StorageError(
-            f"MLflow at {uri} failed ({first}); check tracking.url, that it can be reached, and its version"
-        ) from error
+        advice = (
+            "check tracking.url, that it can be reached, and its version"
+            if settings.tracking.url
+            else f"`mlflow db upgrade {uri}` brings an older database up to date; or move {_folder(settings)} away: "
+            "the next run begins a new one, and the champion is registered again"
+        )
+        raise StorageError(f"MLflow at {uri} failed ({first}); {advice}") from error
     except OSError as error:
         raise StorageError(f"MLflow at {uri} cannot be reached or written ({error})") from error
+
+
+@contextmanager
+def _turn(folder: Path) -> Iterator[None]:
+    """One process at a time; what is called within a turn is part of it."""
+    with _THREADS:
+        if _TURNS:
+            yield
+            return
+        with locked(folder / ".lock"):
+            _TURNS.append(folder)
+            try:
+                yield
+            finally:
+                _TURNS.clear()
+
+
+def _make_database(folder: Path) -> None:
+    """MLflow makes its tables one by one, and cannot go on where it was killed: so beside their place, and whole."""
+    file = folder / "mlflow.db"
+    if file.is_file():
+        return
+    from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
+
+    for left in folder.glob(".mlflow-*.db*"):
+        left.unlink(missing_ok=True)
+    scratch = folder / f".mlflow-{uuid.uuid4().hex}.db"
+    store = SqlAlchemyStore(f"sqlite:///{scratch}", (folder / "artifacts").as_uri())
+    store.engine.dispose()
+    scratch.replace(file)
 
 
 def _experiment(client: MlflowClient, settings: Settings) -> str:

@@ -65,13 +65,22 @@ def validate(settings: Settings, window: Window = Window()) -> Manifest:  # noqa
     refuse_empty(settings, window, source)
     clock = stage_clock(settings, window)
     before = earlier_windows(settings, window)
+    replaced = store.get("validate", window).path if store.has("validate", window) else None
 
     def build(out: Path) -> Built:
         from validation import validate_source
 
         results = [json.loads(manifest.file("results.json").read_text()) for manifest in before]
         return validate_source(
-            source.path, out, settings, clock, run_id=source.digest[:16], window=window, earlier=results
+            source.path,
+            out,
+            settings,
+            clock,
+            run_id=source.digest[:16],
+            window=window,
+            earlier=results,
+            previous=before[-1].path if before else None,
+            replaced=replaced,
         )
 
     return store.build(
@@ -158,6 +167,7 @@ def materialize(settings: Settings, window: Window = Window()) -> Manifest:  # n
     from core.store import replace_json
 
     store, clock, clean = artifact_store(settings), stage_clock(settings, window), clean_tables(settings, window)
+    later = _later_window(store, window)
     made = {"features": store.get("features", window), "knowledge": store.get("knowledge", window)}
     paths: dict[str, Any] = {
         "sources": [m.path for m in clean],
@@ -190,10 +200,12 @@ def materialize(settings: Settings, window: Window = Window()) -> Manifest:  # n
         from validation import validate_online
 
         start, end = window.bounds_micros()
-        written = write_online(settings, clock, start=start, end=end, **paths)
+        written = write_online(settings, clock, start=start, end=end, newest=later is None, **paths)
         _write(out / "written.json", written)
         run = made["knowledge"].digest[:16]
-        gate = validate_online(sample_online(settings, clock, **paths), settings, clock, out / DATA_DOCS, run)
+        gate = validate_online(
+            sample_online(settings, clock, newest=later is None, **paths), settings, clock, out / DATA_DOCS, run
+        )
         _write(out / "run" / "gate.json", gate)
         return Built(rows=written, versions=dict(made["knowledge"].versions))
 
@@ -207,7 +219,7 @@ def materialize(settings: Settings, window: Window = Window()) -> Manifest:  # n
         builder=build,
         still_valid=lambda found: _online_is_populated(settings, clock, found),
     )
-    if (later := _later_window(store, window)) is not None:
+    if later is not None:
         LOG.warning("a window to %s is online already: the catalogue and what pushes build on stay its own", later)
         return manifest
     _publish_catalogue(store, catalogue)

@@ -31,7 +31,8 @@ def describe(
     """Describe the sound tables of one window.
 
     Args:
-        connection: knows them as interactions, users and items.
+        connection: knows them as interactions, users and items, and as known_users and known_items those whom the window
+            before had, too.
         settings: which columns are declared.
         window: the stretch of event time they were read for; its bounds count as events for gaps.
         scenarios: only the rows of these, and the users and items that they name; None: everything.
@@ -303,8 +304,8 @@ def _linked(connection: Any) -> dict[str, float | None]:
     """Share of rows whose user or item has a catalogue row; None without a catalogue."""
     found = one_row(
         connection,
-        """SELECT avg((user_id IN (SELECT user_id FROM users))::INT) AS user,
-            avg((item_id IN (SELECT item_id FROM items))::INT) AS item,
+        """SELECT avg((user_id IN (SELECT user_id FROM known_users))::INT) AS user,
+            avg((item_id IN (SELECT item_id FROM known_items))::INT) AS item,
             (SELECT count(*) FROM users) AS users, (SELECT count(*) FROM items) AS items FROM told_interactions""",
     )
     return {"user": found["user"] if found["users"] else None, "item": found["item"] if found["items"] else None}

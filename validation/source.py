@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,10 +14,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from core import Built, Clock, Settings, Window, to_micros
+from core import Built, Clock, Settings, Window, catalogues, logger, to_micros
 from core.store import RUN_FOLDER, write_json
 from core.tables import GRADE, SCENARIOS, IdTypes, conform, interactions_schema, items_schema, users_schema
-from validation import frames, history
+from validation import frames, history, withdrawals
 from validation.database import Repeats, database, one_row, repeats, view
 from validation.docs import write_data_docs
 from validation.engine import Checker
@@ -24,6 +25,7 @@ from validation.quarantine import KEEP, Splitter
 from validation.report import Outcome, share
 from validation.suites import interactions, items, scenarios, users
 
+LOG = logger("validation")
 TABLES = ("interactions", "users", "items", "scenarios")
 
 
@@ -38,6 +40,8 @@ def validate_source(
     earlier: Sequence[Mapping[str, Any]] = (),
     docs: bool = True,
     part_of: Path | None = None,
+    previous: Path | None = None,
+    replaced: Path | None = None,
 ) -> Built:
     """Judge the four canonical tables of an ingest artifact.
 
@@ -54,9 +58,13 @@ def validate_source(
         docs: whether to write Data Docs, which take longer than a small table's checks.
         part_of: the validated tables that these rows belong to and were set aside from. Rules about whole tables then
             only report, and a row whose key is there already is a repeated one.
+        previous: the validated tables of the window before; a snapshot that lacks too much of it was cut short.
+        replaced: those of an earlier run of this very window, to compare with where there is no window before. They are
+            judged by, and not told of: the output does not depend on them.
 
     Returns:
-        Row counts: interactions, users, items, scenarios (all sound), quarantined and quarantined_TABLE.
+        Row counts: interactions, users, items, scenarios (all sound), quarantined and quarantined_TABLE; and, of snapshots,
+        withdrawn_items and withdrawn_users since the window before.
 
     Raises:
         GateError: a table as a whole is at fault; the message says what to look at.
@@ -75,13 +83,17 @@ def validate_source(
         job.connection = connection
         outcomes |= {"items": job.items(), "users": job.users(), "interactions": job.interactions()}
     _check_catalogue_links(outcomes["interactions"], out)
-    _check_history(outcomes["interactions"], out, settings, window, earlier)
+    withdrawn = {}
+    if (source / catalogues.FILE).is_file():
+        shutil.copyfile(source / catalogues.FILE, out / catalogues.FILE)
+        withdrawn = _check_withdrawn(outcomes, out, previous, replaced)
+    _check_history(outcomes["interactions"], out, settings, window, earlier, previous)
     write_json(out / "results.json", {"verdict": "passed", "tables": {n: o.as_json() for n, o in outcomes.items()}})
     if docs:
         write_data_docs(list(outcomes.values()), out / RUN_FOLDER / "data_docs", clock, run_id)
     rows = {name: int(outcomes[name].facts["clean_rows"]) for name in TABLES}
     rejected = {f"quarantined_{n}": int(outcomes[n].facts["quarantined"]) for n in ("interactions", "users", "items")}
-    return Built(rows={**rows, "quarantined": sum(rejected.values()), **rejected})
+    return Built(rows={**rows, "quarantined": sum(rejected.values()), **rejected, **withdrawn})
 
 
 @dataclass
@@ -323,8 +335,35 @@ def _check_catalogue_links(outcome: Outcome, out: Path) -> None:
     )
 
 
+def _check_withdrawn(
+    outcomes: Mapping[str, Outcome], out: Path, previous: Path | None, replaced: Path | None
+) -> dict[str, int]:
+    """How many users and items of the window before the new snapshots lack."""
+    kinds, found = catalogues.Catalogues.read(out), {}
+    for table in ("items", "users"):
+        if getattr(kinds, table) != "snapshot":
+            continue
+        outcome, files = outcomes[table], (out / f"{table}.parquet", out / f"quarantine_{table}.parquet")
+        with database() as connection:
+            facts = withdrawals.compare(connection, table, previous, *files)
+            earlier_run = withdrawals.compare(connection, table, None if previous else replaced, *files)
+        Outcome(outcome.suite, outcome.file).judge(earlier_run)
+        outcome.judge(facts)
+        told = facts or earlier_run
+        if told.get("withdrawn") or told.get("came"):
+            LOG.info("%s: %s withdrawn, %s new", table, f"{told['withdrawn']:,}", f"{told['came']:,}")
+        if facts:
+            found[f"withdrawn_{table}"] = int(facts["withdrawn"])
+    return found
+
+
 def _check_history(
-    outcome: Outcome, out: Path, settings: Settings, window: Window, results: Sequence[Mapping[str, Any]]
+    outcome: Outcome,
+    out: Path,
+    settings: Settings,
+    window: Window,
+    results: Sequence[Mapping[str, Any]],
+    previous: Path | None,
 ) -> None:
     """Describe the window for later ones, and compare it with earlier ones."""
     if not outcome.facts["clean_rows"]:
@@ -332,6 +371,8 @@ def _check_history(
     with database() as connection:
         for name in TABLES:
             view(connection, name, out / f"{name}.parquet")
+        for name in ("items", "users"):
+            withdrawals.view_of_known(connection, name, out, previous)
         now, past = history.describe(connection, settings, window), history.earlier(results, settings)
         new = history.new_scenarios(now, past, settings)
         known = [name for name in now["scenarios"] if name not in new]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from validation.suite import Rule, first_of_key, not_null, nothing, within
+from validation.suite import Rule, fact, first_of_key, not_null, nothing, within
 
 # NUL and other control characters (not tab, line feed, carriage return), and the mark of undecodable bytes.
 UNREADABLE = "[\\x00-\\x08\\x0b\\x0c\\x0e-\\x1f\ufffd]"
@@ -51,4 +51,17 @@ def row_rules(key: str, texts: list[str], dense: list[str], largest: float) -> t
             for column in dense
         ),
         first_of_key("two rows of one id multiply every joined row; the first sound one is kept"),
+    )
+
+
+def withdrawn_rule(table: str, limit: float) -> Rule:
+    """Table rule: a new snapshot lacks no more than this share of the ids of the one before it."""
+    return fact(
+        "withdrawn_share",
+        f"a snapshot is all there is: so many {table} at once are a file that was cut short, and none of them would be "
+        "served any more",
+        f"the {table} file: if it is cut short, put it whole in its place and run again; if it holds only what is new or "
+        f"changed, set data.catalogue: {{{table}: delta}}; if they are meant to go, raise the limit for this run",
+        high=limit,
+        setting="max_withdrawn_share",
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from core.settings import Settings
 from validation.suite import Suite, fact, nothing, one_of
-from validation.suites.catalogue import row_rules, schema_rule
+from validation.suites.catalogue import row_rules, schema_rule, withdrawn_rule
 
 KEY = ("item_id",)
 
@@ -40,6 +40,7 @@ def suite(settings: Settings, texts: list[str], dense: list[str]) -> Suite:
                 high=limits.max_quarantined_share,
                 setting="max_quarantined_share",
             ),
+            withdrawn_rule("items", settings.validation.max_withdrawn_share),
             fact(
                 "share_with_text",
                 "items without a text have no item knowledge, and their users no pooled knowledge",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from core.settings import Settings
 from validation.suite import Suite, fact
-from validation.suites.catalogue import row_rules, schema_rule
+from validation.suites.catalogue import row_rules, schema_rule, withdrawn_rule
 
 KEY = ("user_id",)
 
@@ -23,5 +23,6 @@ def suite(settings: Settings, texts: list[str], dense: list[str]) -> Suite:
                 high=settings.validation.max_quarantined_share,
                 setting="max_quarantined_share",
             ),
+            withdrawn_rule("users", settings.validation.max_withdrawn_share),
         ),
     )

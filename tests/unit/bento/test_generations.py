@@ -205,17 +205,20 @@ def test_a_store_that_does_not_answer_takes_no_scenario_knowledge_away(project, 
     assert set(live.current.scenario_vectors) == {"home"}
 
 
-def test_a_catalogue_with_text_of_another_version_waits_for_a_bundle_that_fits(project, live):
+def test_texts_of_another_version_wait_for_a_bundle_that_fits_and_items_do_not(project, live):
     live.refresh()
-    old = live.current.catalogue.digest
-    project.publish_catalogue("c2", text_version="t2")
+    old = live.current.catalogue
+    project.publish_catalogue("c2", ids=(11, 12, 13, 15, 16), text_version="t2")
     live.refresh()
-    assert (live.current.catalogue.digest, live.current.reduced) == (old, ())
+    now = live.current.catalogue
+    assert now.digest != old.digest
+    assert set(now.rows) == {11, 12, 13, 15, 16}  # 14 is withdrawn
+    assert (now.text_version, live.current.reduced) == ("t1", ())
+    assert np.array_equal(now.text[:2], old.text[:2])
     project.bundles["two"] = make_bundle(text_version="t2")
     project.publish_bundle("two", 2)
     live.refresh()
-    assert live.current.catalogue.digest != old
-    assert live.current.reduced == ()
+    assert (live.current.catalogue.text_version, live.current.reduced) == ("t2", ())
 
 
 def test_a_roll_back_to_a_bundle_of_other_text_happens_and_says_what_it_lacks(project, live):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -59,6 +60,15 @@ def test_rank_gives_the_best_first_and_all_when_k_is_larger(live):
     assert (np.diff(scores) <= 0).all()
     best, _ = rank(live, KNOWN, "home", np.arange(5), 2)
     assert best.tolist() == rows[:2].tolist()
+
+
+def test_a_withdrawn_candidate_is_not_ranked_and_is_named(live):
+    catalogue = dataclasses.replace(live.catalogue, withdrawn=frozenset({98}))
+    live = dataclasses.replace(live, catalogue=catalogue)
+    asked = pick_candidates(live, "home", [11, 98, 99], 10)
+    assert (asked.rows.tolist(), asked.unknown, asked.withdrawn) == ([0], [98, 99], True)
+    assert not pick_candidates(live, "home", [11, 99], 10).withdrawn
+    assert not pick_candidates(live, "home", None, 10).withdrawn
 
 
 def test_equal_scores_fall_to_the_lower_row(live):

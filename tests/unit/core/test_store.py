@@ -208,9 +208,49 @@ def test_an_error_of_the_builder_that_is_not_the_disks_stays_what_it_is(tmp_path
         build(ArtifactStore(tmp_path), lambda out: Path(out / "absent").read_text())
 
 
+def test_two_processes_that_build_the_same_take_turns_and_one_does_the_work(tmp_path):
+    script = """
+    import sys
+    from pathlib import Path
+    from core import ArtifactStore, Built, Window
+    def builder(out):
+        (out / "data.txt").write_text("x")
+        print("built", flush=True)
+        sys.stdin.readline()  # until both have begun
+        return Built()
+    print("begun", flush=True)
+    made = ArtifactStore(sys.argv[1]).build(
+        "stage", Window(), inputs={}, settings={}, rooms=("core",), builder=builder
+    )
+    print("reused" if made.reused else "made", flush=True)
+    """
+    command = [sys.executable, "-c", textwrap.dedent(script), str(tmp_path)]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True, "cwd": REPOSITORY}
+    one = subprocess.Popen(command, **pipes)
+    assert [one.stdout.readline(), one.stdout.readline()] == ["begun\n", "built\n"]
+    two = subprocess.Popen(command, **pipes)
+    assert two.stdout.readline() == "begun\n"
+    assert one.communicate("\n")[0] == "made\n"
+    assert two.communicate()[0] == "reused\n"
+
+
+def test_an_artifact_that_was_deleted_by_hand_counts_for_nothing_until_its_window_runs_again(tmp_path):
+    store = ArtifactStore(tmp_path)
+    gone = build(store, write("one"))
+    kept = build(store, write("two"), window=DAY_2)
+    shutil.rmtree(gone.path)
+    assert [manifest.path for manifest in store.all("stage")] == [kept.path]
+    assert not store.has("stage", DAY_1)
+    with pytest.raises(MissingArtifactError):
+        store.get("stage", DAY_1)
+    assert build(store, write("one")).digest == gone.digest
+    (tmp_path / "refs" / "stage" / f"{DAY_2.key}.json").write_text("{")
+    assert [manifest.digest for manifest in store.all("stage")] == [gone.digest]
+
+
 def test_a_root_below_a_file_is_a_storage_error(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(StorageError, match=r"file/tmp.* cannot be used \(Not a directory\)"):
+    with pytest.raises(StorageError, match=r"file/locks.* cannot be used \(Not a directory\)"):
         build(ArtifactStore(tmp_path / "file"), write("x"))
 
 

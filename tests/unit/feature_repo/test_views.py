@@ -127,38 +127,6 @@ def test_a_declared_column_named_like_one_of_the_views_is_refused(tmp_path, colu
         views.generation_of(settings, users=file, items=file, knowledge=tmp_path)
 
 
-@pytest.fixture
-def windows(tmp_path):
-    """Two windows of users; the later one knows user 2 better."""
-    moment = pa.array([0, 0], pa.timestamp("us", "UTC"))
-    for name, users, zips in (("one", [1, 2], ["a", "b"]), ("two", [2, 3], ["c", "d"])):
-        (tmp_path / name).mkdir()
-        table = pa.table({"user_id": users, "event_timestamp": moment, "zip": zips})
-        pq.write_table(table, tmp_path / name / "users.parquet")
-    return [tmp_path / "one", tmp_path / "two"]
-
-
-def test_the_users_of_several_windows_count_once(windows, tmp_path):
-    rows = pq.read_table(views.entity_table(windows, "users", tmp_path / "out")).to_pylist()
-    assert [(row["user_id"], row["zip"]) for row in rows] == [(1, "a"), (2, "c"), (3, "d")]
-
-
-def test_a_reader_of_the_users_never_sees_a_part_of_the_file(windows, tmp_path, monkeypatch):
-    file = views.entity_table(windows, "users", tmp_path / "out")
-    before = file.read_bytes()
-
-    def torn(table, path, **options):
-        path.write_bytes(b"PAR1")
-        assert file.read_bytes() == before
-        raise OSError("the disk is full")
-
-    monkeypatch.setattr(pq, "write_table", torn)
-    with pytest.raises(OSError, match="full"):
-        views.entity_table(windows, "users", tmp_path / "out")
-    assert file.read_bytes() == before
-    assert list(file.parent.iterdir()) == [file]
-
-
 def test_embedded_overlay_is_files_and_never_dask(tmp_path):
     config = overlay.repo_config(Settings(root=tmp_path))
     assert issubclass(get_offline_store_from_config(config.offline_store).__class__, DuckDBOfflineStore)

@@ -10,6 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from core import as_utc, to_micros
+from core.catalogues import Catalogues
 from core.digest import REPOSITORY
 from core.errors import DataError, SettingsError
 
@@ -55,6 +56,18 @@ def simple(raw, ingest):
         return ingest(path=raw(name, text), **section)
 
     return run
+
+
+def test_ingest_says_what_the_tables_are(folder, ingest, raw):
+    def kinds(**data):
+        about = Catalogues.read(ingest(path=folder, **{**SECTION, **data}).folder)
+        return about.users, about.items, about.scenarios
+
+    assert kinds() == ("snapshot", "snapshot", "log")
+    assert kinds(catalogue={"items": "delta"}) == ("snapshot", "delta", "log")
+    assert kinds(catalogue="delta") == ("delta", "delta", "log")
+    home = {"home": {"title": "Home", "description": "The first page."}}
+    assert kinds(scenarios=home, files={"interactions": "log.csv"}) == ("log", "log", "snapshot")
 
 
 def rows(*lines: str) -> str:

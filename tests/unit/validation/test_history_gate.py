@@ -46,6 +46,7 @@ class Day:
             connection.register("interactions", pa.table({**self.log, "event_timestamp": times}))
             connection.register("users", pa.table(self.users))
             connection.register("items", pa.table(self.items))
+            connection.execute("CREATE VIEW known_users AS FROM users; CREATE VIEW known_items AS FROM items")
             return history.describe(connection, SETTINGS, window, scenarios)
 
 
