@@ -30,6 +30,7 @@ data:
     interactions: interactions.parquet
     users: users.parquet        # optional
     items: items.parquet        # optional, but titles are what the reasoner reads
+  catalogue: snapshot           # users and items: what a new file no longer has is withdrawn; delta: files hold changes
   columns:                      # canonical name: your column
     user_id: user_id
     item_id: item_id

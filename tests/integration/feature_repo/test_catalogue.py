@@ -29,7 +29,7 @@ def test_items_vectors_and_scenarios_are_aligned(make_world):
             assert vector.tobytes() == matrix[rows[item["item_id"]]].tobytes()
         else:
             assert np.isnan(vector).all()
-    assert report.rows == {"items": 30, "item_text": len(rows), "scenarios": 2}
+    assert report.rows == {"items": 30, "withdrawn": 0, "item_text": len(rows), "scenarios": 2}
     assert pq.read_table(out / "scenarios.parquet")["scenario"].to_pylist() == ["red", "blue"]
     spec = json.loads((out / "spec.json").read_text())
     assert spec["as_of"] == world.clock.now_micros()
@@ -68,6 +68,7 @@ def test_the_same_again_has_the_same_bytes(make_world):
         "items.parquet",
         "scenarios.parquet",
         "spec.json",
+        "withdrawn.parquet",
     ]
     for file in first.iterdir():
         assert file.read_bytes() == (second / file.name).read_bytes()
