@@ -77,6 +77,7 @@ def test_every_limit_comes_from_a_setting_which_says_why(suites):
 
 
 CHANGED = {
+    "max_withdrawn_share": 0.5,
     "max_quarantined_share": 0.3,
     "min_rows": 7,
     "min_items": 5,

@@ -37,7 +37,9 @@ def test_what_is_withdrawn_is_counted_and_the_kinds_are_passed_on(days):
 
 def test_a_catalogue_cut_short_stops_the_run_and_its_advice_works(days):
     _, folder = days(1)
-    with pytest.raises(GateError, match=r"withdrawn_share is 0.5 .*data.catalogue.*validation.max_withdrawn_share") as stopped:
+    with pytest.raises(
+        GateError, match=r"withdrawn_share is 0.5 .*data.catalogue.*validation.max_withdrawn_share"
+    ) as stopped:
         days(2, items=range(10), previous=folder)
     assert "the gate of table items" in str(stopped.value)
     assert days(3, items=range(10), previous=folder, max_withdrawn_share=0.5)[0].rows["withdrawn_items"] == 10
