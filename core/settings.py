@@ -21,6 +21,7 @@ from pydantic import (
 )
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
+from core.addresses import RedisAddress, shown
 from core.clock import Clock, replay, wall
 from core.errors import SettingsError
 from core.limits import ValidationSettings
@@ -352,9 +353,27 @@ class PromotionSettings(Section):
 
 class OnlineSettings(Section):
     store: Literal["sqlite", "redis"] = "sqlite"
-    url: str = Field("localhost:6379,db=0", description="redis only: host:port,db=N")
+    url: str = Field(
+        "localhost:6379,db=0",
+        description="redis only: host:port,db=N,username=U,ssl=true, or redis://U@host:port/N, rediss:// (TLS), unix:///path",
+    )
     password: SecretStr | None = None
     timeout_ms: int = Field(1000, ge=1, description="longest wait for a read; production settings give 50")
+
+    @property
+    def address(self) -> RedisAddress:
+        """Where Redis is, and how to log in.
+
+        Raises:
+            SettingsError: `url` is no address of a Redis.
+        """
+        return RedisAddress.parse(self.url, self.password.get_secret_value() if self.password else None)
+
+    @model_validator(mode="after")
+    def _readable(self) -> OnlineSettings:
+        if self.store == "redis":
+            _ = self.address
+        return self
 
 
 class RegistrySettings(Section):
@@ -440,13 +459,24 @@ class Settings(BaseSettings):
         return env_settings, init_settings
 
     def section(self, *names: str) -> dict[str, Any]:
-        """JSON-able parts of the settings, for manifests; secrets are masked.
+        """JSON-able parts of the settings, for manifests; secrets are masked, also those within addresses.
 
         `data.path` is left out: what lies there counts (its digest is an input), not where it lies.
         """
         parts = {name: getattr(self, name).model_dump(mode="json") for name in names}
         parts.get("data", {}).pop("path", None)
-        return parts
+        return {name: _masked(part) for name, part in parts.items()}
+
+
+def _masked(part: dict[str, Any]) -> dict[str, Any]:
+    """A part whose addresses hold no password."""
+    masked = dict(part)
+    for name, value in part.items():
+        if isinstance(value, dict):
+            masked[name] = _masked(value)
+        elif isinstance(value, str) and name in ("url", "base_url"):
+            masked[name] = shown(value)
+    return masked
 
 
 def make_clock(settings: Settings, end: dt.datetime | None = None) -> Clock:

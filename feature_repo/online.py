@@ -27,6 +27,7 @@ from feast.protos.feast.types.EntityKey_pb2 import EntityKey
 from feast.protos.feast.types.Value_pb2 import Value
 from feast.utils import _convert_arrow_to_proto
 
+from core.addresses import RedisAddress
 from core.errors import DataError, StorageError
 from feature_repo.held_connections import HeldConnections
 
@@ -52,10 +53,12 @@ class OnlineTable:
             if isinstance(self.backend, SqliteOnlineStore):
                 connection = self.backend._get_conn(self.config)
                 connection.execute(f"PRAGMA busy_timeout = {int(timeout_ms)}")
-            elif isinstance(self.backend, RedisOnlineStore) and not retry:
-                client = self.backend._get_client(self.config.online_store)
-                client.set_retry(redis.retry.Retry(redis.backoff.NoBackoff(), 0))
-                if isinstance(client, redis.Redis):
+            elif isinstance(self.backend, RedisOnlineStore):
+                # Feast's own reading of an address knows no IPv6 and takes a password of digits for a number.
+                address = RedisAddress.parse(self.config.online_store.connection_string)
+                client = self.backend._client = redis.Redis(**address.arguments())
+                if not retry:
+                    client.set_retry(redis.retry.Retry(redis.backoff.NoBackoff(), 0))
                     self._held = HeldConnections(client.connection_pool)
 
     def write(self, view: FeatureView, rows: pa.RecordBatch, *, replace: bool = False) -> int:
@@ -267,7 +270,7 @@ def storage_errors(config: Any) -> Iterator[None]:
     except (sqlite3.Error, redis.RedisError, OSError) as error:
         # The address may hold a password: name its first part only.
         online = config.online_store
-        where = getattr(online, "path", None) or online.connection_string.split(",")[0]
+        where = getattr(online, "path", None) or f"{online.connection_string.split(',')[0]} (online.url)"
         hint = "; run `llm4msr materialize` first" if "no such table" in str(error) else ""
         raise StorageError(f"online store {where}: {type(error).__name__}: {error}{hint}") from error
 

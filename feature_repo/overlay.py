@@ -5,7 +5,6 @@ The offline store is always DuckDB, with our point-in-time join: Feast's own def
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import threading
@@ -54,7 +53,7 @@ def open_store(settings: Settings, *, registry: Path | None = None, timeout_ms: 
         timeout_ms: longest wait for Redis; the default is generous, for writers. Readers pass `online.timeout_ms`.
 
     Raises:
-        SettingsError: the settings name a SQL registry without its address, or a password Feast cannot carry.
+        SettingsError: the settings name a SQL registry without its address.
         StorageError: the SQL registry does not answer, and this process has not read it before.
     """
     store = FeatureStore(config=repo_config(settings, registry=registry, timeout_ms=timeout_ms))
@@ -118,11 +117,6 @@ def _online(settings: Settings, folder: Path, timeout_ms: int) -> Any:
     from feast.infra.online_stores.redis import RedisOnlineStoreConfig
 
     seconds = timeout_ms / 1000
-    parts = [settings.online.url, f"socket_timeout={seconds}", f"socket_connect_timeout={seconds}"]
-    if settings.online.password is not None:
-        secret = settings.online.password.get_secret_value()
-        if "," in secret:
-            raise SettingsError("online.password holds a comma, which Feast's connection string cannot carry")
-        parts.append(f"password={json.dumps(secret)}")
+    address = settings.online.address.as_list(socket_timeout=seconds, socket_connect_timeout=seconds)
     # Feast's own check drops a correction that has the same timestamp; ours (in `online`) keeps the newer row.
-    return RedisOnlineStoreConfig(connection_string=",".join(parts), skip_dedup=True)
+    return RedisOnlineStoreConfig(connection_string=address, skip_dedup=True)

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from core import Settings, wall
+from core.addresses import past_proxies, shown
 from core.digest import sha256_path
 from core.errors import MissingArtifactError, StorageError
 from core.filesystem import locked
@@ -181,6 +182,7 @@ def _client(settings: Settings) -> Iterator[MlflowClient]:
     uri = tracking_uri(settings)
     try:
         if settings.tracking.url:
+            past_proxies(uri)
             yield MlflowClient(tracking_uri=uri, registry_uri=uri)
         else:
             with _turn(_folder(settings)):
@@ -194,9 +196,9 @@ def _client(settings: Settings) -> Iterator[MlflowClient]:
             else f"`mlflow db upgrade {uri}` brings an older database up to date; or move {_folder(settings)} away: "
             "the next run begins a new one, and the champion is registered again"
         )
-        raise StorageError(f"MLflow at {uri} failed ({first}); {advice}") from error
+        raise StorageError(f"MLflow at {shown(uri)} failed ({first}); {advice}") from error
     except OSError as error:
-        raise StorageError(f"MLflow at {uri} cannot be reached or written ({error})") from error
+        raise StorageError(f"MLflow at {shown(uri)} cannot be reached or written ({error})") from error
 
 
 @contextmanager

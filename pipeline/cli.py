@@ -188,11 +188,19 @@ def init(
 
 
 @app.command()
-def doctor(settings: SettingsFile = None) -> None:
-    """Check versions, stores, disk and model, and say what to do."""
+def doctor(
+    settings: SettingsFile = None,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="read the log's first rows only, and do not profile it")
+    ] = False,
+) -> None:
+    """Check versions, stores, disk and model, profile the data, and say what to do.
+
+    Exit code 2 if something stands in the way of a run; what is only to be known of (`warn`) leaves it 0.
+    """
     from pipeline.doctor import diagnose
 
-    if not diagnose(settings_of(settings) if settings or DEFAULT_FILE.is_file() else None):
+    if not diagnose(settings_of(settings) if settings or DEFAULT_FILE.is_file() else None, quick):
         raise typer.Exit(2)
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib.metadata
 import importlib.util
 import shutil
-import socket
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -16,6 +15,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from core import Settings
+from core.addresses import is_loopback, shown
 from core.digest import REPOSITORY
 from core.errors import Llm4msrError, SettingsError
 from core.filesystem import try_filesystem
@@ -27,33 +27,37 @@ NEEDED = (
 )
 _LEAST_FREE = 2 << 30
 _WAIT = 3
+_MARKS = {"ok": "[green]ok  [/green]", "warn": "[yellow]warn[/yellow]", "BAD": "[red]BAD [/red]"}
 
 
 class Finding(NamedTuple):
-    """One check: its name, whether it holds, what was seen, and what to do if it does not hold."""
+    """One check: its name, whether it holds, what was seen, what to do if it does not hold, whether it only warns."""
 
     name: str
     good: bool
     seen: str
     mend: str = ""
+    warns: bool = False
 
 
-def diagnose(settings: Settings | None) -> bool:
-    """Print every finding; True when all hold.
+def diagnose(settings: Settings | None, quick: bool = False) -> bool:
+    """Print every finding as it is made; True when none stands in the way of a run.
 
     Args:
         settings: checked too when given: stores, disk, model, data.
+        quick: read the log's first rows only, and do not profile it.
     """
-    console, good = Console(highlight=False), True
-    for finding in [*_machine(), *(_project(settings) if settings is not None else ())]:
-        mark = "[green]ok  [/green]" if finding.good else "[red]BAD [/red]"
-        console.print(f"{mark} {finding.name}: {escape(finding.seen)}", soft_wrap=True)
-        if not finding.good:
+    console, bad, warned = Console(highlight=False), 0, 0
+    for finding in (*_machine(), *(() if settings is None else _project(settings, quick))):
+        kind = "BAD" if not finding.good else "warn" if finding.warns else "ok"
+        console.print(f"{_MARKS[kind]} {escape(finding.name)}: {escape(finding.seen)}", soft_wrap=True)
+        if kind != "ok":
             console.print(f"     -> {finding.mend}", soft_wrap=True, markup=False)
-        good &= finding.good
+        bad, warned = bad + (kind == "BAD"), warned + (kind == "warn")
     if settings is None:
         console.print("     no settings file: stores and data were not checked (name one with --settings)")
-    return good
+    console.print(f"{bad} to mend before a run, {warned} to know of" if bad or warned else "nothing stands in the way")
+    return not bad
 
 
 def locked_versions(file: Path = REPOSITORY / "requirements" / "dev.txt") -> dict[str, str]:
@@ -78,8 +82,9 @@ def _machine() -> Iterator[Finding]:
     )
 
 
-def _project(settings: Settings) -> Iterator[Finding]:
-    yield _tried("data", lambda: _first_rows(settings), "correct `data` in the settings file")
+def _project(settings: Settings, quick: bool = False) -> Iterator[Finding]:
+    readable = _tried("data", lambda: _first_rows(settings), "correct `data` in the settings file")
+    yield readable
     root = settings.root
     parent = next(p for p in (root, *root.parents) if p.exists())
     free = shutil.disk_usage(parent).free
@@ -88,12 +93,34 @@ def _project(settings: Settings) -> Iterator[Finding]:
     yield _tried("root", lambda: try_filesystem(parent), mend)
     yield from _reasoner(settings.knowledge)
     if settings.online.store == "redis":
-        yield _tried("online store", lambda: _ping(settings.online), "start Redis, or correct online.url")
+        yield _redis(settings.online)
     if settings.registry.kind == "sql":
         yield _tried("registry", lambda: _connect(settings.registry.url), "start PostgreSQL, or correct registry.url")
     if settings.tracking.url:
-        yield _tried("tracking", lambda: _listens(settings.tracking.url or ""), "start MLflow, or correct tracking.url")
+        yield _tried(
+            "tracking", lambda: _answers(settings.tracking.url or "", "health"), "start MLflow, or correct tracking.url"
+        )
     yield _online(settings)
+    # Last, since it may take long.
+    if readable.good and not quick:
+        yield from _data(settings, parent)
+
+
+def _data(settings: Settings, scratch: Path) -> Iterator[Finding]:
+    """The whole log, read once: what there is, and what will surprise."""
+    from core import from_micros, make_clock
+    from pipeline.profile import lines, profile_source, remarks
+
+    try:
+        found = profile_source(settings, scratch)
+    except Llm4msrError as error:
+        yield Finding("data", False, _first_line(error), "correct the file, or `data` in the settings file")
+        return
+    for name, text in lines(found):
+        yield Finding(name, True, text)
+    clock = make_clock(settings, from_micros(found.last + 1) if found.last is not None else None)
+    for remark in remarks(found, settings, clock):
+        yield Finding(remark.about, True, remark.seen, remark.mend, warns=True)
 
 
 def _reasoner(knowledge: KnowledgeSettings) -> Iterator[Finding]:
@@ -104,7 +131,10 @@ def _reasoner(knowledge: KnowledgeSettings) -> Iterator[Finding]:
     yield Finding("reasoner", bool(knowledge.model), knowledge.model or "no model is named", "set knowledge.model")
     if knowledge.reasoner == "openai":
         mend = "start the server, or correct knowledge.base_url"
-        yield _tried("reasoner's server", lambda: _listens(knowledge.base_url or ""), mend)
+        yield _tried("reasoner's server", lambda: _answers(knowledge.base_url or "", "models"), mend)
+        if knowledge.generate is not None and (other := knowledge.generate.base_url):
+            mend = "start the server, or correct knowledge.generate.base_url"
+            yield _tried("answering server", lambda: _answers(other, "models"), mend)
     elif knowledge.model and "/" in knowledge.model and knowledge.model[0] in "/.":
         there = Path(knowledge.model).is_dir()
         yield Finding("reasoner's folder", there, knowledge.model, "set knowledge.model to a folder that exists")
@@ -115,8 +145,11 @@ def _tried(name: str, check: Callable[[], str], mend: str) -> Finding:
     try:
         return Finding(name, True, check())
     except Exception as error:  # a doctor reports every kind of failure and goes on
-        first = next(iter(str(error).strip().splitlines()), type(error).__name__)
-        return Finding(name, False, first, mend)
+        return Finding(name, False, _first_line(error), mend)
+
+
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)
 
 
 def _first_rows(settings: Settings) -> str:
@@ -129,19 +162,40 @@ def _first_rows(settings: Settings) -> str:
     return f"{len(files)} files below {settings.data.path}; their columns are as the settings say"
 
 
-def _ping(online: OnlineSettings) -> str:
+def _redis(online: OnlineSettings) -> Finding:
+    try:
+        seen, mend = ping(online)
+    except Exception as error:  # as in `_tried`
+        return Finding(
+            "online store", False, f"{shown(online.url)}: {_first_line(error)}", "start Redis, or correct online.url"
+        )
+    return Finding("online store", True, seen, mend, warns=bool(mend))
+
+
+def ping(online: OnlineSettings) -> tuple[str, str]:
+    """Log in to Redis by the address that everything else uses, and read as a ranker does.
+
+    Returns:
+        What was seen, and what to mend: empty, or how to stop it from throwing values away.
+    """
     import redis
 
-    address, *options = online.url.split(",")
-    host, _, port = address.partition(":")
-    database = next((int(o.removeprefix("db=")) for o in options if o.startswith("db=")), 0)
-    password = online.password.get_secret_value() if online.password else None
-    client = redis.Redis(
-        host, int(port or 6379), database, password, socket_timeout=_WAIT, socket_connect_timeout=_WAIT
-    )
-    client.ping()
-    policy = client.info("memory").get("maxmemory_policy", "noeviction")
-    return f"Redis at {address} answers" + ("" if policy == "noeviction" else f"; it evicts keys ({policy})")
+    address = online.address
+    waits = {"socket_timeout": _WAIT, "socket_connect_timeout": _WAIT}
+    with redis.Redis(**{**address.arguments(), **waits}) as client:
+        client.ping()
+        client.hmget("llm4msr-doctor", ["nothing"])
+        try:
+            memory = client.info("memory")
+        except redis.exceptions.NoPermissionError:
+            return f"Redis at {address} answers; its user may not see whether it evicts keys", ""
+    policy, limit = memory.get("maxmemory_policy", "noeviction"), memory.get("maxmemory", 0)
+    # `volatile-...` takes keys with an expiry only, which ours have not.
+    if not str(policy).startswith("allkeys"):
+        return f"Redis at {address} answers", ""
+    full = f"above {limit >> 20:,} MiB" if limit else "once a limit of its memory is set"
+    seen = f"Redis at {address} answers, but {full} it evicts keys ({policy}): users would be unknown without a word"
+    return seen, "set `maxmemory-policy noeviction` in Redis, and enough memory"
 
 
 def _connect(url: str | None) -> str:
@@ -154,13 +208,16 @@ def _connect(url: str | None) -> str:
         return f"{engine.url.render_as_string(hide_password=True)} answers"
 
 
-def _listens(url: str) -> str:
-    parts = urlsplit(url)
-    if not parts.hostname:
-        raise SettingsError(f"{url!r} is not an address such as http://host:port")
-    port = parts.port or (443 if parts.scheme == "https" else 80)
-    with socket.create_connection((parts.hostname, port), timeout=_WAIT):
-        return f"{url} answers"
+def _answers(url: str, route: str) -> str:
+    """Whatever an HTTP server says is an answer; one on this machine is asked past the environment's proxy."""
+    import httpx
+
+    if not urlsplit(url).hostname:
+        raise SettingsError(f"{shown(url)!r} is not an address such as http://host:port")
+    answer = httpx.get(f"{url.rstrip('/')}/{route}", timeout=_WAIT, trust_env=not is_loopback(url))
+    if answer.status_code >= 500:
+        raise SettingsError(f"{shown(url)} answers {answer.status_code} {answer.reason_phrase}")
+    return f"{shown(url)} answers"
 
 
 def _online(settings: Settings) -> Finding:

@@ -8,7 +8,9 @@ from core.pace import Run, duration, whole
 from core.words import did_you_mean
 from pipeline import learning, stages
 from pipeline.estimate import planned, remember
+from pipeline.profile import profile, surprises
 from pipeline.report import report
+from pipeline.windows import artifact_store, stage_clock
 
 LOG = logger("pipeline")
 STAGES = {
@@ -49,10 +51,20 @@ def run_all(settings: Settings, window: Window, until: str | None = None) -> dic
             LOG.info("[%d/%d] %s", number, len(order), name)
             done[name] = _worked(run, name, settings, window)
             if name == "ingest":
+                _warn(settings, window, done[name])
                 run.plan(planned(settings, order[number:], done[name].rows))
         taken = run.elapsed
     LOG.info("100 %% done in %s", duration(taken))
     return done
+
+
+def _warn(settings: Settings, window: Window, read: Manifest) -> None:
+    """Say before the long stages what no gate will stop, though nobody will like it; once a window."""
+    if read.reused and artifact_store(settings).has("report", window):
+        return
+    clock = stage_clock(settings, window)
+    for remark in surprises(profile(settings, read.path), settings, clock):
+        LOG.warning("%s; %s", remark.seen, remark.mend)
 
 
 def run_stage(settings: Settings, window: Window, name: str) -> Manifest:

@@ -6,7 +6,7 @@ import shutil
 import socket
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -15,7 +15,9 @@ import redis
 
 
 @contextmanager
-def own_redis(folder: Path, seconds: float = 600) -> Iterator[tuple[int, subprocess.Popen]]:
+def own_redis(
+    folder: Path, seconds: float = 600, options: Sequence[str] = ()
+) -> Iterator[tuple[int, subprocess.Popen]]:
     """The port of a Redis that keeps nothing, and its process; skips the test where Redis is not installed."""
     if shutil.which("redis-server") is None:
         pytest.skip("redis-server is not installed")
@@ -25,7 +27,7 @@ def own_redis(folder: Path, seconds: float = 600) -> Iterator[tuple[int, subproc
             probe.bind(("127.0.0.1", 0))
             port = probe.getsockname()[1]
         server = subprocess.Popen(
-            ["redis-server", "--port", str(port), "--bind", "127.0.0.1", "--save", "", "--dir", str(folder)],
+            ["redis-server", "--port", str(port), "--bind", "127.0.0.1", "--save", "", "--dir", str(folder), *options],
             stdout=subprocess.DEVNULL,
         )
         try:

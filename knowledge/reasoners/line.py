@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from email.utils import parsedate_to_datetime
 from typing import Any, TypeVar
 
+from core.addresses import is_loopback, shown
 from core.clock import as_utc, wall
 from core.errors import BudgetError, SettingsError
 from core.log import logger
@@ -73,10 +74,14 @@ class Line:
     """
 
     def __init__(self, url: str, api_key: str | None, limits: Limits, spent: Spent | None = None) -> None:
-        from openai import OpenAI
+        from openai import DefaultHttpxClient, OpenAI
 
         self._url, self._api_key, self._limits = url, api_key, limits
-        self._client = OpenAI(base_url=url, api_key=api_key or "none", max_retries=0, timeout=limits.timeout)
+        # A server on this machine is not behind the proxy of the environment.
+        own = DefaultHttpxClient(trust_env=False) if is_loopback(url) else None
+        self._client = OpenAI(
+            base_url=url, api_key=api_key or "none", max_retries=0, timeout=limits.timeout, http_client=own
+        )
         self._spent = spent or Spent()
         self._stop = threading.Event()
         self._rates = [
@@ -135,10 +140,10 @@ class Line:
                 self._charge(held - hold - (tokens if isinstance(error, openai.APIStatusError) else 0))
                 if isinstance(error, openai.OpenAIError) and not _passing(error):
                     kind = RefusedError if getattr(error, "status_code", None) in (400, 413) else SettingsError
-                    raise kind(f"knowledge.base_url {self._url}: the {what} failed ({_first(error)})") from error
+                    raise kind(f"knowledge.base_url {shown(self._url)}: the {what} failed ({_first(error)})") from error
                 if attempt == self._limits.retries:
                     raise SettingsError(
-                        f"knowledge.base_url {self._url}: the {what} failed {attempt + 1} times ({_first(error)}); "
+                        f"knowledge.base_url {shown(self._url)}: the {what} failed {attempt + 1} times ({_first(error)}); "
                         "is the server up, and does it serve this model?"
                     ) from error
                 LOG.info("%s failed (%s); trying again", what, _first(error))
@@ -153,7 +158,9 @@ class Line:
         """Wait as the server asks, or twice as long each time; the jitter keeps clients from coming back together."""
         seconds = min(_LONGEST_WAIT, self._limits.first_wait * 2.0**attempt) * random.uniform(0.5, 1.0)
         if self._stop.wait(max(seconds, asked_wait(error))):
-            raise SettingsError(f"knowledge.base_url {self._url}: stopped, because another request failed for good")
+            raise SettingsError(
+                f"knowledge.base_url {shown(self._url)}: stopped, because another request failed for good"
+            )
 
     def _reserve(self, tokens: int, hold: int, held: int) -> None:
         """Take the tokens out of the budget and wait for the rates."""
@@ -167,7 +174,9 @@ class Line:
             self._spent.tokens += tokens + hold - held
             pause = max(rate.wait(tokens) for rate in self._rates)
         if pause > 0 and self._stop.wait(pause):
-            raise SettingsError(f"knowledge.base_url {self._url}: stopped, because another request failed for good")
+            raise SettingsError(
+                f"knowledge.base_url {shown(self._url)}: stopped, because another request failed for good"
+            )
 
     def _charge(self, tokens: int) -> None:
         with self._spent.lock:

@@ -159,12 +159,6 @@ def test_a_sql_registry_without_address_is_a_settings_error(tmp_path):
         overlay.repo_config(Settings(root=tmp_path, registry=RegistrySettings(kind="sql")))
 
 
-def test_a_password_with_a_comma_is_refused(tmp_path):
-    online = OnlineSettings(store="redis", password="a,b")
-    with pytest.raises(SettingsError, match="comma"):
-        overlay.repo_config(Settings(root=tmp_path, online=online))
-
-
 def test_versions_are_read_by_kind_or_view():
     given = {"pooled": "a", "user_prompt": {"version": "b", "dim": 3}, "scenario": "c", "model": "7", "item_text": None}
     assert versions_by_view(given) == {"user_pooled": "a", "user_prompt": "b", "scenario": "c"}
