@@ -25,6 +25,7 @@ from core.addresses import RedisAddress, shown
 from core.clock import Clock, replay, wall
 from core.errors import SettingsError
 from core.limits import ValidationSettings
+from core.negatives import NegativeSampling
 from core.section import Section
 
 # What exports write for nothing. `NA` is not among them (it is Namibia, too), nor is `none` (a size, a colour).
@@ -45,13 +46,13 @@ class ClockSettings(Section):
 
 class LabelRule(Section):
     """label = 1 where `column` compares to `value` by `op`, else 0; `is` takes the column itself, which must be 0 or 1;
-    with `in` label = 1 where the column is one of these words, else 0.
+    `all` reads no column: each row is a positive; with `in` label = 1 where the column is one of these words, else 0.
     """
 
     model_config = ConfigDict(populate_by_name=True)
 
     column: str = "rating"
-    op: Literal[">", ">=", "==", "is"] = ">"
+    op: Literal[">", ">=", "==", "is", "all"] = ">"
     value: float = 3.0
     words: list[str | bool | int | float] = Field(
         default_factory=list,
@@ -115,6 +116,11 @@ class DataSettings(Section):
         None, description="text encoding; none: the source's own (latin-1 for ML-1M, else UTF-8)"
     )
     label: LabelRule = LabelRule()
+    negatives: NegativeSampling | None = Field(
+        None,
+        description="for a log of positives only: draw negatives for training and evaluation, e.g. {per_positive: 4, "
+        "strategy: popularity}; none: the log says what was shown and left",
+    )
     grade: str | None = Field(
         None,
         description="a column of the log that says more than the label (stars, share watched), higher is better; only "

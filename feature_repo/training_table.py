@@ -24,6 +24,7 @@ from core.store import write_json
 from core.tables import GRADE, TIMESTAMP
 from feature_repo.dimension import dimension
 from feature_repo.log import id_types, open_log
+from feature_repo.negatives import SAMPLED, with_negatives
 from feature_repo.overlay import open_store
 from feature_repo.splits import assign_splits
 from feature_repo.statistics import ROW_GROUP
@@ -60,7 +61,7 @@ def build_training_table(
         train_start: where training starts, in microseconds; earlier rows are `warmup`.
 
     Returns:
-        Rows by split and in all, and the version of each vector kind.
+        Rows by split and in all (with drawn negatives also how many of them), and the version of each vector kind.
 
     Raises:
         GateError: the join lost, repeated or reordered rows.
@@ -71,22 +72,29 @@ def build_training_table(
         log = _log_rows(sources, window, clock, work)
         if not log.num_rows:
             raise GateError(f"no interactions in the window {window.key}; nothing can be trained on it")
+        log = log.append_column("split", assign_splits(log, settings, train_start))
+        if settings.data.negatives is not None:
+            end = _end(window, clock)
+            log = with_negatives(
+                log, sources, settings.data.negatives, end=end, start=train_start, scratch=work / "negatives"
+            )
+        splits = log["split"]
         users, items = dimension(sources, "users", work), dimension(sources, "items", work)
         paths = SourcePaths(users, items, features, knowledge, work / "online")
         generation = generation_of(settings, users=users, items=items, knowledge=knowledge)
         _check_names(generation)
         joined = point_in_time(settings, generation, paths, log.select(["row_id", *KEYS]), work / "registry.db")
-        splits = assign_splits(log, settings, train_start)
-        rows = _compose(generation, log.append_column("split", splits), joined)
+        rows = _compose(generation, log, joined)
         pq.write_table(rows, out / "rows.parquet", compression="zstd", row_group_size=ROW_GROUP)
         dims = _link_vectors(generation, knowledge, out / "vectors")
         _link(features / "user_log.parquet", out / "user_log.parquet")
         write_json(out / "spec.json", _spec(settings, generation, dims, sources, train_start))
     finally:
         shutil.rmtree(work, ignore_errors=True)
+    sampled = {SAMPLED: pc.sum(log[SAMPLED]).as_py() or 0} if SAMPLED in log.column_names else {}
     counts = {entry["values"].as_py(): entry["counts"].as_py() for entry in pc.value_counts(splits)}
     return Built(
-        rows={"rows": rows.num_rows, **dict(sorted(counts.items()))},
+        rows={"rows": rows.num_rows, **dict(sorted(counts.items())), **sampled},
         versions={vector.view: vector.version for vector in generation.vectors},
     )
 
@@ -142,9 +150,7 @@ def check_rows(before: pa.Table, after: pa.Table) -> None:
 def _log_rows(sources: Sequence[Path], window: Window, clock: Clock, work: Path) -> pa.Table:
     """row_id, user_id, item_id, scenario, event_timestamp, label, weight, grade; in order of time, user and item."""
     ids = id_types(sources)
-    start, end = window.bounds_micros()
-    past = clock.now_micros() + 1
-    with open_log(sources, work / "spill", start=start, end=past if end is None else min(end, past)) as log:
+    with open_log(sources, work / "spill", start=window.bounds_micros()[0], end=_end(window, clock)) as log:
         rows = arrow_of(log, _ROWS)
     return pa.table(
         {
@@ -160,11 +166,18 @@ def _log_rows(sources: Sequence[Path], window: Window, clock: Clock, work: Path)
     )
 
 
+def _end(window: Window, clock: Clock) -> int:
+    """Rows before this have happened and belong to the window, in microseconds."""
+    end, past = window.bounds_micros()[1], clock.now_micros() + 1
+    return past if end is None else min(end, past)
+
+
 def _compose(generation: Generation, log: pa.Table, joined: pa.Table) -> pa.Table:
     """The columns of rows.parquet, under the names models know."""
     views = generation.columns()
     outcomes = ["label", "weight", *([GRADE] if log[GRADE].null_count < log.num_rows else [])]
-    columns = {name: log[name] for name in [*("row_id", *KEYS), *outcomes, "split"]}
+    flags = [SAMPLED] if SAMPLED in log.column_names else []
+    columns = {name: log[name] for name in [*("row_id", *KEYS), *outcomes, "split", *flags]}
     for view in ("user_features", "item_features", "user_stats", "item_stats"):
         columns |= {feature: joined[f"{view}__{feature}"] for feature in views.get(view, ())}
     columns["history_end"] = pc.fill_null(joined["user_history__history_end"], 0)
@@ -182,7 +195,7 @@ def _check_names(generation: Generation) -> None:
     Raises:
         SettingsError: one is; the message names it.
     """
-    taken = {"row_id", *KEYS, "label", "weight", GRADE, "split", "history_end"}
+    taken = {"row_id", *KEYS, "label", "weight", GRADE, "split", "history_end", SAMPLED}
     taken |= {f"{entity}_{name}" for entity in ("user", "item") for name in ("rows", "positives", "rate")}
     for column in [*generation.user_columns, *generation.item_columns]:
         if column in taken or column.endswith(("_row", "_watermark", "_published")):
@@ -242,6 +255,7 @@ def _spec(
         "generation": generation.as_json(),
         "id_types": {"user_id": str(ids.user), "item_id": str(ids.item)},
         "train_start": train_start,
+        "negatives": settings.data.negatives.model_dump(mode="json") if settings.data.negatives else None,
     }
 
 

@@ -27,18 +27,26 @@ def canonical_interactions(raw: pa.RecordBatch, source: Source, mapping: Scenari
     Raises:
         DataError: the column of the label rule or the grade is missing or holds no numbers.
     """
-    rule = source.label
-    if rule.column not in raw.schema.names:
-        raise DataError("data.label.column is not in the log", file=source.files()[0], column=rule.column)
-    label, faults = read_labels(raw[rule.column], rule, source.data.nulls)
-    if faults:
-        raise DataError(min(faults.items())[1], file=source.files()[0], column=rule.column)
+    label = _label(raw, source)
     weight = pc.fill_null(raw["weight"].cast(pa.float32()), 1.0) if "weight" in raw.schema.names else _ones(raw)
     time = raw["event_timestamp"]
     columns = [raw["user_id"], raw["item_id"], mapping.apply(raw["value"]), time, label, weight, time]
     context = graded(source.data)
     columns += [_grade(raw, source)] if context else []
     return pa.RecordBatch.from_arrays(columns, schema=nullable(interactions_schema(source.ids, context)))
+
+
+def _label(raw: pa.RecordBatch, source: Source) -> pa.Array:
+    """What the label rule makes of its column, int8 [n]."""
+    rule = source.label
+    if rule.op == "all":
+        return pa.repeat(pa.scalar(1, pa.int8()), raw.num_rows)
+    if rule.column not in raw.schema.names:
+        raise DataError("data.label.column is not in the log", file=source.files()[0], column=rule.column)
+    label, faults = read_labels(raw[rule.column], rule, source.data.nulls)
+    if faults:
+        raise DataError(min(faults.items())[1], file=source.files()[0], column=rule.column)
+    return label
 
 
 def _grade(raw: pa.RecordBatch, source: Source) -> pa.Array:

@@ -29,6 +29,8 @@ from ingest.source import Source
 from ingest.times import unit_of_micros
 
 LOG = logger("ingest")
+# Columns that every table has for itself.
+_KEYS = ("user_id", "item_id", "scenario", "scenarios", "event_timestamp", "created_timestamp")
 
 
 def open_source(settings: Settings) -> Source:
@@ -287,6 +289,11 @@ def _check_declared(source: Source) -> None:
     }
     for field, columns in known.items():
         for name in getattr(data, field):
+            if name in _KEYS:
+                without = "; [] does without text" if field == "item_text" else ""
+                raise SettingsError(
+                    f"data.{field} names {name!r}, which is a key; name columns that say something{without}"
+                )
             if name not in columns:
                 has = ", ".join(columns) or "none"
                 raise SettingsError(f"data.{field} names {name!r}, which source {data.source!r} lacks; it has: {has}")

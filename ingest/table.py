@@ -77,9 +77,10 @@ class Table(Source):
             "user_id": self.ids.user,
             "item_id": self.ids.item,
             "event_timestamp": TIMESTAMP,
-            self.data.label.column: None,
             "value": pa.string(),
         }
+        if self.data.label.op != "all":
+            roles[self.data.label.column] = None
         if self.data.grade:
             roles.setdefault(self.data.grade, pa.float64())
         return self._stream("interactions", roles, {"weight": pa.float64()})
@@ -163,7 +164,8 @@ class Table(Source):
         else:
             for field in ("user_categorical", "user_dense", "item_categorical", "item_dense", "item_text"):
                 if role in getattr(data, field):
-                    mend = f"correct data.{field}, or {mend}"
+                    without = " ([] does without text)" if field == "item_text" else ""
+                    mend = f"correct data.{field}{without}, or {mend}"
                     break
         wanted = "the scenario" if role == "value" else role
         return f"no such column, needed as {wanted}; {mend}; the file has: {', '.join(header)}"

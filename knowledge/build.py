@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from core import ArtifactStore, Built, Clock, Settings
+from core import ArtifactStore, Built, Clock, Settings, logger
 from core.pace import portion
 from core.store import write_json
 from knowledge import scenarios, summary
@@ -17,6 +17,8 @@ from knowledge.work import Work, marks_of, open_work, warn_of_missing_parts
 # A text that the reasoner reads takes about as long as so many rows of the log, with the packaged reasoner.
 _ROWS_A_TEXT = 100
 _SAMPLE = 1000
+
+LOG = logger("knowledge")
 
 
 def build_knowledge(
@@ -56,6 +58,12 @@ def build_knowledge(
     with open_work(sources, settings, clock, train_start, cache, compressors) as work:
         with portion(_share_of_items(work)):
             items = read_items(work)
+        if not items.known.any():
+            LOG.warning(
+                "no item has a text (data.item_text: %s): there are no item vectors, and no user vectors or texts, which are "
+                "made from them; the model learns from ids, statistics and the sentences of the scenarios",
+                ", ".join(settings.data.item_text) or "none",
+            )
         rows, versions = {}, {}
         rows["item_text"], versions["item_text"] = write_items(work, items, out)
         # Candidates as of the start of training: a text that was published must not change under a later window.

@@ -28,7 +28,8 @@ def fit_pooled(work: Work, items: Items) -> tuple[Compressor, str]:
         found = _pooled_sample(work, items)
         if len(found) >= 2:
             return found
-        LOG.warning("fewer than 2 user snapshots before training starts: `pooled` is fitted on item texts instead")
+        if items.known.any():
+            LOG.warning("fewer than 2 user snapshots before training starts: `pooled` is fitted on item texts instead")
         raw = items.raw[items.known]
         nothing = np.zeros_like(raw)
         return np.concatenate([np.hstack([raw, nothing]), np.hstack([nothing, raw])]).astype(np.float64)
@@ -47,7 +48,8 @@ def fit_prompt(work: Work, items: Items) -> tuple[Compressor, str]:
         found = _prompt_sample(work)
         if len(found) >= 2:
             return found
-        LOG.warning("fewer than 2 user prompts before training starts: `prompt` is fitted on item texts instead")
+        if items.known.any():
+            LOG.warning("fewer than 2 user prompts before training starts: `prompt` is fitted on item texts instead")
         return items.raw[items.known]
 
     knowledge = work.settings.knowledge

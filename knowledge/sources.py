@@ -172,8 +172,11 @@ def _categories(items: pa.Table, data: DataSettings) -> list[list[str]]:
 
 
 def _texts(items: pa.Table, columns: Sequence[str], categories: list[list[str]]) -> list[str]:
+    """The items' texts with their categories; where no item has a text of its own, categories alone are none either."""
     parts = [[clean(v) if v is not None else "" for v in items.column(c).to_pylist()] for c in columns]
-    joined = [". ".join(p for p in row if p) for row in zip(*parts, strict=True)] if parts else [""] * items.num_rows
+    joined = [". ".join(p for p in row if p) for row in zip(*parts, strict=True)]
+    if not any(joined):
+        return [""] * items.num_rows
     return [
         f"{text} ({', '.join(labels)})" if text and labels else text or ", ".join(labels)
         for text, labels in zip(joined, categories, strict=True)

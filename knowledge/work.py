@@ -127,9 +127,10 @@ class Work:
         return load_template(name, self.settings.knowledge.language)
 
     def text_recipe(self) -> dict[str, object]:
-        """What shapes an item's text."""
+        """What shapes an item's text. What was fitted while there was none is of no use once there is."""
         data = self.settings.data
-        return {"columns": data.item_text, "categories": data.item_categorical[:1], "format": ITEM_TEXT}
+        found = {"columns": data.item_text, "categories": data.item_categorical[:1], "format": ITEM_TEXT}
+        return found if any(self.catalogue.texts) else {**found, "texts": "none"}
 
     def item_recipe(self) -> dict[str, object]:
         """What shapes an item's raw vector."""

@@ -249,7 +249,10 @@ def _spec(data: TrainingData, encoder: Encoder, head: Head, name: str) -> dict[s
         "vectors": {kind: spec["vectors"][kind] for kind in read},
         "scenarios": list(layout.scenarios),
         "views": {view: columns for view, columns in (spec.get("views") or {}).items() if view not in unread},
-        **{key: spec.get(key) for key in ("service", "id_types", "history_length", "prior_rate", "train_start")},
+        **{
+            key: spec.get(key)
+            for key in ("service", "id_types", "history_length", "prior_rate", "train_start", "negatives")
+        },
         **{f"{side}_{kind}": spec[f"{side}_{kind}"] for side in ("user", "item") for kind in ("categorical", "dense")},
     }
 

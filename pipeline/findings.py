@@ -37,6 +37,7 @@ def findings(
     rejected: list[dict[str, Any]],
     rows_in: int,
     unknown_share: float,
+    texts: bool = True,
 ) -> list[Finding]:
     """Everything that stands out in a run's results.
 
@@ -49,6 +50,7 @@ def findings(
         rejected: table, rule and rows of the quarantine.
         rows_in: rows of all tables that came in.
         unknown_share: share of the training table's rows whose user has no vector of any kind.
+        texts: whether any item has a text.
 
     Returns:
         Findings, the most pressing first.
@@ -57,12 +59,28 @@ def findings(
     found = [*_below(metrics, over_counting), *harm, *_promoted_although(verdict, harm)]
     found += _calibration(metrics["knowledge"]["scenarios"])
     found += _drift(drift)
-    if unknown_share > _UNKNOWN_SHARE:
+    if not texts:
+        found.append(
+            Finding(
+                "warning",
+                "No item has a text (data.item_text): there is no knowledge of items and users, only ids, statistics and the "
+                "sentences of the scenarios.",
+            )
+        )
+    elif unknown_share > _UNKNOWN_SHARE:
         found.append(
             Finding(
                 "warning",
                 f"{unknown_share:.0%} of the rows have no user knowledge yet; look at knowledge.thresholds and "
                 "knowledge.lag.",
+            )
+        )
+    if drawn := metrics["knowledge"].get("negatives"):
+        found.append(
+            Finding(
+                "note",
+                f"Negatives are sampled ({drawn['per_positive']} per positive, {drawn['strategy']}): every AUC and log loss is "
+                "against drawn items, not against items that were shown and left, and scores are no probabilities of a click.",
             )
         )
     if not verdict["promote"]:

@@ -76,7 +76,9 @@ def evaluate(settings: Settings, window: Window = Window()) -> Manifest:  # noqa
         names = (COUNTING, *SYSTEMS)
         tables = {name: pq.read_table(source.file(f"predictions_{name}.parquet")) for name in names}
         test = {name: table.filter(pc.equal(table["split"], "test")) for name, table in tables.items()}
-        metrics = {name: measure(table, settings.promotion.cold_rows) for name, table in test.items()}
+        spec = json.loads((source.path / "bundle_knowledge" / "spec.json").read_text())
+        drawn = {"negatives": spec["negatives"]} if spec.get("negatives") else {}
+        metrics = {name: measure(table, settings.promotion.cold_rows) | drawn for name, table in test.items()}
         _write(out / "metrics.json", metrics)
         for name, rival in (("lift", "plain"), ("over_counting", COUNTING)):
             _write(

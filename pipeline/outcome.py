@@ -89,8 +89,12 @@ def _print_rows(out: Console, read: Manifest, clean: Manifest) -> None:
 def _print_quality(out: Console, settings: Settings, scores: Manifest) -> None:
     metrics = json.loads(scores.file("metrics.json").read_text())
     lift = json.loads(scores.file("lift.json").read_text())
+    drawn = metrics["knowledge"].get("negatives")
+    against = (
+        f", against sampled negatives ({drawn['per_positive']} per positive, {drawn['strategy']})" if drawn else ""
+    )
     out.print(
-        f"\n[bold]Quality[/bold]    on {_test_rows(settings)}: rates counted from the log, the backbone alone, and the same "
+        f"\n[bold]Quality[/bold]    on {_test_rows(settings)}{against}: rates counted from the log, the backbone alone, and the same "
         "backbone with knowledge",
         soft_wrap=True,
     )

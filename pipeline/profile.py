@@ -176,7 +176,7 @@ def remarks(found: Profile, settings: Settings, clock: Clock) -> Iterator[Remark
         seen = f"{found.repeated:,} rows of the items table repeat an item_id"
         yield Remark("items", seen, "one row an item counts, the others go to quarantine")
     if found.catalogue and found.untexted == found.catalogue:
-        seen = "no item has any text: there is nothing for the reasoner to read"
+        seen = "no item has any text: no knowledge of items and users, only ids, statistics and the scenarios' sentences"
         yield Remark(
             "item text", seen, "name the columns that hold titles in data.item_text, and their file in data.files.items"
         )
@@ -193,15 +193,19 @@ def surprises(found: Profile, settings: Settings, clock: Clock) -> Iterator[Rema
 
 def _labels(found: Profile, settings: Settings) -> Iterator[Remark]:
     if found.positive in (0.0, 1.0):
+        if found.positive and settings.data.negatives is not None:
+            return  # They are drawn, as the settings ask.
         which, other = ("positive", "negatives") if found.positive else ("negative", "positives")
         rule = settings.data.label
         seen = f"every row is {which}: nothing can be learned without {other}"
         mend = f"look at data.label (column {rule.column!r}, op {rule.op!r}, value {rule.value:g})"
-        yield Remark(
-            "label",
-            seen,
-            mend + ("; a log of positives only needs negative rows beside them" if found.positive else ""),
-        )
+        if found.positive:
+            seen = f"a log of positives only ({seen})"
+            mend = (
+                "set data.negatives, e.g. {per_positive: 4}, which draws negatives, or log what was shown and left; if there are "
+                f"rows without a click, {mend}"
+            )
+        yield Remark("label", seen, mend)
         return
     tested = settings.split.test * found.rows * (found.positive or 0.0)
     if tested < settings.promotion.min_positives or found.users < settings.promotion.min_users:

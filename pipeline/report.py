@@ -120,6 +120,7 @@ def _content(settings: Settings, parts: dict[str, Manifest]) -> dict[str, Any]:
             rejected=rejected,
             rows_in=sum(parts["ingest"].rows.values()),
             unknown_share=_unknown_share(rows),
+            texts=bool(parts["knowledge"].rows.get("item_text", 1)),
         ),
     }
 

@@ -13,7 +13,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from core import Settings, Window
-from core.duck import quoted
 from core.limits import ValidationSettings
 from core.tables import GRADE
 from validation.database import one_row
@@ -292,7 +291,10 @@ def _choose(connection: Any, scenarios: Sequence[str] | None) -> None:
     """Views of the tables, `told_TABLE`: all of them, or what belongs to some scenarios."""
     rows, known = "true", "true"
     if scenarios is not None:
-        rows = f"scenario IN ({', '.join(map(quoted, scenarios))})" if scenarios else "false"
+        connection.execute(
+            "CREATE OR REPLACE TEMP TABLE told AS SELECT unnest(?::VARCHAR[]) AS scenario", [[*scenarios]]
+        )
+        rows = "scenario IN (SELECT scenario FROM told)"
         known = "{0}_id IN (SELECT {0}_id FROM told_interactions)"
     connection.execute(f"CREATE OR REPLACE TEMP VIEW told_interactions AS SELECT * FROM interactions WHERE {rows}")
     for name in ("user", "item"):

@@ -186,6 +186,8 @@ class _Job:
         clean = outcome.facts["clean_rows"]
         outcome.facts |= {"positives": positives}
         labels = _one_class(positives, clean, self.settings.validation.one_class_rows)
+        if self.settings.data.negatives is not None and positives:
+            labels = dict.fromkeys(labels, "")
         outcome.judge({**_quarantined_share(outcome), "clean_rows": clean, **labels})
         return outcome
 

@@ -105,6 +105,10 @@ def _reference_problems(folder: Path, knowledge: Path, spec: Mapping[str, Any]) 
 def _facts(folder: Path, settings: Settings, spec: Mapping[str, Any]) -> dict[str, Any]:
     with database() as connection:
         view(connection, "training", folder / "rows.parquet")
+        logged = (
+            "NOT sampled" if "sampled" in frames.open_parquet(folder / "rows.parquet").schema_arrow.names else "true"
+        )
+        connection.execute(f"CREATE VIEW logged AS SELECT *, {logged} AS real FROM training")
         view(connection, "user_log", folder / "user_log.parquet")
         ask = _Questions(connection)
         users = [kind for kind in spec["vectors"] if kind.startswith("user_")]
@@ -159,9 +163,9 @@ class _Questions:
         alive = f"AND t <= seen + {visible + ttl // _TICK}" if ttl else ""
         return self._rows(
             f"""SELECT row_id, {entity}_id FROM (
-                SELECT row_id, {entity}_id, {entity}_rows, t, max(t) OVER (PARTITION BY {entity}_id ORDER BY t
+                SELECT row_id, {entity}_id, {entity}_rows, t, max(CASE WHEN real THEN t END) OVER (PARTITION BY {entity}_id ORDER BY t
                     RANGE BETWEEN UNBOUNDED PRECEDING AND {visible} PRECEDING) AS seen
-                FROM (SELECT *, epoch_us(event_timestamp) AS t FROM training))
+                FROM (SELECT *, epoch_us(event_timestamp) AS t FROM logged))
             WHERE {entity}_rows IS NULL AND seen IS NOT NULL {alive}"""
         )
 
@@ -173,7 +177,7 @@ class _Questions:
                 SELECT min(row_id) AS row, any_value({name}) AS id, {name}, event_timestamp AS t, count(*) AS n,
                     sum(label) AS p, min({entity}_rows) AS n0, min({entity}_positives) AS p0,
                     lead(n0) OVER w AS n1, lead(p0) OVER w AS p1
-                FROM training GROUP BY {name}, event_timestamp WINDOW w AS (PARTITION BY {name} ORDER BY event_timestamp))
+                FROM logged WHERE real GROUP BY {name}, event_timestamp WINDOW w AS (PARTITION BY {name} ORDER BY event_timestamp))
             WHERE n1 IS NOT NULL AND (n1 - coalesce(n0, 0) <> n OR p1 - coalesce(p0, 0) <> p)"""
         ).replace("rows", f"states of {name}", 1)
 

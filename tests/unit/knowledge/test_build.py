@@ -190,3 +190,15 @@ def test_summaries_name_what_was_liked_and_are_the_same_every_time(build: Build)
     liked = 'Home: 2 liked, lately "Green Fields (Drama)", "Blue Moon (Romance, Drama)"; mostly Drama, Romance.'
     assert text.splitlines()[:2] == ["Based on 3 interactions, 2 of them positive.", liked]
     assert text.splitlines()[2].startswith('Closest in meaning: "')
+
+
+def test_a_catalogue_without_any_text_is_built_and_what_is_lost_is_said(build: Build, caplog: Any) -> None:
+    """Categories alone are no text; texts that come later are compressed by what was fitted on texts."""
+    with caplog.at_level("WARNING"):
+        out, built = build(log_rows(), titles=[None] * len(TITLES))
+    assert "no item has a text (data.item_text: title)" in caplog.text
+    assert (built.rows["item_text"], built.rows["user_pooled"], built.rows["user_text"]) == (0, 0, 0)
+    assert built.rows["scenario"] == 2 * len({m for _, m in snapshots(out, "scenario")})
+    later, again = build(log_rows())
+    assert again.versions["item_text"] != built.versions["item_text"]
+    assert np.abs(np.load(later / "item_text" / "vectors.npy")).max() > 0

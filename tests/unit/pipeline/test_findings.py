@@ -59,6 +59,8 @@ def test_a_good_run_has_nothing_to_look_at():
         (("verdict", "details"), {"groups": {"feed": {"difference": -0.001}}}, "warning", "lower AUC than the champion's in feed"),
         (("metrics", "knowledge", "scenarios", "feed", "calibration"), {"ratio": 1.4}, "warning", "predicted over observed positives is 1.40"),
         (("unknown_share",), 0.8, "warning", "80% of the rows have no user knowledge"),
+        (("texts",), False, "warning", "No item has a text (data.item_text)"),
+        (("metrics", "knowledge", "negatives"), {"per_positive": 4, "strategy": "uniform"}, "note", "Negatives are sampled (4 per positive, uniform)"),
         (("verdict",), {"promote": False, "reason": "kept: too old", "details": {}}, "note", "not promoted: too old."),
         (("rejected",), [{"table": "interactions", "rule": "r", "rows": 3}], "note", "3 rows (3.00%) are in quarantine"),
         (("lift", "scenarios", "feed", "auc"), ALIKE, "note", "No difference can be told in feed"),

@@ -7,6 +7,8 @@ import yaml
 
 from core import Window, load_settings, replay
 from core.errors import DataError
+from core.negatives import NegativeSampling
+from core.settings import LabelRule
 from pipeline import run as running
 from pipeline import stages
 from pipeline.doctor import diagnose
@@ -97,6 +99,16 @@ def test_a_log_of_one_label_only_is_named_before_a_run_meets_it(project, tmp_pat
     remark = seen(project(label=label), tmp_path)["label"]
     assert f"every row is {word}" in remark.seen
     assert "data.label" in remark.mend
+
+
+def test_a_log_of_positives_only_is_told_of_negatives_that_can_be_drawn(project, tmp_path):
+    settings = project(label=lambda n: True)
+    remark = seen(settings, tmp_path)["label"]
+    assert "a log of positives only" in remark.seen and "data.negatives" in remark.mend
+    drawn = settings.data.model_copy(update={"negatives": NegativeSampling(), "label": LabelRule(op="all")})
+    settings = settings.model_copy(update={"data": drawn})
+    assert "label" not in seen(settings, tmp_path)
+    assert profile_source(settings, tmp_path).positive == 1
 
 
 def test_too_few_rows_to_replace_a_champion_are_named_with_the_settings(project, tmp_path):

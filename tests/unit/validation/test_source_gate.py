@@ -12,6 +12,7 @@ import pytest
 
 from core.clock import replay
 from core.errors import DataError, GateError, MissingArtifactError
+from core.negatives import NegativeSampling
 from core.tables import SCENARIOS, IdTypes, interactions_schema, items_schema
 from validation import validate_source
 
@@ -323,6 +324,15 @@ def test_rows_of_an_undeclared_scenario_name_the_setting_that_declares_it(gate, 
     source.interactions["scenario"][:80] = ["toys"] * 80
     with pytest.raises(GateError, match=r"(?s)scenario_unknown.*row 0: toys.*data\.scenarios"):
         gate()
+
+
+def test_a_log_of_positives_passes_where_negatives_are_drawn_and_one_of_negatives_does_not(gate, source, settings):
+    source.interactions["label"] = [1] * 240
+    data = settings.data.model_copy(update={"negatives": NegativeSampling()})
+    assert gate(settings=settings.model_copy(update={"data": data}))[0].rows["interactions"] == 240
+    source.interactions["label"] = [0] * 240
+    with pytest.raises(GateError, match="only_negatives"):
+        gate(settings=settings.model_copy(update={"data": data}), name="negatives")
 
 
 def test_a_click_logged_beside_its_view_is_noted(gate, source):

@@ -83,8 +83,8 @@ class Table:
     def kind(self, name):
         if name.endswith(("_watermark", "_published", "_timestamp")):
             return TIMESTAMP
-        if name == "label":
-            return pa.int8()
+        if name in ("label", "sampled"):
+            return pa.int8() if name == "label" else pa.bool_()
         if name in INT or name.endswith("_row"):
             return pa.int64()
         return pa.string() if name in TEXT else pa.float32()
@@ -165,6 +165,18 @@ def test_a_constant_feature_stops_the_run_unless_it_is_allowed(gate, table, colu
 def test_a_feature_that_is_there_or_not_is_not_constant(gate, table):
     table.rows["age"] = [None if k % 2 else "25" for k in range(N)]
     assert gate(constant_rows=20)["verdict"] == "passed"
+
+
+def test_drawn_rows_are_no_rows_that_counters_have_seen(gate, table):
+    """They stand beside a positive of their user, item statistics and all, and no counter grows by them."""
+    for values in table.rows.values():
+        values += values[20:23]
+    table.rows["row_id"] = list(range(N + 3))
+    table.rows["label"][N:] = [0] * 3
+    with pytest.raises(GateError, match="statistics_jump"):
+        gate()
+    table.rows["sampled"] = [k >= N for k in range(N + 3)]
+    assert gate()["verdict"] == "passed"
 
 
 def test_training_rows_of_one_class_stop_the_run(gate, table):
