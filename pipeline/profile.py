@@ -176,7 +176,9 @@ def remarks(found: Profile, settings: Settings, clock: Clock) -> Iterator[Remark
         seen = f"{found.repeated:,} rows of the items table repeat an item_id"
         yield Remark("items", seen, "one row an item counts, the others go to quarantine")
     if found.catalogue and found.untexted == found.catalogue:
-        seen = "no item has any text: no knowledge of items and users, only ids, statistics and the scenarios' sentences"
+        seen = (
+            "no item has any text: no knowledge of items and users, only ids, statistics and the scenarios' sentences"
+        )
         yield Remark(
             "item text", seen, "name the columns that hold titles in data.item_text, and their file in data.files.items"
         )
