@@ -348,13 +348,17 @@ class TrainSettings(Section):
 
 
 class PromotionSettings(Section):
-    margin: float = 0.002
-    min_users: int = 200
-    min_positives: int = 500
+    margin: float = Field(0.002, description="AUC by which a new model may be worse in a scenario, and still be live")
+    min_users: int = Field(200, ge=1, description="scenarios with fewer users among the test rows are judged together")
+    min_positives: int = Field(500, ge=1, description="or with fewer positives; too few in all: the champion stays")
     confidence: float = Field(0.95, gt=0, lt=1, description="of the verdict's bounds and the report's intervals")
     cold_rows: int = Field(10, ge=0, description="a user with at most this many rows before a row is cold there")
     resamples: int = Field(1000, ge=100)
-    max_age: dt.timedelta = dt.timedelta(days=30)
+    max_age: dt.timedelta = Field(
+        dt.timedelta(days=30),
+        description="an older champion gives way to a model that is not worse; with too little data to tell, to one that is not "
+        "shown to be worse",
+    )
 
 
 class OnlineSettings(Section):

@@ -5,7 +5,9 @@ difference, challenger minus champion, and a bootstrap over users:
 
 1. No champion: promote as the first.
 2. Groups are the scenarios with at least `min_users` users and `min_positives` positives; the smaller ones are pooled
-   and count as one group if together they are large enough. No group: too little data, keep.
+   and count as one group if together they are large enough. No group: too little data, keep, until the champion is
+   older than `max_age`; then promote unless the challenger is shown to be worse: the one-sided upper bound of D over all
+   rows is below -margin. Rows of one class show nothing: keep.
 3. Non-inferior in every group: the one-sided lower bound of D is above -margin, with Holm's levels over the groups
    (the smallest p-value is held to alpha / groups, the next to alpha / (groups - 1), ...). Else keep.
 4. Promote if the one-sided lower bound of D over all rows is above 0, or the champion is older than `max_age`.
@@ -57,6 +59,7 @@ def promotion_verdict(
     settings: PromotionSettings,
     champion_age: dt.timedelta | None = None,
     seed: int = 0,
+    log_span: dt.timedelta | None = None,
 ) -> Verdict:
     """Apply the rule above.
 
@@ -66,6 +69,8 @@ def promotion_verdict(
         settings: margin, sizes, confidence, resamples and max_age.
         champion_age: time since the champion was trained; None: not known, so never too old.
         seed: of the bootstrap.
+        log_span: from the first to the last row of the training table, from which follows how long data takes to gather;
+            None: not known.
 
     Raises:
         DataError: the tables do not hold the same rows, or a score is not finite.
@@ -84,20 +89,62 @@ def promotion_verdict(
         "settings": settings.model_dump(mode="json"),
         "seed": seed,
     }
-    if not judged:
-        reason = (
-            f"too little data to tell: no scenario, nor all smaller ones together, has {settings.min_users} users, "
-            f"{settings.min_positives} positives and a negative; the champion stays"
-        )
-        return Verdict(False, reason, {**details, "rule": "too_little_data"})
     alpha = 1 - settings.confidence
+    too_old = champion_age is not None and champion_age > settings.max_age
+    if not judged:
+        return _untold(everyone, settings, too_old, log_span, {**details, "resamples": settings.resamples})
     resamples = max(settings.resamples, int(np.ceil(_TAIL * len(judged) / alpha)))
     draws = bootstrap({**judged, OVERALL: everyone}, resamples, seed)
     groups = _holm(judged, {name: draws[name].auc for name in judged}, settings.margin, alpha)
     overall = _bound(everyone, draws[OVERALL].auc, alpha)
     details |= {"groups": groups, "overall": overall, "resamples": resamples}
-    too_old = champion_age is not None and champion_age > settings.max_age
     return _decide(groups, overall, too_old, settings, details)
+
+
+def told(length: dt.timedelta) -> str:
+    """A length of time as people say it, in the largest unit of which there are two, or just one."""
+    seconds = length.total_seconds()
+    for unit, size in (("day", 86_400.0), ("hour", 3_600.0), ("minute", 60.0)):
+        if seconds == size or seconds >= 2 * size:
+            return f"{seconds / size:.3g} {unit}{'' if seconds == size else 's'}"
+    return f"{seconds:.3g} second{'' if seconds == 1 else 's'}"
+
+
+def _untold(
+    everyone: Sample,
+    settings: PromotionSettings,
+    too_old: bool,
+    log_span: dt.timedelta | None,
+    details: dict[str, Any],
+) -> Verdict:
+    """The verdict where no group is large enough."""
+    users, positives, rows = len(np.unique(everyone.users)), int(everyone.labels.sum()), len(everyone.labels)
+    short: dict[str, float] = {"users": users, "positives": positives, "rows": rows}
+    why = (
+        f"too little data to tell: all scenarios together have {users:,} of {settings.min_users:,} users (promotion.min_users) and "
+        f"{positives:,} of {settings.min_positives:,} positives (promotion.min_positives) among {rows:,} test rows"
+    )
+    if not 0 < positives < rows:
+        why += ", all of one class" if rows else ""
+        return Verdict(False, f"{why}; the champion stays", {**details, "short": short, "rule": "too_little_data"})
+    if log_span is not None and positives < settings.min_positives:
+        wait = log_span * (settings.min_positives / positives - 1)
+        short["more_days"] = wait / dt.timedelta(days=1)
+        why += f"; as the log has grown so far, the positives are there in about {told(wait)}"
+    if not too_old:
+        stays = f"the champion stays until it is older than {told(settings.max_age)} (promotion.max_age)"
+        return Verdict(False, f"{why}; {stays}", {**details, "short": short, "rule": "too_little_data"})
+    draws = bootstrap({OVERALL: everyone}, settings.resamples, details["seed"])[OVERALL].auc
+    upper = float(np.quantile(draws, settings.confidence))
+    overall = {**_bound(everyone, draws, 1 - settings.confidence), "upper_bound": upper}
+    details |= {"short": short, "overall": overall}
+    old = f"the champion is older than {told(settings.max_age)} (promotion.max_age)"
+    if upper < -settings.margin:
+        reason = f"kept: {why}; {old}, but the new model is worse (difference {overall['difference']:+.4f}, at most {upper:+.4f})"
+        return Verdict(False, reason, {**details, "rule": "worse"})
+    return Verdict(
+        True, f"promoted: {old}, and nothing shows the new model to be worse; {why}", {**details, "rule": "fresher"}
+    )
 
 
 def _decide(
@@ -124,8 +171,8 @@ def _decide(
         return Verdict(True, reason, {**details, "rule": "better"})
     if too_old:
         reason = (
-            f"promoted: not worse in any of {len(groups)} groups, and the champion is older than "
-            f"{settings.max_age / dt.timedelta(days=1):g} days"
+            f"promoted: not worse in any of {len(groups)} groups, and the champion is older than {told(settings.max_age)} "
+            "(promotion.max_age)"
         )
         return Verdict(True, reason, {**details, "rule": "fresher"})
     reason = (

@@ -122,7 +122,8 @@ def promote(settings: Settings, window: Window = Window()) -> Manifest:  # noqa:
         if champion is not None:
             rival, challenger = _champion_scores(settings, champion, source, window)
             age = clock.now() - as_utc(champion["promoted_at"])
-        verdict = promotion_verdict(rival, challenger, settings.promotion, age, settings.train.seed)
+        span = _span(store.get("dataset", window))
+        verdict = promotion_verdict(rival, challenger, settings.promotion, age, settings.train.seed, span)
         body = {"promote": verdict.promote, "reason": verdict.reason, "details": verdict.details}
         _write(out / "verdict.json", {**body, "challenger": bundle, "champion": champion and champion["bundle"]})
         return Built(rows={"rows": challenger.num_rows}, versions={"promote": verdict.promote})
@@ -158,6 +159,12 @@ def roll_back(settings: Settings) -> dict[str, Any]:
     replace_json(pointer, body)
     _alias(settings, store.root / body["bundle"])
     return body
+
+
+def _span(table: Manifest) -> dt.timedelta:
+    """From the first to the last row of a training table."""
+    times = pc.min_max(pq.read_table(table.file("rows.parquet"), columns=["event_timestamp"])["event_timestamp"])
+    return dt.timedelta(microseconds=times["max"].value - times["min"].value)
 
 
 def _was_rolled_back(champion: dict[str, Any], bundle: str) -> bool:

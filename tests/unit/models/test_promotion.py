@@ -3,11 +3,12 @@ import json
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pytest
 
 from core.settings import PromotionSettings
 from models.measures import auc
-from models.promotion import POOLED, Verdict, promotion_verdict
+from models.promotion import POOLED, Verdict, promotion_verdict, told
 
 QUICK = PromotionSettings(resamples=200)
 TRIALS = 200
@@ -91,13 +92,45 @@ def test_without_a_champion_the_challenger_is_the_first():
     assert "first" in verdict.reason
 
 
-@pytest.mark.parametrize("users", [0, 1, 199])
-def test_too_little_data_keeps_the_champion_however_old_and_says_so(users):
+@pytest.mark.parametrize("users", [0, 1, 5, 199])
+def test_too_little_data_keeps_a_young_champion_and_says_how_much_is_missing(users):
     champion, challenger = models(0, even(5.0), even(0.0), users=users)
-    verdict = promotion_verdict(champion, challenger, QUICK, OLD)
+    verdict = promotion_verdict(champion, challenger, QUICK, dt.timedelta(days=3), log_span=dt.timedelta(days=40))
     assert not verdict.promote
     assert verdict.details["rule"] == "too_little_data"
-    assert "too little data" in verdict.reason
+    assert f"{users} of 200 users (promotion.min_users)" in verdict.reason
+    positives = int(pc.sum(champion["label"]).as_py() or 0)
+    assert f"{positives:,} of 500 positives (promotion.min_positives)" in verdict.reason
+    assert users == 0 or "until it is older than 30 days (promotion.max_age)" in verdict.reason
+    if users == 5:
+        assert verdict.details["short"]["more_days"] == pytest.approx(40 * (500 / positives - 1))
+
+
+@pytest.mark.parametrize(
+    ("users", "noises", "promoted"), [(5, (0.0, 0.0), True), (60, (3.0, 0.0), True), (150, (0.0, 9.0), False)]
+)
+def test_with_too_little_data_an_old_champion_gives_way_unless_the_new_model_is_shown_to_be_worse(
+    users, noises, promoted
+):
+    verdict = promotion_verdict(*models(3, *map(even, noises), users=users), QUICK, OLD)
+    assert (verdict.promote, verdict.details["rule"]) == (promoted, "fresher" if promoted else "worse")
+    assert "older than 30 days (promotion.max_age)" in verdict.reason and "promotion.min_users" in verdict.reason
+
+
+@pytest.mark.parametrize(
+    ("length", "words"),
+    [
+        (dt.timedelta(seconds=0.1), "0.1 seconds"),
+        (dt.timedelta(seconds=1), "1 second"),
+        (dt.timedelta(minutes=90), "90 minutes"),
+        (dt.timedelta(hours=36), "36 hours"),
+        (dt.timedelta(days=1), "1 day"),
+        (dt.timedelta(days=30), "30 days"),
+        (dt.timedelta(days=2.5), "2.5 days"),
+    ],
+)
+def test_lengths_of_time_are_told_as_people_say_them(length, words):
+    assert told(length) == words
 
 
 def test_rows_of_one_class_are_too_little_data():
