@@ -25,8 +25,12 @@ def connect(scratch: Path | str, memory: str, threads: int | None = None) -> duc
 
 def quoted(path: Path | str) -> str:
     """The path of a file to read, as an SQL string; DuckDB would take `*`, `?` and `[` of a folder's name for a pattern."""
-    literal = re.sub(r"[*?\[]", r"[\g<0>]", str(path))
-    return "'" + literal.replace("'", "''") + "'"
+    return to_write(re.sub(r"[*?\[]", r"[\g<0>]", str(path)))
+
+
+def to_write(path: Path | str) -> str:
+    """The path of a file to write, as an SQL string; there `*`, `?` and `[` mean themselves."""
+    return "'" + str(path).replace("'", "''") + "'"
 
 
 def arrow_of(connection: duckdb.DuckDBPyConnection, query: str) -> pa.Table:

@@ -15,7 +15,7 @@ import duckdb
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from core.duck import quoted
+from core.duck import quoted, to_write
 from core.store import replace_file
 from feature_repo.dimension import without_withdrawn
 
@@ -75,7 +75,7 @@ class OnlineIds:
             query = f"SELECT * FROM ({self._wanted(wanted)}{old}) ORDER BY {self.key}"
 
             def write(path: Path) -> None:
-                connection.execute(f"COPY ({query}) TO {quoted(path)} (FORMAT parquet, COMPRESSION zstd)")
+                connection.execute(f"COPY ({query}) TO {to_write(path)} (FORMAT parquet, COMPRESSION zstd)")
 
             replace_file(self.file, write)
 

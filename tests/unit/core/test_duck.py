@@ -5,7 +5,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from core.duck import quoted
+from core.duck import quoted, to_write
 
 # As a pattern, each of the first three would match the folder `axb` as well.
 NAMES = ["a[xy]b", "a*b", "a?b", "a{x,y}b", "a'b", "a b", "a#b", "a%20b", "a\\b", "[", "]", ".é", "-"]
@@ -25,3 +25,11 @@ def test_a_folders_name_is_no_pattern(folders, name):
     file = folders / name / "rows.parquet"
     assert duckdb.sql(f"SELECT folder FROM read_parquet({quoted(file)})").fetchall() == [(name,)]
     assert duckdb.sql(f"SELECT folder FROM read_parquet([{quoted(file)}])").fetchall() == [(name,)]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_file_is_written_into_the_folder_of_that_very_name(folders, name):
+    file = folders / name / "written.parquet"
+
+    duckdb.execute(f"COPY (SELECT 1 AS n) TO {to_write(file)} (FORMAT parquet)")
+    assert pq.read_table(file)["n"].to_pylist() == [1]
