@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -27,14 +28,18 @@ from bentoml.exceptions import BentoMLException, InvalidArgument, NotFound, Serv
 from fastapi import FastAPI, HTTPException
 from prometheus_client import Counter
 from pydantic import BaseModel, Field
-from starlette.responses import Response
+from starlette.responses import HTMLResponse, JSONResponse, Response
 
+from bento.announce import announce
 from bento.intake import Intake
 from bento.limits import BoundedBody, bound_metrics
 from bento.live import Generation, Live
+from bento.logs import all_in_one_format, quiet_callers, short
+from bento.page import HEADERS, openapi, page
 from bento.schemas import ExplainAnswer, NearItem, PushAnswer, RankAnswer, ScenarioInfo, Versions
 from bento.scorer import nearest_history, pick_candidates, rank, score_parts
 from core.errors import Llm4msrError, UserError
+from core.words import did_you_mean
 from feature_repo import UserState
 
 LOG = logger("bento")
@@ -66,16 +71,22 @@ class Ranker:
         self.live = Live(self.settings, _exercise)
         self.intake = Intake(self.settings)
         self._careful_until = 0.0
+        self._ended = threading.Event()
 
     @bentoml.on_startup
     def warm_up(self) -> None:
         """Load what is published, score once, and look for news from then on."""
+        quiet_callers()
+        if os.environ.get("LLM4MSR_LOG_FORMAT") == "json":
+            all_in_one_format()
         self.live.start()
         self.intake.start()
+        announce(self._ended)
 
     @bentoml.on_shutdown
     def shut_down(self) -> None:
         """Stop polling, and finish the push that is under way."""
+        self._ended.set()
         self.live.stop()
         self.intake.stop()
 
@@ -155,6 +166,16 @@ class Ranker:
             rejected = [asdict(fault) for fault in done.faults]
             return _json({"pushed": done.rows, "users": done.users, "rejected": rejected})
 
+    @GET.get("/", include_in_schema=False)
+    async def index(self) -> Response:
+        """The page of this service; BentoML's own would load from elsewhere."""
+        return HTMLResponse(page(self.settings, self.live.current, self.live.refused), headers=HEADERS)
+
+    @GET.get("/docs.json", include_in_schema=False)
+    async def openapi_document(self) -> Response:
+        """What the routes take and answer."""
+        return JSONResponse(openapi(Ranker.openapi_spec.asdict(), self.settings, self.live.current))
+
     @GET.get("/scenarios")
     async def scenarios(self) -> list[ScenarioInfo]:
         """The scenarios this service ranks for."""
@@ -176,7 +197,8 @@ class Ranker:
             raise ServiceUnavailable(f"nothing to serve yet: {self.live.refused}")
         if scenario not in live.catalogue.members or scenario not in live.bundle.info["scenarios"]:
             known = ", ".join(s["scenario"] for s in live.scenarios)
-            raise InvalidArgument(f"unknown scenario {scenario!r}; known: {known}")
+            hint = did_you_mean(scenario, live.catalogue.members)
+            raise InvalidArgument(f"unknown scenario {short(scenario)!r}{hint}; known: {known}")
         return live
 
     async def _read_user(self, live: Generation, user_id: Id) -> tuple[UserState, list[str]]:

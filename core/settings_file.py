@@ -234,4 +234,4 @@ def _check_variables() -> None:
 
 
 # Variables of the product that are no settings.
-_OTHERS = {"settings", "command", "schedule", "catchup", "start", "end", "log_format", "seed_bundle"}
+_OTHERS = {"settings", "command", "schedule", "catchup", "start", "end", "log_format", "seed_bundle", "announce"}

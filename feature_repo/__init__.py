@@ -20,6 +20,7 @@ _HOME = {
     "compute_train_start": "splits",
     "build_statistics": "statistics",
     "build_training_table": "training_table",
+    "known_user": "materialization",
     "materialize": "materialization",
     "open_store": "overlay",
     "push": "live",

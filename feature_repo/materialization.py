@@ -193,6 +193,12 @@ def probes_of(settings: Settings, view: str) -> list[Probe]:
     return [Probe.read(path) for path in sorted(folder.glob(f"*/{view}.json"))]
 
 
+def known_user(settings: Settings) -> Any:
+    """The id of a user who is online, for examples; None where nobody is known to be."""
+    probe = probe_of(settings, "user_stats")
+    return None if probe is None else probe.id
+
+
 def is_live(table: OnlineTable, view: FeatureView, probe: Probe | None) -> bool:
     """Whether a view was filled and still is: its remembered row can be read."""
     if probe is None or not table.has_view(view):

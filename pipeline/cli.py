@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,6 +17,8 @@ from pipeline.options import DEFAULT_FILE, CatchUp, End, SettingsFile, Start, se
 from pipeline.quarantine_cli import quarantine_app
 
 LOG = logger("cli")
+Url = Annotated[str | None, typer.Option(help="service to ask [default: serving.host and port]")]
+AsJson = Annotated[bool, typer.Option("--json", help="JSON on a terminal, too")]
 app = typer.Typer(
     name="llm4msr",
     no_args_is_help=True,
@@ -23,18 +26,25 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
     help="Multi-scenario ranking with language-model knowledge: from a raw log to a ranked answer.\n\n"
-    "First steps:  llm4msr demo  |  llm4msr init  then  llm4msr run  and  llm4msr serve",
+    "First steps:  llm4msr demo  |  llm4msr init  then  llm4msr doctor, llm4msr run  and  llm4msr serve\n\n"
+    "Exit codes: 0 done; 2 something for you to mend, the message says what; 3 an empty window was skipped; 1 a fault of "
+    "ours; 130 after Ctrl-C. Answers go to stdout, the log and progress to stderr.",
 )
 
 
 @app.callback()
 def main_options(
-    log_format: Annotated[str, typer.Option(help="human or json (one object a line)")] = "human",
+    log_format: Annotated[
+        str, typer.Option(envvar="LLM4MSR_LOG_FORMAT", help="human or json (one object a line)")
+    ] = "human",
     log_level: Annotated[str, typer.Option(help="DEBUG, INFO, WARNING or ERROR")] = "INFO",
 ) -> None:
     """Set up logging before any command."""
     if log_format not in ("human", "json"):
         raise typer.BadParameter("choose human or json", param_hint="--log-format")
+    if log_level.upper() not in ("DEBUG", "INFO", "WARNING", "ERROR"):
+        raise typer.BadParameter("choose DEBUG, INFO, WARNING or ERROR", param_hint="--log-level")
+    os.environ["LLM4MSR_LOG_FORMAT"] = log_format  # a service that is started writes alike
     configure(log_format, log_level.upper())
 
 
@@ -46,7 +56,8 @@ def _stage(name: str, help_text: str) -> None:
         manifest = run_stage(chosen, window_of(chosen, start, end, catch_up), name)
         typer.echo(f"{manifest.path}\t{manifest.digest}")
 
-    app.command(name, help=help_text)(command)
+    text = f"{help_text}\n\nPrints the artifact's folder and digest.\n\nExample:  llm4msr {name} --end 2026-11-15"
+    app.command(name, help=text)(command)
 
 
 _stage("ingest", "Read raw logs into the canonical tables (interactions, users, items, scenarios).")
@@ -60,7 +71,27 @@ _stage("train", "Train the plain backbone and the same backbone with knowledge."
 _stage("evaluate", "Measure both on the test rows; record the run in MLflow.")
 _stage("promote", "Decide whether the new model goes live; write the verdict and why.")
 _stage("package", "Build a Bento of the service with the champion as its seed.")
-_stage("report", "Write one HTML report that opens offline.")
+
+
+@app.command()
+def report(
+    settings: SettingsFile = None,
+    start: Start = None,
+    end: End = None,
+    catch_up: CatchUp = False,
+    open_it: Annotated[bool, typer.Option("--open", help="open it in a browser, too")] = False,
+) -> None:
+    """Write one HTML report that opens offline, and print its path.
+
+    Example:  llm4msr report --open
+    """
+    from pipeline.run import run_stage
+
+    chosen = settings_of(settings)
+    page = run_stage(chosen, window_of(chosen, start, end, catch_up), "report").file("report.html")
+    typer.echo(page)
+    if open_it:
+        typer.launch(str(page))
 
 
 @app.command()
@@ -71,7 +102,9 @@ def run(
     catch_up: CatchUp = False,
     until: Annotated[str | None, typer.Option(help="stop after this stage")] = None,
 ) -> None:
-    """Run all stages for a window, in order; what is up to date is left alone.
+    """Run all stages for a window, in order; what is up to date is left alone. Ends with what came of it.
+
+    Example:  llm4msr run --end 2026-11-15  then a day at a time  llm4msr run --start 2026-11-15 --end 2026-11-16
 
     Exit codes: 0 done, 1 failed, 2 input or settings must change, 3 skipped because the window holds no row.
     """
@@ -85,7 +118,7 @@ def run(
 
 @app.command()
 def rollback(settings: SettingsFile = None) -> None:
-    """Make the previous champion current again; running services swap to it within a poll."""
+    """Make the previous champion current again; running services swap to it within a poll. Twice is back again."""
     from pipeline.learning import roll_back
 
     body = roll_back(settings_of(settings))
@@ -99,7 +132,10 @@ def prune(
     min_age: Annotated[float, typer.Option(min=0, help="hours; younger artifacts stay")] = 24.0,
     yes: Annotated[bool, typer.Option("--yes", help="remove them; without it they are only listed")] = False,
 ) -> None:
-    """List, or remove, artifacts that neither serving nor the next run needs; anything removed can be built again."""
+    """List, or remove, artifacts that neither serving nor the next run needs; anything removed can be built again.
+
+    Example:  llm4msr prune --keep 7 --min-age 48 --yes
+    """
     import datetime as dt
 
     from pipeline.prune import remove, unneeded
@@ -117,10 +153,17 @@ def prune(
 def serve(
     settings: SettingsFile = None,
     host: Annotated[str | None, typer.Option(help="address to listen on [default: serving.host]")] = None,
-    port: Annotated[int | None, typer.Option(help="port to listen on [default: serving.port]")] = None,
+    port: Annotated[
+        int | None, typer.Option(min=1, max=65_535, help="port to listen on [default: serving.port]")
+    ] = None,
     workers: Annotated[int, typer.Option(min=1, help="processes")] = 1,
 ) -> None:
-    """Serve /rank and /explain over HTTP until interrupted; new champions are picked up without a restart."""
+    """Serve /rank and /explain over HTTP until interrupted; new champions are picked up without a restart.
+
+    Says `serving on` with requests to try once it answers; a page to try it on is at /.
+
+    Example:  llm4msr serve --port 3111
+    """
     from pipeline.serve import serve_forever
 
     serve_forever(settings_of(settings), host, port, workers)
@@ -132,12 +175,18 @@ def rank(
     scenario: str,
     settings: SettingsFile = None,
     k: Annotated[int, typer.Option(min=1, help="how many items")] = 10,
-    url: Annotated[str | None, typer.Option(help="service to ask [default: serving.host and port]")] = None,
+    url: Url = None,
+    as_json: AsJson = False,
 ) -> None:
-    """Ask a running service for a ranked answer."""
+    """Ask a running service for a ranked answer: a table on a terminal, JSON elsewhere.
+
+    Example:  llm4msr rank 42 feed --k 5 --url http://ranker.example:3000
+    """
+    from pipeline.answers import rank_page, show
     from pipeline.serve import ask
 
-    typer.echo(ask(settings_of(settings), "/rank", {"user_id": user_id, "scenario": scenario, "k": k}, url))
+    answer = ask(settings_of(settings), "/rank", {"user_id": user_id, "scenario": scenario, "k": k}, url)
+    show(answer, rank_page, as_json)
 
 
 @app.command()
@@ -146,13 +195,18 @@ def explain(
     scenario: str,
     item_id: str,
     settings: SettingsFile = None,
-    url: Annotated[str | None, typer.Option(help="service to ask [default: serving.host and port]")] = None,
+    url: Url = None,
+    as_json: AsJson = False,
 ) -> None:
-    """Ask a running service why an item has its score."""
+    """Ask a running service why an item has its score: a page on a terminal, JSON elsewhere.
+
+    Example:  llm4msr explain 42 feed sku-0027
+    """
+    from pipeline.answers import explain_page, show
     from pipeline.serve import ask
 
     body = {"user_id": user_id, "scenario": scenario, "item_id": item_id}
-    typer.echo(ask(settings_of(settings), "/explain", body, url))
+    show(ask(settings_of(settings), "/explain", body, url), explain_page, as_json)
 
 
 @app.command()
@@ -164,7 +218,10 @@ def push(
         Path | None, typer.Option(help="where rejected lines go [default: ROOT/live/rejected.jsonl]")
     ] = None,
 ) -> None:
-    """Push fresh interactions (canonical columns) so that online state is new at once."""
+    """Push fresh interactions (canonical columns) so that online state is new at once.
+
+    Examples:  llm4msr push fresh.csv  |  some-consumer | llm4msr push --follow - > acks.jsonl
+    """
     if not follow:
         from pipeline.push import push_file
 
@@ -181,7 +238,10 @@ def init(
     force: Annotated[bool, typer.Option("--force", help="overwrite an existing file")] = False,
     every: Annotated[bool, typer.Option("--all", help="write every field there is, with its default")] = False,
 ) -> None:
-    """Write a commented settings file for your own data."""
+    """Write a commented settings file for your own data.
+
+    Example:  llm4msr init my/llm4msr.yaml
+    """
     from pipeline.init import write_settings
 
     typer.echo(write_settings(path, force, every))
@@ -262,7 +322,10 @@ def models_list(
     settings: SettingsFile = None,
     scenarios: Annotated[int | None, typer.Option(min=1, help="how many [default: as the settings name]")] = None,
 ) -> None:
-    """Print every backbone with its source, options, parameters and FLOPs per row, for the settings' dimensions."""
+    """Print every backbone with its source, options, parameters and FLOPs per row, for the settings' dimensions.
+
+    Example:  llm4msr models list --scenarios 12
+    """
     from pipeline.models_list import listing
 
     typer.echo(listing(settings_of(settings) if settings or DEFAULT_FILE.is_file() else Settings(), scenarios))

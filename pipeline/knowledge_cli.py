@@ -64,7 +64,10 @@ def show(
     end: End = None,
     as_json: AsJson = False,
 ) -> None:
-    """Show what is known about a user: prompt, text, snapshots, vector norms, versions and neighbours."""
+    """Show what is known about a user: prompt, text, snapshots, vector norms, versions and neighbours.
+
+    Example:  llm4msr knowledge show --user 42
+    """
     from knowledge import user_prompt, user_state
 
     chosen, window = settings_of(settings or context.obj), Window.parse(start, end)
@@ -82,7 +85,10 @@ def diff(
     most: Annotated[int, typer.Option(min=0, help="how many of those that moved most to name")] = 10,
     as_json: AsJson = False,
 ) -> None:
-    """Say how far knowledge moved between two artifacts, and for whom most."""
+    """Say how far knowledge moved between two artifacts, and for whom most.
+
+    Example:  llm4msr knowledge diff b9048535 20261114T000000000000Z_20261115T000000000000Z
+    """
     from knowledge import difference
 
     chosen = settings_of(settings or context.obj)
@@ -129,7 +135,10 @@ def plan(
     measure: Annotated[bool, typer.Option(help="check the formula against a short run on this machine")] = True,
     as_json: AsJson = False,
 ) -> None:
-    """Print users, tokens, floating-point operations, hours and money before anything runs."""
+    """Print users, tokens, floating-point operations, hours and money before anything runs.
+
+    Example:  llm4msr knowledge plan --model qwen2.5-7b --device h100 --price 3
+    """
     from pipeline.knowledge_plan import make_plan
 
     chosen, window = settings_of(settings or context.obj), Window.parse(start, end)

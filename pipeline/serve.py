@@ -13,12 +13,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import httpx
 
+from bento.announce import VARIABLE as ANNOUNCE
 from core import Settings, logger
+from core.addresses import is_loopback, shown
 from core.digest import REPOSITORY
-from core.errors import MissingArtifactError, StorageError, UserError
+from core.errors import MissingArtifactError, SettingsError, StorageError, UserError
 
 LOG = logger("serve")
 
@@ -32,20 +35,27 @@ def service_command(host: str, port: int, workers: int = 1) -> list[str]:
 
 
 def serve_forever(settings: Settings, host: str | None, port: int | None, workers: int) -> None:
-    """Replace this process by the service.
+    """Replace this process by the service, which says that it serves once it does.
 
     Raises:
         MissingArtifactError: nothing was promoted yet.
         StorageError: the port is taken.
     """
     host, port = host or settings.serving.host, port or settings.serving.port
-    _need_champion(settings)
+    champion = _need_champion(settings)
     _need_port(host, port)
-    LOG.info("serving on http://%s:%d", host, port)
-    for line in curl_lines(settings, f"http://{host}:{port}"):
-        print(line, file=sys.stderr)
+    url = local_url(host, port)
+    LOG.info("loading version %s; what it answers is told once it serves on %s", champion.get("version"), url)
+    told = json.dumps({"url": url, "lines": curl_lines(settings, url)})
     os.chdir(REPOSITORY)
-    os.execve(sys.executable, service_command(host, port, workers), _environment(settings))
+    environment = {**_environment(settings), ANNOUNCE: told}
+    os.execve(sys.executable, service_command(host, port, workers), environment)
+
+
+def local_url(host: str, port: int) -> str:
+    """Where this machine reaches a service that listens on an address; all addresses are reached at the loopback one."""
+    place = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104
+    return f"http://[{place}]:{port}" if ":" in place else f"http://{place}:{port}"
 
 
 def curl_lines(settings: Settings, url: str) -> list[str]:
@@ -113,20 +123,64 @@ def stop_service(process: subprocess.Popen[bytes]) -> None:
         process.wait()
 
 
-def ask(settings: Settings, route: str, body: dict[str, Any], url: str | None = None) -> str:
-    """POST to a running service; the answer as indented JSON.
+def ask(settings: Settings, route: str, body: dict[str, Any], url: str | None = None) -> dict[str, Any]:
+    """POST to a running service.
 
     Raises:
         UserError: the service is not there or refuses the request; the message says why.
     """
-    url = url or f"http://{settings.serving.host}:{settings.serving.port}"
+    base = service_url(settings, url)
     try:
-        answer = httpx.post(url + route, json=body, timeout=30)
+        # A proxy of the environment knows nothing of this machine's own services.
+        with httpx.Client(timeout=30, trust_env=not is_loopback(base)) as client:
+            answer = client.post(base + route, json=body)
     except httpx.TransportError as error:
-        raise UserError(f"no service answers at {url} ({error}); start one with `llm4msr serve`") from error
+        hint = "start one with `llm4msr serve`" if url is None else "see --url"
+        raise UserError(f"no service answers at {base} ({error}); {hint}") from error
+    except (httpx.InvalidURL, ImportError, ValueError) as error:
+        raise UserError(
+            f"{base} cannot be asked: {error}; see --url, and HTTP_PROXY, ALL_PROXY and NO_PROXY"
+        ) from error
+    try:
+        told = answer.json()
+    except ValueError:
+        told = None
     if answer.status_code != 200:
-        raise UserError(f"{url}{route} answered {answer.status_code}: {answer.text[:500]}")
-    return json.dumps(answer.json(), indent=1, ensure_ascii=False)
+        raise UserError(f"{base}{route} answered {answer.status_code}: {_reason(told) or answer.text[:500]}")
+    if not isinstance(told, dict):
+        raise UserError(f"what answers at {base} is no llm4msr service; see serving.port, or --url")
+    return told
+
+
+def service_url(settings: Settings, url: str | None) -> str:
+    """The address to ask, without a slash at its end.
+
+    Raises:
+        SettingsError: `url` is no address.
+    """
+    if url is None:
+        return local_url(settings.serving.host, settings.serving.port)
+    full = url.strip()
+    full = full if "://" in full else f"http://{full}"
+    try:
+        parts = urlsplit(full)
+        good = parts.scheme in ("http", "https") and bool(parts.hostname) and (parts.port or 1) > 0
+    except ValueError:
+        good = False
+    if not good:
+        raise SettingsError(f"--url {shown(url)!r} is no address of a service; write http://host:port")
+    return full.rstrip("/")
+
+
+def _reason(told: Any) -> str:
+    """What a refusal says, of BentoML's several forms."""
+    told = told[0] if isinstance(told, list) and told else told
+    if not isinstance(told, dict):
+        return ""
+    details = told.get("detail")
+    if isinstance(details, list):
+        return "; ".join(f"{'.'.join(map(str, d.get('loc', ())))}: {d.get('msg')}" for d in details)
+    return str(details or told.get("error") or "")
 
 
 def free_port() -> int:
@@ -151,7 +205,7 @@ def wait_ready(process: subprocess.Popen[bytes], url: str, seconds: float) -> bo
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline and process.poll() is None:
         try:
-            if httpx.get(url + "/readyz", timeout=2).status_code == 200:
+            if httpx.get(url + "/readyz", timeout=2, trust_env=False).status_code == 200:
                 return True
         except httpx.TransportError:
             pass
@@ -159,18 +213,27 @@ def wait_ready(process: subprocess.Popen[bytes], url: str, seconds: float) -> bo
     return False
 
 
-def _need_champion(settings: Settings) -> None:
+def _need_champion(settings: Settings) -> dict[str, Any]:
     pointer: Path = settings.root / "serving" / "current.json"
     if not pointer.is_file():
         raise MissingArtifactError(f"nothing was promoted yet ({pointer} is absent); run `llm4msr run` first")
+    try:
+        found = json.loads(pointer.read_text())
+    except ValueError:
+        found = None
+    return found if isinstance(found, dict) else {}
 
 
 def _need_port(host: str, port: int) -> None:
-    with socket.socket() as probe:
+    try:
+        family, kind, protocol, _, place = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+    except (OSError, UnicodeError, OverflowError) as error:
+        raise StorageError(f"serving.host {host!r} is no address of this machine ({error}); see --host") from error
+    with socket.socket(family, kind, protocol) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
-            probe.bind((host, port))
+            probe.bind(place)
         except OSError as error:
             raise StorageError(
-                f"port {port} of {host} cannot be used ({error.strerror}); choose another with --port"
+                f"port {port} of {host} cannot be used ({error.strerror}); choose another with --port or serving.port"
             ) from error

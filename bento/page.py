@@ -1,0 +1,94 @@
+"""The service's page and its OpenAPI document: what it serves, requests that work, nothing from anywhere else."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+from pathlib import Path
+from typing import Any
+
+import jinja2
+
+from bento.live import Generation
+from core import Settings
+from feature_repo import known_user
+
+TEMPLATE = Path(__file__).parent / "templates" / "page.html.j2"
+# Nothing is loaded, sent or framed but by the page itself and to this service.
+HEADERS = {
+    "Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; connect-src 'self'; "
+    "frame-ancestors 'none'; base-uri 'none'; form-action 'none'",
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+}
+_DESCRIPTION = "Ranks candidates for a user in a scenario, and explains single scores."
+
+
+def version() -> str:
+    """The product's version."""
+    try:
+        return importlib.metadata.version("llm4msr")
+    except importlib.metadata.PackageNotFoundError:
+        return "from source"
+
+
+def examples(settings: Settings, live: Generation | None) -> dict[str, Any]:
+    """Route to a body that the service answers with 200, as far as something is live."""
+    if live is None or not live.scenarios:
+        return {}
+    scenario = live.scenarios[0]["scenario"]
+    rows = live.catalogue.members[scenario]
+    user = known_user(settings)
+    if user is None:
+        user = 1 if live.bundle.info["id_types"]["user_id"] != "string" else "somebody"
+    item = live.catalogue.columns["item_id"][rows[0]] if len(rows) else None
+    item = item.item() if hasattr(item, "item") else item
+    found: dict[str, Any] = {"/rank": {"user_id": user, "scenario": scenario, "k": 5}}
+    if item is not None:
+        found["/explain"] = {"user_id": user, "scenario": scenario, "item_id": item}
+        if settings.push.http:
+            row = {"event_timestamp": live.clock.now().isoformat(), "label": 1}
+            found["/push"] = {"interactions": [{**found["/explain"], **row}]}
+    return found
+
+
+def openapi(document: dict[str, Any], settings: Settings, live: Generation | None) -> dict[str, Any]:
+    """BentoML's document with our title and version, working examples, and `/push` only where it is taken."""
+    document = json.loads(json.dumps(document))
+    document["info"] = {"title": "llm4msr", "version": version(), "description": _DESCRIPTION}
+    document.pop("servers", None)
+    bodies = examples(settings, live)
+    if not settings.push.http:
+        document["paths"].pop("/push", None)
+    _any_id(document)
+    for route, body in bodies.items():
+        content = document["paths"].get(route, {}).get("post", {}).get("requestBody", {}).get("content", {})
+        for kind in content.values():
+            kind["example"] = body
+    return document
+
+
+def _any_id(part: Any) -> None:
+    """Ids are numbers or text; BentoML's generator keeps the first of two types."""
+    for name, value in part.items() if isinstance(part, dict) else enumerate(part) if isinstance(part, list) else ():
+        if name in ("user_id", "item_id") and isinstance(value, dict) and value.get("type") == "integer":
+            value.pop("type")
+            value["anyOf"] = [{"type": "integer"}, {"type": "string"}]
+        _any_id(value)
+
+
+def page(settings: Settings, live: Generation | None, refused: str | None) -> str:
+    """The page at `/`: what is live, and forms to rank and explain with."""
+    environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    body = examples(settings, live)
+    return environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(
+        project=settings.project,
+        version=version(),
+        live=live,
+        refused=refused,
+        scenarios=[]
+        if live is None
+        else [{**s, "items": len(live.catalogue.members[s["scenario"]])} for s in live.scenarios],
+        user=body.get("/rank", {}).get("user_id", ""),
+        examples={route: json.dumps(value, ensure_ascii=False) for route, value in body.items()},
+    )
