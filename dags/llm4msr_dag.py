@@ -2,13 +2,14 @@
 
 The file imports nothing of the product, so the scheduler needs neither torch nor Feast, and parsing stays cheap.
 
-    LLM4MSR_SETTINGS   the settings file, read when a task runs; config/production.yaml beside this folder by default
-    LLM4MSR_COMMAND    the command to run, with its arguments; the console script beside this interpreter by default
-    LLM4MSR_SCHEDULE   a cron expression, `0 0 * * *` (whole days, UTC) by default
-    LLM4MSR_START      the first interval begins here or later, ISO 8601; none: the latest interval is the first
-    LLM4MSR_END        no interval begins then or later; none: it goes on for ever
-    LLM4MSR_CATCHUP    true: every interval since the last run gets a run of its own; false: the next run takes them in
-                       together. true by default where LLM4MSR_START is set
+    LLM4MSR_SETTINGS     the settings file, read when a task runs; config/production.yaml beside this folder by default
+    LLM4MSR_COMMAND      the command to run, with its arguments; the console script beside this interpreter by default
+    LLM4MSR_SCHEDULE     a cron expression, `0 0 * * *` (whole days, UTC) by default
+    LLM4MSR_START        the first interval begins here or later, ISO 8601; none: the latest interval is the first
+    LLM4MSR_END          no interval begins then or later; none: it goes on for ever
+    LLM4MSR_CATCHUP      true: every interval since the last run gets a run of its own; false: the next run takes them in
+                         together. true by default where LLM4MSR_START is set
+    LLM4MSR_RETRY_DELAY  seconds before a failed stage is tried again, 60 by default; the second retry waits longer
 
 Each run takes in what no earlier run covers (`--catch-up`), so the first one takes the whole log up to its end, and no
 day is lost while the DAG is paused. An interval without rows is skipped.
@@ -174,6 +175,14 @@ def _catchup() -> bool:
     return text == "true"
 
 
+def _retry_delay() -> timedelta:
+    text = os.environ.get("LLM4MSR_RETRY_DELAY") or "60"
+    try:
+        return timedelta(seconds=float(text))
+    except ValueError:
+        raise ValueError(f"LLM4MSR_RETRY_DELAY is {text!r}; it is a number of seconds") from None
+
+
 def _command() -> list[str]:
     own = Path(sys.prefix) / "bin" / "llm4msr"
     return shlex.split(os.environ.get("LLM4MSR_COMMAND", "")) or [str(own)]
@@ -213,8 +222,8 @@ with DAG(
     max_active_runs=1,
     default_args={
         "retries": 2,
-        "retry_delay": timedelta(minutes=1),
-        "retry_exponential_backoff": True,
+        "retry_delay": _retry_delay(),
+        "retry_exponential_backoff": 2.0,
         "max_retry_delay": timedelta(minutes=15),
     },
     tags=["llm4msr"],

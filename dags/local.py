@@ -45,9 +45,9 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--settings", type=Path, default=HERE.parent / "config" / "airflow-demo.yaml")
     parser.add_argument("--port", type=int, default=8080, help="of the pages; 0 takes a free one")
     options = parser.parse_args(arguments)
-    # Also where a shell started it in the background, which ignores Ctrl-C.
+    # Set here, since a shell that starts it in the background has it ignore Ctrl-C.
     for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.default_int_handler)
+        signal.signal(number, _interrupt)
     try:
         home = load_settings(options.settings).root / "airflow"
         with _alone(home):
@@ -83,7 +83,7 @@ def environment(settings: Path, home: Path, port: int) -> dict[str, str]:
         "LLM4MSR_SETTINGS": str(settings),
         "PATH": f"{bin_folder}:{os.environ.get('PATH', '')}",
         # Otherwise a proxy would stand between Airflow's own processes.
-        "NO_PROXY": f"{HOST},localhost,{os.environ.get('NO_PROXY', '')}",
+        **{name: f"{HOST},localhost,{os.environ.get(name, '')}" for name in ("NO_PROXY", "no_proxy")},
     }
     return {**defaults, **os.environ, **fixed}
 
@@ -141,9 +141,7 @@ class Airflow:
                 self._check()
                 time.sleep(1)
         finally:
-            # A second Ctrl-C must not leave half of it running.
-            for number in (signal.SIGINT, signal.SIGTERM):
-                signal.signal(number, signal.SIG_IGN)
+            _ignore_signals()
             print("ending Airflow", flush=True)
             self._stop()
 
@@ -220,6 +218,17 @@ Switch the DAG {DAG} on there (the switch beside its name); a task's page links 
 
     def _last_lines(self, name: str) -> str:
         return "\n".join(self._log(name).read_text(errors="replace").splitlines()[-15:])
+
+
+def _interrupt(*_: object) -> None:
+    _ignore_signals()
+    raise KeyboardInterrupt
+
+
+def _ignore_signals() -> None:
+    """A second Ctrl-C must not leave half of it running."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
 
 
 def _descendants(pids: Iterator[int]) -> list[psutil.Process]:

@@ -70,6 +70,7 @@ def dag(airflow) -> dict:
                 "catchup": dag.catchup, "max_active_runs": dag.max_active_runs,
                 "timetable": type(dag.timetable).__name__,
                 "retries": [t.retries for t in dag.tasks],
+                "backoff": [t.retry_exponential_backoff for t in dag.tasks],
                 "timeouts": [t.execution_timeout.total_seconds() for t in dag.tasks],
                 "fields": [list(t.template_fields) for t in dag.tasks],
             }))
@@ -166,7 +167,9 @@ print(json.dumps([*times, dag.catchup]))
     assert airflow(LOAD + source, **{f"LLM4MSR_{name}": value for name, value in given.items()}) == expected
 
 
-@pytest.mark.parametrize(("name", "value"), [("START", "yesterday"), ("END", "2018-13-01"), ("CATCHUP", "maybe")])
+@pytest.mark.parametrize(
+    ("name", "value"), [("START", "yesterday"), ("END", "2018-13-01"), ("CATCHUP", "maybe"), ("RETRY_DELAY", "soon")]
+)
 def test_a_schedule_that_cannot_be_understood_is_an_import_error_that_names_the_variable(airflow, name, value):
     errors = airflow(
         "import json\n"
@@ -181,6 +184,8 @@ def test_every_task_retries_and_is_bounded_below_its_token(dag):
     lines = (REPOSITORY / "config" / "airflow.env").read_text().splitlines()
     tokens = [int(line.split("=")[1]) for line in lines if "JWT_EXPIRATION_TIME" in line]
     assert min(dag["retries"]) >= 1
+    # A factor; True would be the factor 1.
+    assert min(dag["backoff"]) > 1
     assert len(tokens) == 2
     assert max(dag["timeouts"]) < min(tokens)
 
