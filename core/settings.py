@@ -138,6 +138,9 @@ class DataSettings(Section):
         description="the files of users and items. snapshot: each holds all there is, and what it no longer has is "
         "withdrawn; delta: each holds what is new or changed. Also per table, e.g. {items: delta}",
     )
+    text_length: int = Field(
+        200, ge=1, description="characters of each item_text column that are read; the rest is cut, and the log says so"
+    )
     batch_rows: int = Field(262_144, ge=1)
 
     @field_validator("timezone")

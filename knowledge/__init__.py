@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from knowledge.build import build_knowledge
     from knowledge.inspection import difference, user_state
-    from knowledge.material import read_part, user_prompt, workload
+    from knowledge.material import read_part, scenario_prompt, user_prompt, workload
     from knowledge.pooler import Pooler, load_pooler
     from knowledge.reasoners import Reasoner, make_reasoner
     from knowledge.reasoners.folder import local_model
@@ -28,6 +28,7 @@ __all__ = [
     "local_model",
     "make_reasoner",
     "read_part",
+    "scenario_prompt",
     "user_prompt",
     "user_state",
     "workload",
@@ -44,6 +45,7 @@ _HOMES = {
     "difference": "knowledge.inspection",
     "user_state": "knowledge.inspection",
     "read_part": "knowledge.material",
+    "scenario_prompt": "knowledge.material",
     "user_prompt": "knowledge.material",
     "workload": "knowledge.material",
 }

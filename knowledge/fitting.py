@@ -54,7 +54,7 @@ def fit_prompt(work: Work, items: Items) -> tuple[Compressor, str]:
 
     knowledge = work.settings.knowledge
     recipe = {
-        "template": work.template("user_v2").digest,
+        "template": work.template("user_v3").digest,
         "reasoner": work.thinker.identity,
         "history": knowledge.prompt_history,
         "scenarios": work.catalogue.scenarios,

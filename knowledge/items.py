@@ -9,11 +9,14 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from core import logger
 from core.digest import sha256_text
 from knowledge import matrix
 from knowledge.matrix import Rows
 from knowledge.shards import item_digests
 from knowledge.work import FOLDERS, Work, parts
+
+LOG = logger("knowledge")
 
 
 @dataclass(frozen=True)
@@ -39,6 +42,11 @@ def read_items(work: Work) -> Items:
     """Let the reasoner read all items' texts."""
     texts = work.catalogue.texts
     known = np.array([bool(text) for text in texts], dtype=bool)
+    most = work.settings.knowledge.max_tokens
+    # A token is a character at the least.
+    long = [text for text in texts if len(text) > most]
+    if cut := int((work.reasoner.tokens(long) > most).sum()) if long else 0:
+        LOG.warning("%s texts of items are longer than knowledge.max_tokens (%s) and lose their end", f"{cut:,}", most)
     raw = np.zeros((len(known), work.reasoner.dim), dtype=np.float16)
     raw[known] = work.encode([text for text in texts if text], "encoding item texts")
     return Items(raw, known)

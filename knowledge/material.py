@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,7 @@ from core.store import replace_json
 from knowledge.buckets import Bucket, share_of
 from knowledge.plan import Texts
 from knowledge.reasoners import among
-from knowledge.scenarios import count, moments_of, scenario_texts
+from knowledge.scenarios import count, moments_of, scenario_texts, told_at
 from knowledge.work import BLOCK_SHARDS, Work, marks_of, open_work, parts
 
 _SAMPLE = 256
@@ -97,6 +98,23 @@ def user_prompt(
         return prompt, len(log.users)
 
 
+def scenario_prompt(
+    sources: Sequence[Path], settings: Settings, clock: Clock, *, train_start: int, cache: Path, name: str
+) -> dict[str, str]:
+    """A scenario's prompt at the start of training, and what the prompts of all scenarios leave out, in words.
+
+    Raises:
+        SettingsError: there is no such scenario.
+    """
+    with _work(sources, settings, clock, train_start, cache) as work:
+        names = [known for known, _, _ in work.catalogue.scenarios]
+        if name not in names:
+            raise SettingsError(f"unknown scenario {name!r}; known: {', '.join(names)}")
+        told = told_at(work, count(work, [train_start]), train_start)
+        left_out = told.summary(settings.knowledge.max_tokens)
+        return {"scenario": name, "prompt": told.texts[names.index(name)], "left_out": left_out}
+
+
 def workload(
     sources: Sequence[Path], settings: Settings, clock: Clock, *, train_start: int, cache: Path
 ) -> tuple[list[Texts], list[str]]:
@@ -113,8 +131,9 @@ def workload(
         if "prompt" in settings.knowledge.user_vectors:
             prompts, some = _prompts(work)
             found.append(prompts)
-        scenarios = scenario_texts(work, count(work, [train_start]), [train_start])
-        found.append(_texts("scenario", len(scenarios), scenarios, work, work.cached().share_known(scenarios)))
+        told = told_at(work, count(work, [train_start]), train_start)
+        about = _texts("scenario", len(told.texts), told.texts, work, work.cached().share_known(told.texts))
+        found.append(replace(about, note=told.summary(settings.knowledge.max_tokens)))
         return found, some
 
 

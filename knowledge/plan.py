@@ -64,13 +64,16 @@ _DECODE_BATCH, _WEIGHT_BYTES = 64, 2
 
 @dataclass(frozen=True)
 class Texts:
-    """What a run has to read: how many texts of a kind, the token counts of a sample, the shares that are new and cut."""
+    """What a run has to read: how many texts of a kind, the token counts of a sample, the shares that are new and cut, and
+    what else is left out, in words.
+    """
 
     kind: str
     count: int
     sample: np.ndarray
     new: float = 1.0
     cut: float = 0.0
+    note: str = ""
 
     @property
     def tokens(self) -> float:
@@ -90,6 +93,7 @@ class Cost:
     hours: float
     money: float | None
     cut: float = 0.0
+    note: str = ""
 
     def as_json(self) -> dict[str, Any]:
         """Plain numbers."""
@@ -130,7 +134,9 @@ def cost(
             flops, seconds = flops + written * 2 * shape.linear, seconds + written * step / share
             tokens += written
         money = None if price is None else seconds / 3600 * price
-        found.append(Cost(kind.kind, kind.count, kind.new, round(tokens), flops, seconds / 3600, money, kind.cut))
+        found.append(
+            Cost(kind.kind, kind.count, kind.new, round(tokens), flops, seconds / 3600, money, kind.cut, kind.note)
+        )
     return found
 
 

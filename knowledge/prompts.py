@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -15,6 +16,8 @@ from knowledge.template import Template
 
 # How far back typical positives are looked for.
 _LOOKED_AT = 200
+# What a user prompt tells of scenarios: all with their sentences, all titles, titles of those with a positive.
+_DESCRIBED, _NAMED, _OWN = 2, 1, 0
 
 
 def statistics_sentence(template: Template, statistics: ScenarioStatistics) -> str:
@@ -22,39 +25,86 @@ def statistics_sentence(template: Template, statistics: ScenarioStatistics) -> s
     return template.fill("statistics", **statistics.fields()) if statistics.rows else template.fill("nothing")
 
 
-def scenario_prompts(
-    found: Sequence[ScenarioStatistics], catalogue: Catalogue, template: Template, reasoner: Reasoner, max_tokens: int
-) -> list[str]:
-    """One prompt per scenario: all scenarios with their statistics, then the question about this one.
+@dataclass(frozen=True)
+class Told:
+    """Scenario prompts, and how much of the others each tells.
 
-    Rule for the length: descriptions are cut to the same number of characters, the largest with which every prompt fits into
-    `max_tokens`. If they do not even without descriptions, statistics go too; then the reasoner cuts the end.
+    Attributes:
+        texts: one per scenario.
+        others: how many of the other scenarios each names or describes, int64 [S].
+        described: whether each tells the others' sentences, bool [S].
+        cut: whether each scenario's own sentence is not whole, bool [S].
     """
 
-    def written(most: int) -> list[str]:
-        lines = [
-            template.fill(
-                "scenario",
-                title=title,
-                description=description[: max(0, most)].rstrip(),
-                statistics=statistics_sentence(template, statistics) if most >= 0 else "",
-            ).rstrip()
-            for (_, title, description), statistics in zip(catalogue.scenarios, found, strict=True)
-        ]
-        block = "\n".join(lines)
-        return [template.fill("prompt", scenarios=block, title=title) for _, title, _ in catalogue.scenarios]
+    texts: list[str]
+    others: np.ndarray
+    described: np.ndarray
+    cut: np.ndarray
 
-    def fits(most: int) -> bool:
-        return bool((reasoner.tokens(written(most)) <= max_tokens).all())
+    def summary(self, max_tokens: int) -> str:
+        """What is left out, in words; empty where nothing is."""
+        many, said = len(self.texts), []
+        if not self.described.all():
+            few, most = int(self.others.min()), int(self.others.max())
+            names = f"{few:,}" if few == most else f"{few:,} to {most:,}"
+            said.append(
+                f"each of {many:,} scenario prompts tells its own sentence and the titles of {names} of the {many - 1:,} others, "
+                "not their sentences"
+            )
+        if self.cut.any():
+            said.append(
+                f"the own sentence of {int(self.cut.sum()):,} scenarios is longer than a prompt and loses its end"
+            )
+        return f"{'; '.join(said)} (knowledge.max_tokens: {max_tokens})" if said else ""
 
-    high = max((len(description) for _, _, description in catalogue.scenarios), default=0)
-    if fits(high):
-        return written(high)
-    low = -1
-    while high - low > 1:
+
+def scenario_prompts(
+    found: Sequence[ScenarioStatistics], catalogue: Catalogue, template: Template, reasoner: Reasoner, max_tokens: int
+) -> Told:
+    """One prompt per scenario: its own title, sentence and statistics, what fits of the others, then the question.
+
+    What does not fit into `max_tokens` goes in this order, for each prompt by itself: the others' statistics, the
+    others' sentences, the others' titles from the last on, the own statistics, the end of the own sentence. So a scenario's
+    own sentence is always read, and where there are many, the others' sentences change nothing.
+    """
+    scenarios = catalogue.scenarios
+    many = len(scenarios)
+    numbers = [statistics_sentence(template, statistics) for statistics in found]
+    longest = max((len(description) for _, _, description in scenarios), default=0)
+
+    def line(i: int, statistics: bool, most: int | None = None) -> str:
+        _, title, description = scenarios[i]
+        said = numbers[i] if statistics else ""
+        return template.fill("scenario", title=title, description=description[:most].rstrip(), statistics=said).rstrip()
+
+    def text(i: int, rung: int) -> str:
+        """Rungs: many + 1 and many: others described, with and without statistics; from many - 1 on: so many named;
+        -1: no own statistics; below: so many characters fewer of the own sentence.
+        """
+        own = line(i, rung >= 0, None if rung >= -1 else max(0, len(scenarios[i][2]) + 1 + rung))
+        rest = [k for k in range(many) if k != i]
+        others = ""
+        if rest and rung >= many:
+            others = template.fill("described", lines="\n".join(line(k, rung > many) for k in rest))
+        elif rest and rung > 0:
+            more = template.fill("more", count=len(rest) - rung) if rung < len(rest) else ""
+            others = template.fill("named", titles=", ".join(scenarios[k][1] for k in rest[:rung]), more=more)
+        filled = template.fill("prompt", own=own, others=others, title=scenarios[i][1])
+        return filled if others else filled.replace("\n\n", "\n", 1)
+
+    top = many + 1 if many > 1 else 0
+    whole = reasoner.tokens([text(i, top) for i in range(many)]) <= max_tokens
+    low, high = np.where(whole, top, -1 - longest), np.where(whole, top + 1, top)
+    while (open_ := np.flatnonzero(high - low > 1)).size:
         middle = (low + high) // 2
-        low, high = (middle, high) if fits(middle) else (low, middle)
-    return written(low)
+        fits = reasoner.tokens([text(i, int(middle[i])) for i in open_.tolist()]) <= max_tokens
+        low[open_[fits]], high[open_[~fits]] = middle[open_[fits]], middle[open_[~fits]]
+    return Told(
+        [text(i, int(rung)) for i, rung in enumerate(low)],
+        np.clip(low, 0, many - 1),
+        low >= min(many, top),
+        low < -1,
+    )
 
 
 class Histories:
@@ -75,6 +125,12 @@ class Histories:
         start, end = int(self._starts[group]), int(self._starts[group + 1])
         stop = start + int(np.searchsorted(self._times[start:end], watermark, side="left"))
         return self._items[start:stop]
+
+    def last(self, user: int, scenario: int, watermark: int) -> int:
+        """When the user last liked something in the scenario before the watermark, microseconds; very early for never."""
+        start = int(self._starts[user * self._scenarios + scenario])
+        count = len(self.before(user, scenario, watermark))
+        return int(self._times[start + count - 1]) if count else -(2**63)
 
 
 def told_positives(log: Log, catalogue: Catalogue) -> np.ndarray:
@@ -109,7 +165,7 @@ class UserPrompts:
     Args:
         log: the interactions.
         catalogue: titles and scenarios.
-        template: `user_v2`.
+        template: `user_v3`.
         reasoner: counts the tokens.
         most: titles per scenario at the most.
         max_tokens: longest prompt.
@@ -121,45 +177,88 @@ class UserPrompts:
         self._histories = Histories(log, catalogue)
         self._catalogue, self._template, self._reasoner = catalogue, template, reasoner
         self._most, self._max_tokens = most, max_tokens
-        lines = [template.fill("scenario", title=t, description=d) for _, t, d in catalogue.scenarios]
-        self._scenarios = "\n".join(lines)
 
     def build(self, snapshots: Snapshots) -> list[str]:
         """One prompt per snapshot.
 
-        Rule for the length: the largest n, `most` or fewer, with which the prompt fits into `max_tokens`, where a scenario
-        tells its n newest titles and n // 2 typical ones. With a single title per scenario it may still be too long;
-        then the reasoner cuts its end.
+        What does not fit into `max_tokens` goes in this order: titles, down to the newest one of each scenario (a scenario
+        tells its n newest titles and n // 2 typical ones, with the largest n that fits); the scenarios' sentences; the scenarios
+        in which the user liked nothing; and those in which the user liked something longest ago. What is told of scenarios
+        leaves as much room for titles as there is. One title alone may still be too long; then the reasoner cuts its end.
         """
         best = [self.text(snapshots, i, self._most) for i in range(len(snapshots))]
-        low = np.full(len(best), 1)
-        high = np.full(len(best), self._most)
-        open_ = np.flatnonzero(self._reasoner.tokens(best) > self._max_tokens) if best else np.zeros(0, np.int64)
-        high[open_] -= 1
-        for i in open_.tolist():
-            best[i] = self.text(snapshots, i, 1)
-        while len(open_ := open_[low[open_] < high[open_]]):
-            middle = (low[open_] + high[open_] + 1) // 2
-            tried = [self.text(snapshots, i, n) for i, n in zip(open_.tolist(), middle.tolist(), strict=True)]
-            fits = self._reasoner.tokens(tried) <= self._max_tokens
-            low[open_[fits]], high[open_[~fits]] = middle[fits], middle[~fits] - 1
-            for i, text in zip(open_[fits], [t for t, ok in zip(tried, fits, strict=True) if ok], strict=True):
+        open_ = np.flatnonzero(self._long(best)) if best else np.zeros(0, np.int64)
+        for told in (_DESCRIBED, _NAMED, _OWN):
+            least = [self.text(snapshots, i, 1, told) for i in open_.tolist()]
+            long = self._long(least)
+            for i, text in zip(open_.tolist(), least, strict=True):
                 best[i] = text
+            self._widen(snapshots, best, open_[~long], told)
+            open_ = open_[long]
+            if not len(open_):
+                return best
+        for i in open_.tolist():
+            best[i] = self._newest_scenarios(snapshots, i)
         return best
 
-    def text(self, snapshots: Snapshots, i: int, most: int) -> str:
-        """The prompt of snapshot `i` with at most `most` newest titles per scenario, the newest first."""
+    def text(
+        self, snapshots: Snapshots, i: int, most: int, told: int = _DESCRIBED, scenarios: int | None = None
+    ) -> str:
+        """The prompt of snapshot `i` with at most `most` newest titles per scenario, the newest first.
+
+        Args:
+            snapshots: whose state is told.
+            i: which of them.
+            most: titles per scenario.
+            told: whether scenarios are described, named, or named where the user liked something.
+            scenarios: of those, only so many in which the user liked something last.
+        """
         user, watermark = int(snapshots.users[i]), int(snapshots.watermarks[i])
-        lines = []
-        for scenario, (_, title, _) in enumerate(self._catalogue.scenarios):
-            items = self._histories.before(user, scenario, watermark)
+        liked = [self._histories.before(user, k, watermark) for k in range(len(self._catalogue.scenarios))]
+        chosen = [k for k, items in enumerate(liked) if told > _OWN or len(items)]
+        if scenarios is not None:
+            last = {k: self._histories.last(user, k, watermark) for k in chosen}
+            chosen = sorted(sorted(chosen, key=lambda k: -last[k])[:scenarios])
+        names, lines = [], []
+        for k in chosen:
+            _, title, description = self._catalogue.scenarios[k]
+            section = "scenario" if told == _DESCRIBED else "named"
+            names.append(self._template.fill(section, title=title, description=description))
+            items = liked[k]
             newest = list(dict.fromkeys(items[::-1].tolist()))[:most]
             usual = typical(items, self._catalogue.categories, len(newest), most // 2)
             said = {"items": self._titles(newest), "typical": ""}
             if usual:
                 said["typical"] = self._template.fill("typical", items=self._titles(usual))
             lines.append(self._template.fill("history", title=title, **said))
-        return self._template.fill("prompt", scenarios=self._scenarios, history="\n".join(lines))
+        return self._template.fill("prompt", scenarios="\n".join(names), history="\n".join(lines))
+
+    def _long(self, texts: Sequence[str]) -> np.ndarray:
+        return self._reasoner.tokens(texts) > self._max_tokens if texts else np.zeros(0, dtype=bool)
+
+    def _widen(self, snapshots: Snapshots, best: list[str], which: np.ndarray, told: int) -> None:
+        """Give each prompt as many titles as fit, by bisection; one fits."""
+        low, high = np.full(len(best), 1), np.full(len(best), self._most)
+        while len(open_ := which[low[which] < high[which]]):
+            middle = (low[open_] + high[open_] + 1) // 2
+            tried = [self.text(snapshots, i, n, told) for i, n in zip(open_.tolist(), middle.tolist(), strict=True)]
+            fits = ~self._long(tried)
+            low[open_[fits]], high[open_[~fits]] = middle[fits], middle[~fits] - 1
+            for i, text in zip(open_[fits], [t for t, ok in zip(tried, fits, strict=True) if ok], strict=True):
+                best[i] = text
+
+    def _newest_scenarios(self, snapshots: Snapshots, i: int) -> str:
+        """The newest title of as many scenarios as fit, of one at the least."""
+        low, high = 1, len(self._catalogue.scenarios)
+        best = self.text(snapshots, i, 1, _OWN, low)
+        while low < high:
+            middle = (low + high + 1) // 2
+            tried = self.text(snapshots, i, 1, _OWN, middle)
+            if self._long([tried])[0]:
+                high = middle - 1
+            else:
+                low, best = middle, tried
+        return best
 
     def _titles(self, items: Sequence[int]) -> str:
         titles = [self._template.fill("item", text=self._catalogue.texts[item]) for item in items]

@@ -8,11 +8,14 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
+from core import logger
 from core.digest import sha256_text
 from knowledge import matrix, prompts, summary
 from knowledge.matrix import Rows
 from knowledge.statistics import LogStatistics, count_scenarios
 from knowledge.work import FOLDERS, Work
+
+LOG = logger("knowledge")
 
 
 def moments_of(train_start: int, window_ends: Sequence[int]) -> list[int]:
@@ -25,10 +28,15 @@ def count(work: Work, moments: Sequence[int]) -> LogStatistics:
     return count_scenarios(work.log, work.catalogue, moments)
 
 
+def told_at(work: Work, statistics: LogStatistics, moment: int) -> prompts.Told:
+    """The prompts of all scenarios at a moment."""
+    how = work.catalogue, work.template("scenario_v2"), work.reasoner, work.settings.knowledge.max_tokens
+    return prompts.scenario_prompts(statistics.at(moment), *how)
+
+
 def scenario_texts(work: Work, statistics: LogStatistics, moments: Sequence[int]) -> list[str]:
     """The prompts of all scenarios at each moment."""
-    how = work.catalogue, work.template("scenario_v1"), work.reasoner, work.settings.knowledge.max_tokens
-    return [text for m in moments for text in prompts.scenario_prompts(statistics.at(m), *how)]
+    return [text for moment in moments for text in told_at(work, statistics, moment).texts]
 
 
 def write_scenarios(
@@ -36,16 +44,22 @@ def write_scenarios(
 ) -> tuple[int, str, np.ndarray]:
     """Vectors standardised over the scenarios at the start of training.
 
+    Where prompts tell each other's sentences, a new sentence makes a new version. Where there are too many scenarios for
+    that, it changes its own scenario's vector and no other's, so the version stays.
+
     Returns:
         Rows, version and the newest raw vectors, float16 [scenarios, d].
     """
     names = [name for name, _, _ in work.catalogue.scenarios]
-    texts = scenario_texts(work, statistics, moments)
+    told = [told_at(work, statistics, moment) for moment in moments]
+    texts = [text for one in told for text in one.texts]
+    if left_out := told[-1].summary(work.settings.knowledge.max_tokens):
+        LOG.warning("%s", left_out)
     raw = work.encode(texts, "encoding scenarios")
     recipe = {
-        "template": work.template("scenario_v1").digest,
+        "template": work.template("scenario_v2").digest,
         "reasoner": work.reasoner.identity,
-        "scenarios": work.catalogue.scenarios,
+        "scenarios": work.catalogue.scenarios if told[0].described.any() else names,
     }
     compressor, version = work.compressor("scenario", recipe, lambda: raw[: len(names)], None)
     keys = names * len(moments)

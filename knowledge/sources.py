@@ -11,9 +11,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from core import logger
 from core.errors import DataError, MissingArtifactError
 from core.settings import DataSettings
 from knowledge.template import clean
+
+LOG = logger("knowledge")
+# Longest sentence of a scenario that is looked at; prompts say what they cut of it.
+_SENTENCE = 2_000
 
 
 @dataclass(frozen=True)
@@ -82,7 +87,7 @@ def read_catalogue(sources: Sequence[Path], data: DataSettings) -> Catalogue:
     return Catalogue(
         item_ids=unique,
         item_times=first,
-        texts=_texts(items, data.item_text, categories),
+        texts=_texts(items, data, categories),
         categories=categories,
         scenarios=_scenarios(sources),
     )
@@ -171,9 +176,18 @@ def _categories(items: pa.Table, data: DataSettings) -> list[list[str]]:
     return [[clean(part) for part in parts if clean(part)] for parts in split]
 
 
-def _texts(items: pa.Table, columns: Sequence[str], categories: list[list[str]]) -> list[str]:
+def _texts(items: pa.Table, data: DataSettings, categories: list[list[str]]) -> list[str]:
     """The items' texts with their categories; where no item has a text of its own, categories alone are none either."""
-    parts = [[clean(v) if v is not None else "" for v in items.column(c).to_pylist()] for c in columns]
+    most, columns = data.text_length, data.item_text
+    parts = [[clean(v, most + 1) if v is not None else "" for v in items.column(c).to_pylist()] for c in columns]
+    if long := sum(len(value) > most for values in parts for value in values):
+        LOG.warning(
+            "%s texts of items (%s) are longer than data.text_length (%s characters) and lose their end",
+            f"{long:,}",
+            ", ".join(columns),
+            f"{most:,}",
+        )
+    parts = [[value[:most].rstrip() for value in values] for values in parts]
     joined = [". ".join(p for p in row if p) for row in zip(*parts, strict=True)]
     if not any(joined):
         return [""] * items.num_rows
@@ -187,5 +201,5 @@ def _scenarios(sources: Sequence[Path]) -> list[tuple[str, str, str]]:
     known: dict[str, tuple[str, str, str]] = {}
     for source in sources:
         for row in pq.read_table(_existing(source / "scenarios.parquet")).to_pylist():
-            known[row["scenario"]] = (row["scenario"], clean(row["title"]), clean(row["description"], 500))
+            known[row["scenario"]] = (row["scenario"], clean(row["title"]), clean(row["description"], _SENTENCE))
     return list(known.values())

@@ -19,17 +19,21 @@ _SECTION = re.compile(r"^\[(\w+)\]$")
 _STATISTICS = {"rows", "users", "items", "rate"}
 # name -> section -> the fields it may use.
 SCHEMAS: Mapping[str, Mapping[str, set[str]]] = {
-    "user_v2": {
+    "user_v3": {
         "prompt": {"scenarios", "history"},
         "scenario": {"title", "description"},
+        "named": {"title"},
         "history": {"title", "items", "typical"},
         "typical": {"items"},
         "item": {"text"},
         "nothing": set(),
     },
-    "scenario_v1": {
-        "prompt": {"scenarios", "title"},
+    "scenario_v2": {
+        "prompt": {"own", "others", "title"},
         "scenario": {"title", "description", "statistics"},
+        "described": {"lines"},
+        "named": {"titles", "more"},
+        "more": {"count"},
         "statistics": _STATISTICS,
         "nothing": set(),
     },
@@ -90,7 +94,7 @@ def _parse(text: str, schema: Mapping[str, set[str]], path: Path) -> dict[str, s
             current.append(line)
     if missing := set(schema) - set(lines):
         raise SettingsError(f"template {path} lacks the section {', '.join(sorted(missing))}")
-    sections = {name: "\n".join(body).strip() for name, body in lines.items()}
+    sections = {name: "\n".join(body).strip("\n").rstrip() for name, body in lines.items()}
     for name, body in sections.items():
         if unknown := set(_FIELD.findall(body)) - schema[name]:
             allowed = ", ".join(sorted(schema[name])) or "none"

@@ -203,7 +203,7 @@ class Users:
             "rule": [knowledge.thresholds, knowledge.max_age, knowledge.every, knowledge.prompt_snapshots],
             "half_life": work.half_life,
             "prompt": [knowledge.prompt_history, knowledge.max_tokens, work.thinker.identity],
-            "templates": [work.template(name).digest for name in ("user_v2", "summary_v1")],
+            "templates": [work.template(name).digest for name in ("user_v3", "summary_v1")],
             "scenarios": work.catalogue.scenarios,
             "items": work.item_recipe(),
             "neighbours": self._neighbours.digest(work.catalogue),

@@ -15,6 +15,7 @@ import pyarrow.compute as pc
 
 from core import ArtifactStore, Clock, Settings, logger, progress
 from core.digest import sha256_json
+from core.settings import DataSettings
 from knowledge import prompts, snapshots
 from knowledge.buckets import Bucket
 from knowledge.cache import Cache
@@ -77,7 +78,7 @@ class Work:
         return prompts.UserPrompts(
             log,
             self.catalogue,
-            self.template("user_v2"),
+            self.template("user_v3"),
             self.thinker,
             knowledge.prompt_history,
             knowledge.max_tokens,
@@ -129,7 +130,13 @@ class Work:
     def text_recipe(self) -> dict[str, object]:
         """What shapes an item's text. What was fitted while there was none is of no use once there is."""
         data = self.settings.data
-        found = {"columns": data.item_text, "categories": data.item_categorical[:1], "format": ITEM_TEXT}
+        found: dict[str, object] = {
+            "columns": data.item_text,
+            "categories": data.item_categorical[:1],
+            "format": ITEM_TEXT,
+        }
+        if data.text_length != DataSettings.model_fields["text_length"].default:
+            found["length"] = data.text_length
         return found if any(self.catalogue.texts) else {**found, "texts": "none"}
 
     def item_recipe(self) -> dict[str, object]:

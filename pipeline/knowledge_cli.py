@@ -58,19 +58,27 @@ def stage(
 @knowledge_app.command()
 def show(
     context: typer.Context,
-    user: Annotated[str, typer.Option(help="user id")],
+    user: Annotated[str | None, typer.Option(help="user id")] = None,
+    scenario: Annotated[str | None, typer.Option(help="a scenario's name: its prompt, and what it leaves out")] = None,
     settings: SettingsFile = None,
     start: Start = None,
     end: End = None,
     as_json: AsJson = False,
 ) -> None:
-    """Show what is known about a user: prompt, text, snapshots, vector norms, versions and neighbours.
+    """Show what is known about a user (prompt, text, snapshots, vector norms, versions and neighbours), or a scenario's prompt.
 
     Example:  llm4msr knowledge show --user 42
     """
-    from knowledge import user_prompt, user_state
+    from knowledge import scenario_prompt, user_prompt, user_state
 
+    if (user is None) == (scenario is None):
+        raise SettingsError("name a --user or a --scenario, and not both")
     chosen, window = settings_of(settings or context.obj), Window.parse(start, end)
+    if user is None:
+        told = scenario_prompt(**_material(chosen, window), name=scenario)
+        left_out = f"\n\nleft out: {told['left_out']}" if told["left_out"] else ""
+        typer.echo(json.dumps(told, indent=1, ensure_ascii=False) if as_json else told["prompt"] + left_out)
+        return
     state = user_state(_artifact(chosen, window).path, user)
     state["prompt"], state["rows"] = user_prompt(**_material(chosen, window), user_id=state["user_id"])
     typer.echo(json.dumps(state, indent=1, ensure_ascii=False) if as_json else _user_page(state))
@@ -296,6 +304,7 @@ def _plan_page(found: dict[str, Any]) -> str:
         for row in found["costs"]
         if row["cut"]
     ]
+    lines += [row["note"] for row in found["costs"] if row["note"]]
     if check := found["check"]:
         lines.append(
             f"checked here with {check['model']}: {check['texts']} texts of {check['tokens']} tokens took {check['seconds']:.2f} s; the formula "
