@@ -47,9 +47,9 @@ class Told:
         if not self.described.all():
             few, most = int(self.others.min()), int(self.others.max())
             names = f"{few:,}" if few == most else f"{few:,} to {most:,}"
+            names = f"all {most:,}" if few == many - 1 else f"{names} of the {many - 1:,}"
             said.append(
-                f"each of {many:,} scenario prompts tells its own sentence and the titles of {names} of the {many - 1:,} others, "
-                "not their sentences"
+                f"each of {many:,} scenario prompts tells its own sentence and the titles of {names} others, not their sentences"
             )
         if self.cut.any():
             said.append(

@@ -9,12 +9,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from knowledge_worlds import TITLES, Build, log_rows, micros
+from knowledge_worlds import GENRES, START, TITLES, Build, log_rows, micros, write_source
 
-from core import Settings
+from core import ArtifactStore, Settings, replay
 from core.clock import to_micros
-from core.tables import conform, knowledge_schema, knowledge_text_schema
-from knowledge import load_pooler
+from core.tables import SCENARIOS, conform, knowledge_schema, knowledge_text_schema
+from knowledge import build_knowledge, load_pooler
 
 KINDS = {"item_text": "item_id", "user_pooled": "user_id", "user_prompt": "user_id", "scenario": "scenario"}
 
@@ -190,6 +190,38 @@ def test_summaries_name_what_was_liked_and_are_the_same_every_time(build: Build)
     liked = 'Home: 2 liked, lately "Green Fields (Drama)", "Blue Moon (Romance, Drama)"; mostly Drama, Romance.'
     assert text.splitlines()[:2] == ["Based on 3 interactions, 2 of them positive.", liked]
     assert text.splitlines()[2].startswith('Closest in meaning: "')
+
+
+def test_with_200_scenarios_another_sentence_changes_its_own_vector_and_no_other(
+    build: Build, settings: Settings, tmp_path: Path
+) -> None:
+    """Not even by what standardises them: the version stays, and the window after has the same vectors for all others."""
+    crowd = settings.model_copy(update={"knowledge": settings.knowledge.model_copy(update={"max_tokens": 96})})
+
+    def vectors(changed: str, name: str) -> tuple[dict[tuple[Any, int], bytes], str]:
+        source = write_source(tmp_path / name, log_rows())
+        told = [*["home", "search"], *[f"s{k:03d}" for k in range(198)]]
+        sentences = [
+            f"Red {TITLES[k % 8]} number {k} {changed if k == 77 else 'and'} {GENRES[k % 7]}." for k in range(200)
+        ]
+        columns = {"scenario": told, "title": [f"Page {k}" for k in range(200)], "description": sentences}
+        pq.write_table(pa.table(columns, schema=SCENARIOS), source / "scenarios.parquet")
+        out = tmp_path / f"{name}-out"
+        out.mkdir()
+        built = build_knowledge(
+            [source],
+            out,
+            crowd,
+            replay(START + dt.timedelta(seconds=10_000)),
+            train_start=micros(45.0),
+            cache=tmp_path / "cache",
+            compressors=ArtifactStore(tmp_path / "store"),
+        )
+        return snapshots(out, "scenario"), built.versions["scenario"]
+
+    (before, old), (after, new) = vectors("and", "one"), vectors("White Noise", "two")
+    assert old == new and len(before) == 200
+    assert [key[0] for key in before if before[key] != after[key]] == ["s075"]
 
 
 def test_a_catalogue_without_any_text_is_built_and_what_is_lost_is_said(build: Build, caplog: Any) -> None:
