@@ -7,7 +7,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from core import Settings, Window, load_settings
+from core import Settings, Window, load_settings, logger
 from core.digest import REPOSITORY
 from core.pace import duration
 from pipeline import outcome
@@ -15,6 +15,7 @@ from pipeline.answers import explain_page, rank_page
 from pipeline.run import run_all
 from pipeline.serve import ask, curl_lines, example_request, running_service
 
+LOG = logger("demo")
 DEMO_FILE = REPOSITORY / "config" / "demo.yaml"
 
 
@@ -25,6 +26,7 @@ def run_demo(settings_file: Path | None, port: int | None) -> None:
     done = run_all(settings, Window())
     console = outcome.console()
     outcome.print_outcome(console, settings, Window(), done)
+    LOG.info("starting a service for one request; this takes some seconds")
     with running_service(settings, port) as url:
         _print_answer(console, settings, url)
     console.print(

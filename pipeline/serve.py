@@ -48,7 +48,7 @@ def serve_forever(settings: Settings, host: str | None, port: int | None, worker
     LOG.info("loading version %s; what it answers is told once it serves on %s", champion.get("version"), url)
     told = json.dumps({"url": url, "lines": curl_lines(settings, url)})
     os.chdir(REPOSITORY)
-    environment = {**_environment(settings), ANNOUNCE: told}
+    environment = {**_environment(settings, port), ANNOUNCE: told}
     os.execve(sys.executable, service_command(host, port, workers), environment)
 
 
@@ -98,7 +98,7 @@ def running_service(settings: Settings, port: int | None = None, wait_seconds: f
         process = subprocess.Popen(
             service_command("127.0.0.1", port),
             cwd=REPOSITORY,
-            env=_environment(settings),
+            env=_environment(settings, port),
             stdout=log,
             stderr=log,
             start_new_session=True,
@@ -190,14 +190,17 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def _environment(settings: Settings) -> dict[str, str]:
+def _environment(settings: Settings, port: int) -> dict[str, str]:
+    home = Path(os.environ.get("BENTOML_HOME") or Path.home() / "bentoml")
     quiet = {
         "BENTOML_DO_NOT_TRACK": "True",
         "PYTHONUNBUFFERED": "1",
         "OMP_NUM_THREADS": "1",
     }
+    # A service empties its folder of metrics when it starts: one folder for two services would lose the other's counts.
+    own = {"BENTOML_HOME": str(home / "services" / str(port))}
     path = os.pathsep.join(filter(None, [str(REPOSITORY), os.environ.get("PYTHONPATH")]))
-    return {**quiet, **os.environ, "PYTHONPATH": path, "LLM4MSR_SETTINGS": str(settings.file)}
+    return {**quiet, **os.environ, **own, "PYTHONPATH": path, "LLM4MSR_SETTINGS": str(settings.file)}
 
 
 def wait_ready(process: subprocess.Popen[bytes], url: str, seconds: float) -> bool:

@@ -253,3 +253,23 @@ def test_answers_are_written_and_embedded(serve: Serve) -> None:
 
 def test_nothing_asked_is_nothing_answered(serve: Serve) -> None:
     assert reasoner(serve()).answering(5, chat=True).write([]) == []
+
+
+@pytest.mark.parametrize("end", ["/v1", "/v1/"])
+@pytest.mark.parametrize("proxy", ["http://127.0.0.1:9", "socks5://127.0.0.1:9"])
+def test_no_proxy_of_the_environment_stands_before_a_server_on_this_machine(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch, proxy: str, end: str
+) -> None:
+    url = serve()
+    for name in ("http_proxy", "HTTP_PROXY", "ALL_PROXY", "all_proxy"):
+        monkeypatch.setenv(name, proxy)
+    for name in ("no_proxy", "NO_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    vectors = OpenAIReasoner("known", url + end, limits=Limits(retries=0, timeout=120.0)).encode(TEXTS[:3])
+    assert vectors.shape[0] == 3
+
+
+def test_a_key_within_the_address_is_in_no_message() -> None:
+    with pytest.raises(SettingsError) as raised:
+        OpenAIReasoner("m", "http://me:hunter2@127.0.0.1:9/v1", limits=Limits(retries=0)).encode(["text"])
+    assert "hunter2" not in str(raised.value) and "127.0.0.1:9" in str(raised.value)

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import http.server
 import socket
+import threading
 
 import pytest
+import redis
+from redis_process import own_redis
 
 from core import load_settings
 from pipeline.doctor import _project, diagnose
@@ -67,3 +71,53 @@ def test_a_finding_is_printed_with_its_cure_and_the_verdict_is_no(found, tmp_pat
     found("knowledge: {reasoner: transformers, model: /nowhere}")
     assert diagnose(load_settings(tmp_path / "mine.yaml")) is False
     assert "BAD  reasoner's folder: /nowhere\n     -> set knowledge.model" in capsys.readouterr().out
+
+
+class Answering(http.server.BaseHTTPRequestHandler):
+    """Answers every path as its server says."""
+
+    def do_GET(self):
+        self.send_response(self.server.status)
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+    def log_message(self, *_):
+        pass
+
+
+@pytest.fixture
+def http_server():
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Answering) as server:
+        server.status = 200
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield server
+        server.shutdown()
+        thread.join()
+
+
+@pytest.mark.parametrize("end", ["", "/", "/prefix/"])
+def test_servers_on_this_machine_are_asked_past_a_proxy(found, http_server, monkeypatch, end):
+    for name in ("http_proxy", "HTTP_PROXY", "ALL_PROXY"):
+        monkeypatch.setenv(name, "socks5://127.0.0.1:9")
+    url = f"http://127.0.0.1:{http_server.server_port}{end}"
+    text = f"tracking: {{url: '{url}'}}\nknowledge: {{reasoner: openai, model: m, base_url: '{url}'}}"
+    findings = found(text)
+    assert findings["tracking"].good and findings["reasoner's server"].good
+    http_server.status = 404
+    assert found(text)["tracking"].good, "a server that knows no such path is there"
+    http_server.status = 503
+    assert not found(text)["tracking"].good
+
+
+@pytest.mark.integration
+def test_a_redis_that_throws_values_away_is_a_warning_with_a_cure(found, tmp_path):
+    with own_redis(tmp_path) as (port, _), redis.Redis(port=port) as client:
+        section = f"online: {{store: redis, url: '127.0.0.1:{port},db=0'}}"
+        for policy, warns in (("noeviction", False), ("volatile-lru", False), ("allkeys-lru", True)):
+            client.config_set("maxmemory-policy", policy)
+            finding = found(section)["online store"]
+            assert (finding.good, finding.warns) == (True, warns)
+        client.config_set("maxmemory", "64mb")
+        finding = found(section)["online store"]
+        assert "above 64 MiB it evicts keys (allkeys-lru)" in finding.seen and "noeviction" in finding.mend
