@@ -33,7 +33,7 @@ FROM log ORDER BY t, user_id, item_id, scenario
 
 
 def with_negatives(
-    rows: pa.Table, sources: Sequence[Path], how: NegativeSampling, *, end: int, start: int, scratch: Path
+    rows: pa.Table, sources: Sequence[Path], how: NegativeSampling, *, end: int, scratch: Path
 ) -> pa.Table:
     """Rows of the log and the negatives drawn for their positives, in order of (time, user, item, scenario).
 
@@ -42,7 +42,6 @@ def with_negatives(
         sources: folders of validated tables: what had happened before each row.
         how: `data.negatives`.
         end: rows of the log before this time count, in microseconds.
-        start: positives before this time get none: nothing is trained on them.
         scratch: a folder to spill to.
 
     Returns:
@@ -51,9 +50,7 @@ def with_negatives(
     """
     with open_log(sources, scratch, end=end) as log:
         past = _Past(arrow_of(log, _LOG), sources)
-    times = rows["event_timestamp"].cast(pa.int64()).to_numpy()
-    chosen = np.flatnonzero((rows["label"].to_numpy() == 1) & (times >= start))
-    wanted = rows.take(pa.array(chosen))
+    wanted = rows.filter(pc.equal(rows["label"], 1)).combine_chunks()
     drawn = past.draw(wanted, how)  # [p, n], positions in past.items or -1
     owner, _ = np.nonzero(drawn >= 0)
     missing = drawn.size - len(owner)

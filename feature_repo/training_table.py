@@ -74,10 +74,8 @@ def build_training_table(
             raise GateError(f"no interactions in the window {window.key}; nothing can be trained on it")
         log = log.append_column("split", assign_splits(log, settings, train_start))
         if settings.data.negatives is not None:
-            end = _end(window, clock)
-            log = with_negatives(
-                log, sources, settings.data.negatives, end=end, start=train_start, scratch=work / "negatives"
-            )
+            how, end = settings.data.negatives, _end(window, clock)
+            log = with_negatives(log, sources, how, end=end, scratch=work / "negatives")
         splits = log["split"]
         users, items = dimension(sources, "users", work), dimension(sources, "items", work)
         paths = SourcePaths(users, items, features, knowledge, work / "online")

@@ -41,6 +41,7 @@ data:
   timestamp_unit: s             # s | ms | us | ns for numbers; iso for texts such as 2024-01-31T18:30:00Z
   timezone: UTC                 # of times that name no zone, e.g. Europe/Berlin
   label: {column: clicked, op: ">", value: 0}   # or words: {column: event, in: [cart, purchase]}
+  # negatives: {per_positive: 4} # a log of positives only: draw negatives; label: {op: all} where no column says so
   # grade: share_watched        # a column that says how much, for train.grade_levels, e.g. [0.1, 0.5, 0.9]
   scenario: {rule: column, column: surface}
   scenarios:                    # one sentence each: the reasoner and /explain read them

@@ -96,6 +96,7 @@ def _content(settings: Settings, parts: dict[str, Manifest]) -> dict[str, Any]:
         "test": _span(rows.filter(pc.equal(rows["split"], "test"))),
         "scenarios": _scenario_rows(rows),
         "splits": _counts(rows["split"]),
+        "drawn": parts["dataset"].rows.get("sampled", 0),
         "metrics": metrics,
         "lift": lift,
         "over_counting": over_counting,

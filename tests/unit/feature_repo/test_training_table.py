@@ -1,5 +1,6 @@
 """The training table, through the real Feast: what a row may know, and what it must not."""
 
+import dataclasses
 import datetime as dt
 import hashlib
 import json
@@ -317,3 +318,24 @@ def test_a_row_keeps_the_grade_of_the_source_that_counts_and_no_other_column_tel
 def _with_grades(source, grades):
     path = source / "interactions.parquet"
     pq.write_table(pq.read_table(path).append_column("grade", pa.array(grades, pa.float32())), path)
+
+
+def test_drawn_negatives_pass_the_gate_know_the_past_of_their_item_and_are_counted_nowhere(world):
+    from validation import validate_training_table
+
+    rows = [dataclasses.replace(row, label=1) for row in random_rows(1)]
+    data = {"user_categorical": ["gender"], "item_categorical": ["genre"], "item_dense": ["year"]}
+    made = world(rows, overrides={**TODAY, "data": {**data, "negatives": {"per_positive": 2}}})
+    table = made.train_table().to_pylist()
+    logged = [row for row in table if not row["sampled"]]
+    drawn = [row for row in table if row["sampled"]]
+    assert len(logged) == len({(r.user, r.item, r.micros, r.scenario) for r in rows}) and drawn
+    assert {(row["label"], row["item_rows"] is None) for row in drawn} == {(0, False)}
+    for row in table:
+        moment = round(row["event_timestamp"].timestamp() * 1e6)
+        counts = [
+            len([r for r in rows if r.micros < moment and getattr(r, k) == row[f"{k}_id"]]) for k in ("user", "item")
+        ]
+        assert [row["user_rows"] or 0, row["item_rows"] or 0] == counts
+    assert json.loads((made.root / "dataset/spec.json").read_text())["negatives"]["per_positive"] == 2
+    assert validate_training_table(made.root / "dataset", made.settings, made.clock)
