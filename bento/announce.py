@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import threading
+import time
 import urllib.request
 
 from core import logger
@@ -13,6 +14,7 @@ LOG = logger("serve")
 # What `llm4msr serve` lets the service say: its own address, and lines for people.
 VARIABLE = "LLM4MSR_ANNOUNCE"
 _EVERY = 0.2
+_PATIENCE = 30.0
 
 
 def announce(stop: threading.Event) -> None:
@@ -34,7 +36,11 @@ def announce(stop: threading.Event) -> None:
 def _wait(url: str, lines: list[str], stop: threading.Event) -> None:
     # Past the environment's proxy: this is the process's own port.
     direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    told = time.monotonic()
     while not stop.wait(_EVERY):
+        if time.monotonic() - told > _PATIENCE:
+            told = time.monotonic()
+            LOG.warning("not ready yet; what it waits for stands above, and %s/readyz says when it is over", url)
         try:
             with direct.open(f"{url}/readyz", timeout=2) as answer:
                 if answer.status == 200:

@@ -145,6 +145,8 @@ def _fault(error: Any) -> str:
     elif error["type"] == "literal_error":
         choices = re.findall(r"'([^']*)'", str(error["ctx"]["expected"]))
         message = f"must be one of {', '.join(choices)}{did_you_mean(error['input'], choices)}"
+    elif error["type"] == "string_pattern_mismatch":
+        message = "must begin with a letter and hold lower-case letters, digits and _ only"
     elif error["type"].startswith("time_delta"):
         message = "must be a length of time such as PT24H, P7D or P1DT12H"
     return f"{place}: {message[0].lower() + message[1:]}; it is {_given(error)}"

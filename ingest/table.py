@@ -25,6 +25,7 @@ from core.log import logger
 from core.settings import DataSettings
 from core.spelling import is_text
 from core.tables import TIMESTAMP, IdTypes
+from core.words import did_you_mean
 from ingest.delimited import header_of, read_csv
 from ingest.place import Place
 from ingest.source import Source, existing
@@ -55,6 +56,8 @@ class Table(Source):
                     f"{field}: {name!r} has a meaning of its own here; give the column another name, e.g. "
                     f"data.columns: {{outcome: {name}}}"
                 )
+
+        self._check_names()
 
     @functools.cached_property
     def ids(self) -> IdTypes:
@@ -109,7 +112,7 @@ class Table(Source):
         for path in self._parts(table):
             header = _header(path, self.data.encoding)
             present = {role: kind for role, kind in optional.items() if self._column(table, role, header) in header}
-            wanted = {**roles, **present}
+            wanted = {**roles, **present, **self._asked_for(table, optional)}
             names = {role: self._column(table, role, header) for role in wanted}
             for role, name in names.items():
                 if name not in header:
@@ -151,6 +154,31 @@ class Table(Source):
             else:
                 columns[role] = values.text(column, here)
         return pa.RecordBatch.from_pydict(columns)
+
+    def _check_names(self) -> None:
+        """Refuse a name in data.columns that nothing reads: the mapping would be lost without a word."""
+        data = self.data
+        known = ["user_id", "item_id", "event_timestamp", "weight", "title", "scenarios", data.label.column]
+        known += [name for name in (data.grade, data.scenario.column or "scenario") if name]
+        for field in ("user_categorical", "user_dense", "item_categorical", "item_dense", "item_text"):
+            known += getattr(data, field)
+        for name in data.columns:
+            _, _, role = name.partition(".") if name.partition(".")[0] in TABLES else ("", "", name)
+            if role not in known:
+                raise SettingsError(
+                    f"data.columns: nothing reads {name!r}{did_you_mean(role, known)}; a name on the left is one of "
+                    f"{', '.join(dict.fromkeys(known))}, or `TABLE.` and one of them"
+                )
+
+    def _asked_for(self, table: str, optional: Mapping[str, pa.DataType | None]) -> dict[str, pa.DataType | None]:
+        """Optional roles that the settings map for this table: their column must be there."""
+        columns = self.data.columns
+        # A time is mapped for the log, and other tables need not have one.
+        return {
+            role: kind
+            for role, kind in optional.items()
+            if f"{table}.{role}" in columns or (role in columns and role != "event_timestamp")
+        }
 
     def _missing(self, role: str, header: list[str]) -> str:
         """What to say of a file without the column that a role is read from."""

@@ -122,6 +122,7 @@ def test_a_clock_at_the_logs_end_needs_a_log():
         ("data: {lag: {}}", "did you mean 'features.lag' or 'knowledge.lag'?"),
         ("model: {backbone: mmo}", "model.backbone: must be one of shared_bottom, omoe, .* did you mean 'mmoe'?"),
         ("train: {epochs: many}", "train.epochs: .*; it is 'many'"),
+        ("project: My Shop", "project: must begin with a letter .* it is 'My Shop'"),
         ("train: [epochs, 3]", "train: this section holds keys and values, not "),
         ("data: x.csv", "data: this section holds keys and values, not 'x.csv'"),
         ("features: {ttl: {user_stats: tomorrow}}", "features.ttl.user_stats: must be a length of time such as PT24H"),

@@ -338,3 +338,17 @@ def test_a_grade_that_is_no_number_is_empty(tmp_path, raw, ingest):
         grade="g",
     )
     assert got.column("interactions", "grade") == [None, 2.0]
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [("userid", "user_id"), ("scenario_s", "scenarios"), ("items.titel", "title"), ("wieght", "weight")],
+)
+def test_a_name_that_nothing_reads_is_refused_and_what_it_may_have_meant_is_said(folder, ingest, name, meant):
+    with pytest.raises(SettingsError, match=f"data.columns: nothing reads '{name}'; did you mean '{meant}'"):
+        ingest(path=folder, **{**SECTION, "columns": {**COLUMNS, name: "x"}})
+
+
+def test_a_column_that_the_settings_map_must_be_there_though_it_may_be_left_out(folder, ingest):
+    with pytest.raises(DataError, match="column 'wher': no such column, needed as scenarios"):
+        ingest(path=folder, **{**SECTION, "columns": {**COLUMNS, "scenarios": "wher"}})
