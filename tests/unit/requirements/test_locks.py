@@ -3,15 +3,31 @@
 from __future__ import annotations
 
 import importlib.metadata as metadata
+import importlib.util
+import platform
 import re
 import subprocess
 import sys
 from pathlib import Path
+from types import ModuleType
 
 import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 from packaging.version import Version
 
 REQUIREMENTS = Path(__file__).resolve().parents[3] / "requirements"
+
+
+def _module(name: str) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(f"requirements_{name}", REQUIREMENTS / f"{name}.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+lock, install = _module("lock"), _module("install")
 NAMES = ("dev", "serve", "airflow", "gpu")
 # The trio must be built for one another; nothing but these numbers says so. BentoML's successor cannot be installed.
 PINNED = {"torch": "2.13.0", "torchrec": "1.8.0", "fbgemm-gpu-cpu": "1.8.0", "bentoml": "1.4.39"}
@@ -20,19 +36,65 @@ GPU_BUILDS = {"torch", "torchrec", "fbgemm-gpu"}
 
 def pins(name: str) -> dict[str, str]:
     lines = (REQUIREMENTS / f"{name}.txt").read_text().splitlines()
-    return dict(line.split("==") for line in lines if not line.startswith("#"))
+    plain = (line.split(" ; ")[0] for line in lines if not line.startswith("#"))
+    return dict(line.split("==") for line in plain)
+
+
+def pins_on(name: str, python: str, machine: str = "x86_64") -> dict[str, Version]:
+    """What a lock installs on a Python."""
+    lines = (REQUIREMENTS / f"{name}.txt").read_text().splitlines()
+    wanted = (Requirement(line) for line in lines if not line.startswith("#"))
+    kept = (r for r in wanted if r.marker is None or r.marker.evaluate(lock.environment(python, machine)))
+    return {r.name: Version(str(r.specifier).removeprefix("==")) for r in kept}
+
+
+def holes(found: dict[str, Version], python: str, machine: str) -> list[str]:
+    """What pinned packages need on a Python and the pins do not give."""
+    missing = []
+    for name in found.keys() - lock.ELSEWHERE.keys():
+        for needed in lock.needs(name, "", lock.environment(python, machine)):
+            key = canonicalize_name(needed.name)
+            if (name, key) in lock.NOT_NEEDED:
+                continue
+            if key not in found or not needed.specifier.contains(found[key], prereleases=True):
+                missing.append(f"{name} needs {needed}")
+    return missing
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_every_line_is_a_name_and_one_version_in_order(name):
     lines = [line for line in (REQUIREMENTS / f"{name}.txt").read_text().splitlines() if not line.startswith("#")]
     assert lines == sorted(lines, key=lambda line: line.split("==")[0])
-    assert [line for line in lines if not re.fullmatch(r"[a-z0-9][a-z0-9-]*==[0-9][0-9a-z.]*", line)] == []
+    assert [line for line in lines if not re.fullmatch(r"[a-z0-9][a-z0-9-]*==[0-9][0-9a-z.]*( ; .*)?", line)] == []
+
+
+@pytest.mark.parametrize("machine", lock.MACHINES)
+@pytest.mark.parametrize("python", ["3.11.0", "3.11.2", "3.11.14", "3.12.3", "3.13.5"])
+@pytest.mark.parametrize("name", ["dev", "serve", "airflow"])
+def test_a_lock_is_whole_on_every_python_it_is_for(name, python, machine):
+    assert holes(pins_on(name, python, machine), python, machine) == []
+
+
+def test_a_hole_in_a_lock_is_found():
+    found = pins_on("dev", "3.11.2")
+    del found["async-timeout"]
+    assert holes(found, "3.11.3", "x86_64") == []
+    (hole,) = holes(found, "3.11.2", "x86_64")
+    assert hole.startswith("redis needs async-timeout")
+    old = pins_on("dev", "3.12.0") | {"pydantic": Version("1.0")}
+    assert any("pydantic" in hole for hole in holes(old, "3.12.0", "x86_64"))
+
+
+def test_no_line_names_where_packages_come_from():
+    for path in REQUIREMENTS.iterdir():
+        if path.is_file():
+            assert not re.search(r"https?://|--(extra-)?index-url|--find-links [^F]", path.read_text()), path
 
 
 def test_the_development_lock_is_what_is_installed():
-    installed = {name: Version(metadata.version(name)).public for name in pins("dev")}
-    assert installed == pins("dev")
+    here = {name: str(version) for name, version in pins_on("dev", platform.python_version()).items()}
+    installed = {name: Version(metadata.version(name)).public for name in here}
+    assert installed == here
     assert installed.items() >= PINNED.items()
 
 
@@ -51,3 +113,63 @@ def test_lean_locks_leave_out_what_their_image_does_not_run():
 def test_the_locks_are_what_their_inputs_and_this_environment_give():
     done = subprocess.run([sys.executable, REQUIREMENTS / "lock.py", "--check"], capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_another_python_is_refused_by_a_sentence():
+    for version in ((3, 10), (3, 14)):
+        with pytest.raises(install.InstallError, match=r"3.11, 3.12 and 3.13"):
+            install.check_python(version)
+    for version in ((3, 11), (3, 12), (3, 13)):
+        install.check_python(version)
+
+
+def test_a_package_that_cannot_be_imported_is_named_with_its_reason():
+    install.verify(["json", "re"])
+    with pytest.raises(install.InstallError, match=r"no_such_module cannot be imported \(ModuleNotFoundError"):
+        install.verify(["json", "no_such_module", "re"])
+
+
+def test_the_build_of_torch_and_what_it_declares_are_read_without_importing_it(tmp_path, monkeypatch):
+    """A wheel as the public index has it: built for CUDA, its libraries declared and not there."""
+    (tmp_path / "torch").mkdir()
+    (tmp_path / "torch" / "__init__.py").write_text("raise ImportError('libcublasLt.so not found')")
+    (tmp_path / "torch" / "version.py").write_text("__version__ = '9.9.9'\ncuda: str = '13.0'\n")
+    info = tmp_path / "torch-9.9.9.dist-info"
+    info.mkdir()
+    declared = [
+        'nvidia-cublas==13.1.0.3; platform_system == "Linux"',
+        'triton==3.7.0; platform_system == "Linux"',
+        "pyyaml>=5",
+        'optree>=0.13; extra == "optree"',
+    ]
+    (info / "METADATA").write_text(
+        "Metadata-Version: 2.1\nName: torch\nVersion: 9.9.9\n" + "".join(f"Requires-Dist: {d}\n" for d in declared)
+    )
+    code = (
+        f"import sys; sys.path[:0] = [{str(tmp_path)!r}, {str(REQUIREMENTS)!r}]\n"
+        "import install; print(install.cuda_of_torch()); print(install.cuda_libraries())"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    cuda, libraries = done.stdout.splitlines()
+    assert cuda == "13.0", done.stderr
+    assert libraries == str(
+        ["nvidia-cublas==13.1.0.3; platform_system == 'Linux'", "triton==3.7.0; platform_system == 'Linux'"]
+    )
+
+
+def test_the_cpu_build_that_is_here_needs_no_cuda_libraries():
+    import torch
+
+    assert install.cuda_of_torch() == (torch.version.cuda or "")
+
+
+@pytest.mark.parametrize(
+    ("said", "advice"),
+    [
+        ("ERROR: No matching distribution found for torch==2.13.0", "no build for this machine"),
+        ("OSError: [Errno 28] No space left on device", "disk is full"),
+        ("ConnectTimeoutError(...)", "cannot be reached"),
+    ],
+)
+def test_a_failure_of_pip_says_what_to_do(said, advice):
+    assert advice in install._advice(said)
