@@ -1,7 +1,5 @@
 import datetime as dt
 import json
-import os
-import uuid
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from postgres_database import own_database
 from redis_process import own_redis
 
 from core import Settings, replay
@@ -27,7 +26,6 @@ from core.tables import (
 
 DAY = dt.timedelta(days=1)
 BEGIN = dt.datetime(2020, 1, 1, tzinfo=dt.UTC)
-ADMIN = "postgresql://postgres@localhost:5432/postgres"
 # Reads that shall succeed may be held up by a busy machine.
 PATIENT_MS = 60_000
 
@@ -158,26 +156,6 @@ def redis_server(tmp_path_factory):
     """A Redis of our own on a free port."""
     with own_redis(tmp_path_factory.mktemp("redis")) as (port, _):
         yield f"127.0.0.1:{port},db=0"
-
-
-@contextmanager
-def own_database():
-    """A PostgreSQL database of our own."""
-    import psycopg
-
-    admin = os.environ.get("LLM4MSR_TEST_POSTGRES", ADMIN)
-    name = f"llm4msr_test_{uuid.uuid4().hex[:8]}"
-    try:
-        connection = psycopg.connect(admin, autocommit=True, connect_timeout=60)
-    except psycopg.OperationalError as error:
-        pytest.skip(f"no PostgreSQL at {admin} ({error}); set LLM4MSR_TEST_POSTGRES")
-    # Nobody is ever connected to template0; a template that is in use cannot be copied.
-    connection.execute(f"CREATE DATABASE {name} TEMPLATE template0")
-    try:
-        yield admin.rsplit("/", 1)[0].replace("postgresql://", "postgresql+psycopg://") + f"/{name}"
-    finally:
-        connection.execute(f"DROP DATABASE {name} WITH (FORCE)")
-        connection.close()
 
 
 @contextmanager
