@@ -10,7 +10,7 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from typing import Annotated, Any
@@ -23,11 +23,12 @@ if not logging.getLogger("llm4msr").handlers:
 
 import bentoml
 import numpy as np
+import pyarrow as pa
 import torch
 from bentoml.exceptions import BentoMLException, InvalidArgument, NotFound, ServiceUnavailable
 from fastapi import FastAPI, HTTPException
 from prometheus_client import Counter
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, Field, WithJsonSchema
 from starlette.responses import HTMLResponse, JSONResponse, Response
 
 from bento.announce import announce
@@ -39,11 +40,13 @@ from bento.page import HEADERS, openapi, page
 from bento.schemas import ExplainAnswer, NearItem, PushAnswer, RankAnswer, ScenarioInfo, Versions
 from bento.scorer import nearest_history, pick_candidates, rank, score_parts
 from core.errors import Llm4msrError, UserError
+from core.ids import read_id
 from core.words import did_you_mean
 from feature_repo import UserState
 
 LOG = logger("bento")
-Id = int | str
+# Read by `core.ids`, not by pydantic, which would make 1 of true.
+Id = Annotated[Any, WithJsonSchema({"anyOf": [{"type": "integer"}, {"type": "string"}]})]
 # BentoML's own routes are POST only; what is read without a body lives in this app beside them.
 GET = FastAPI(title="llm4msr", docs_url=None, redoc_url=None, openapi_url=None)
 # BentoML's default buckets begin at 5 ms: too coarse for a ranker that answers in 2.
@@ -104,11 +107,10 @@ class Ranker:
     ) -> RankAnswer:
         """Rank candidates (default: all items of the scenario) for a user; the best `k` come back."""
         live = self._live(scenario)
-        known_id = _user_id(user_id, live)
+        known_id = self._user_id(user_id, live)
+        wanted = None if candidates is None else self._candidates(candidates, live)
         with _our_fault():
             user, degraded = await self._read_user(live, known_id)
-            as_item = _item_ids(live)
-            wanted = None if candidates is None else map(as_item, candidates)
             chosen = pick_candidates(live, scenario, wanted, self.settings.serving.max_candidates)
             degraded += _scenario_status(live, scenario)
             if chosen.withdrawn:
@@ -138,7 +140,7 @@ class Ranker:
     async def explain(self, user_id: Id, scenario: str, item_id: Id) -> ExplainAnswer:
         """Why an item has its score for a user in a scenario."""
         live = self._live(scenario)
-        known_id, item = _user_id(user_id, live), _item_ids(live)(item_id)
+        known_id, item = self._user_id(user_id, live), self._id("item_id", item_id, live)
         if item not in live.catalogue.rows:
             gone = "is withdrawn: the newest catalogue no longer has it"
             why = gone if item in live.catalogue.withdrawn else "is not in the catalogue"
@@ -200,6 +202,29 @@ class Ranker:
             hint = did_you_mean(scenario, live.catalogue.members)
             raise InvalidArgument(f"unknown scenario {short(scenario)!r}{hint}; known: {known}")
         return live
+
+    def _id(self, name: str, value: Any, live: Generation) -> int | str:
+        """An id in the type that the log had: `"42"`, 42 and 42.0 are one user where ids are integers."""
+        try:
+            return read_id(value, _id_type(name, live), self.settings.data.nulls)
+        except ValueError as error:
+            raise InvalidArgument(f"{name}: {error}") from error
+
+    def _user_id(self, value: Any, live: Generation) -> int | str:
+        return self._id("user_id", value, live)
+
+    def _candidates(self, values: Sequence[Any], live: Generation) -> list[int | str]:
+        """Items' ids; a text that cannot be one is not in the catalogue either, and comes back as unknown."""
+        kind, nulls = _id_type("item_id", live), self.settings.data.nulls
+        found: list[int | str] = []
+        for place, value in enumerate(values):
+            try:
+                found.append(read_id(value, kind, nulls))
+            except ValueError as error:
+                if not isinstance(value, str):
+                    raise InvalidArgument(f"candidates[{place}]: {error}") from error
+                found.append(value)
+        return found
 
     async def _read_user(self, live: Generation, user_id: Id) -> tuple[UserState, list[str]]:
         """The user's online state and what was missing, stale or unreachable of it."""
@@ -291,28 +316,8 @@ def _json(body: Any) -> Any:
     return Response(text, media_type="application/json")
 
 
-def _user_id(value: Id, live: Generation) -> Id:
-    """The id in the type the log had: `"42"` and 42 are one user where ids are integers."""
-    if live.bundle.info["id_types"]["user_id"] == "string":
-        return str(value)
-    try:
-        return int(value)
-    except ValueError as error:
-        raise InvalidArgument(f"user_id {value!r}: ids are integers here") from error
-
-
-def _item_ids(live: Generation) -> Callable[[Id], Id]:
-    """As `_user_id` for items; what cannot be an id is not in the catalogue either."""
-    if live.bundle.info["id_types"]["item_id"] == "string":
-        return str
-    return _integer
-
-
-def _integer(value: Id) -> Id:
-    try:
-        return int(value)
-    except ValueError:
-        return value
+def _id_type(name: str, live: Generation) -> pa.DataType:
+    return pa.string() if live.bundle.info["id_types"][name] == "string" else pa.int64()
 
 
 def _plain(value: Any) -> Id:
@@ -321,7 +326,7 @@ def _plain(value: Any) -> Id:
 
 def _exercise(live: Generation) -> None:
     """Score once, so that the first request is as fast as the others and a pair that does not fit is refused."""
-    user = UserState.unknown(_user_id("0", live))
+    user = UserState.unknown(read_id("0", _id_type("user_id", live)))
     try:
         user = live.reader.read_user(user.user_id)
     except Llm4msrError as error:

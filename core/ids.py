@@ -78,6 +78,10 @@ def read_id(value: Any, kind: pa.DataType, nulls: Sequence[str] = NULLS) -> int 
         except UnicodeEncodeError as error:
             # JSON can spell it, UTF-8 cannot: no table and no store would take it.
             raise ValueError(f"{shown(value)} holds half of a character (a lone surrogate)") from error
+        if not value or value in nulls:
+            raise ValueError(f"{shown(value)} stands for nothing: there is no id (data.nulls lists such words)")
+        if not integers:
+            return value
     elif isinstance(value, bool) or not isinstance(value, int | float):
         raise ValueError(f"{shown(value)} is no id; ids are {'integers' if integers else 'text'} here")
     try:

@@ -14,6 +14,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from core.errors import MissingArtifactError, SettingsError
+from core.ids import read_id
 
 # folder -> (kind, key)
 KINDS: Mapping[str, tuple[str, str]] = {
@@ -202,9 +203,7 @@ def _units(vectors: np.ndarray) -> np.ndarray:
 
 
 def _parse(user_id: str, kind: pa.DataType) -> int | str:
-    if not pa.types.is_integer(kind):
-        return user_id
     try:
-        return int(user_id)
+        return read_id(user_id, kind)
     except ValueError as error:
-        raise SettingsError(f"--user {user_id!r}: user ids of this log are integers") from error
+        raise SettingsError(f"--user {error}") from error
