@@ -86,13 +86,69 @@ class ScenarioText(Section):
 CatalogueKind = Literal["snapshot", "delta"]
 
 
+class CsvDialect(Section):
+    """How delimited files are written; what is `auto` is found out from the whole file."""
+
+    delimiter: str = Field("auto", description="between fields: auto, tab, or one character such as ; or |")
+    quote: str = Field("auto", description="encloses a field: auto, none (quotes are text), or one character")
+    escape: str = Field("auto", description="takes the next character's meaning away: auto, none, or one character")
+
+    def or_else(self, known: CsvDialect) -> CsvDialect:
+        """What was set here, and where nothing was set what is known."""
+        given = {name: getattr(self, name) for name in CsvDialect.model_fields if getattr(self, name) != "auto"}
+        return known.model_copy(update=given)
+
+    @property
+    def delimiter_character(self) -> str | None:
+        """The delimiter that was set; None: find it out."""
+        return {"auto": None, "tab": "\t"}.get(self.delimiter, self.delimiter)
+
+    @property
+    def quote_character(self) -> str | None:
+        """The quote that was set; None: there is none, or it is to be found out."""
+        return None if self.quote in ("auto", "none") else self.quote
+
+    @property
+    def escape_character(self) -> str | None:
+        """The escape that was set; None: there is none, or it is to be found out."""
+        return None if self.escape in ("auto", "none", self.quote) else self.escape
+
+    @field_validator("delimiter", "quote", "escape")
+    @classmethod
+    def _one_character(cls, value: str, info: ValidationInfo) -> str:
+        words = ("auto", "tab") if info.field_name == "delimiter" else ("auto", "none")
+        if value in words or (len(value) == 1 and value.isascii() and not value.isalnum() and value not in "\r\n\0"):
+            return value
+        raise ValueError(f"must be {', '.join(words)} or one character that is no letter, digit or line end")
+
+    @model_validator(mode="after")
+    def _distinct(self) -> CsvDialect:
+        given = [c for c in (self.delimiter_character, self.quote_character, self.escape_character) if c is not None]
+        if len(set(given)) < len(given):
+            raise ValueError("delimiter, quote and escape must be three different characters")
+        return self
+
+
+class CsvSettings(CsvDialect):
+    """The dialect of all CSV files, or of one table's where it is named."""
+
+    interactions: CsvDialect | None = None
+    users: CsvDialect | None = None
+    items: CsvDialect | None = None
+
+    def of(self, table: str) -> CsvDialect:
+        """The dialect of a table's files."""
+        return getattr(self, table, None) or self
+
+
 class DataSettings(Section):
     source: Literal["movielens", "kuaisar", "amazon", "table"] = "movielens"
     path: Path = Path("data/ml-latest-small")
     files: dict[str, str] = Field(
-        default_factory=dict, description="source `table`: interactions, users, items -> file"
+        default_factory=dict, description="source `table`: interactions, users, items -> file, folder or pattern"
     )
     columns: dict[str, str] = Field(default_factory=dict, description="source `table`: canonical name -> source column")
+    csv: CsvSettings = CsvSettings()
     ids: Literal["auto", "string", "integer"] | dict[Literal["user", "item"], Literal["auto", "string", "integer"]] = (
         Field(
             "auto",

@@ -15,10 +15,9 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from core.settings import LabelRule
+from core.settings import CsvDialect, LabelRule
 from core.tables import IdTypes
-from ingest.delimited import read_csv
-from ingest.place import Place
+from ingest.delimited import Delimited
 from ingest.source import Source, declared_ids, existing
 from ingest.values import Values
 
@@ -35,6 +34,7 @@ _LOGS = (
     _Log("rec", "rec_inter.csv", "timestamp", "click"),
     _Log("search", "src_inter.csv", "search_session_timestamp", "click_cnt"),
 )
+_DIALECT = CsvDialect(delimiter=",", quote='"', escape="none")
 _SENTENCES = {
     "rec": "Short videos that the app recommends one after the other, without a query.",
     "search": "Results that are shown for a query the user typed or tapped.",
@@ -78,10 +78,10 @@ class KuaiSar(Source):
 
     def interactions(self) -> Iterator[pa.RecordBatch]:
         for log in _LOGS:
-            path = self.data.path / log.file
-            place, values = Place(path, 2), Values(self.data)
+            file, values = self._file(log.file), Values(self.data)
+            place = file.place()
             columns = ("user_id", "item_id", log.time, log.clicks)
-            for batch in read_csv(path, dict.fromkeys(columns, pa.string()), encoding=self.data.encoding):
+            for batch in file.read(dict.fromkeys(columns, pa.string())):
                 user, item, time, clicks = batch.columns
                 yield pa.RecordBatch.from_pydict(
                     {
@@ -102,10 +102,13 @@ class KuaiSar(Source):
         for batch in self._read("item_features.csv", kinds):
             yield batch.append_column("title", _title([batch[name] for name in _NAMES]))
 
-    def _read(self, file: str, kinds: Mapping[str, pa.DataType]) -> Iterator[pa.RecordBatch]:
-        path, values = self.data.path / file, Values(self.data)
-        place = Place(path, 2)
-        for batch in read_csv(path, dict.fromkeys(kinds, pa.string()), encoding=self.data.encoding):
+    def _file(self, name: str) -> Delimited:
+        return Delimited.find(self.data.path / name, self.data.csv.or_else(_DIALECT), encoding=self.data.encoding)
+
+    def _read(self, name: str, kinds: Mapping[str, pa.DataType]) -> Iterator[pa.RecordBatch]:
+        file, values = self._file(name), Values(self.data)
+        place = file.place()
+        for batch in file.read(dict.fromkeys(kinds, pa.string())):
             yield values.read(batch, kinds, place)
             place = place.after(batch.num_rows)
 

@@ -13,13 +13,15 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from core.errors import DataError
-from core.settings import DataSettings
+from core.settings import CsvDialect, DataSettings
 from core.tables import IdTypes
-from ingest.delimited import opened, read_csv, wrong_encoding
+from ingest.delimited import Delimited, opened, wrong_encoding
 from ingest.place import Place
 from ingest.source import Source, declared_ids, existing
 from ingest.values import Values
 
+_KNOWN = CsvDialect(delimiter=",", quote='"', escape="none")
+_OLD = CsvDialect(delimiter=":", quote="none", escape="none")
 NO_GENRES = "(no genres listed)"
 _AGES = {
     "1": "under 18",
@@ -75,8 +77,9 @@ class MovieLens(Source):
     def interactions(self) -> Iterator[pa.RecordBatch]:
         keys, values = self._scenario_values
         key = 0 if self.rule == "age" else 1
-        place, values_of = Place(self.files()[0], 1 if self.old else 2), Values(self.data)
-        for batch in self._ratings():
+        ratings, values_of = self._ratings(), Values(self.data)
+        place = ratings.place()
+        for batch in ratings.read(dict.fromkeys(_RATINGS, pa.string())):
             user, item, rating, time = batch.columns
             user = values_of.ids(user, self.ids.user, place.at("userId"))
             item = values_of.ids(item, self.ids.item, place.at("movieId"))
@@ -113,20 +116,25 @@ class MovieLens(Source):
             return f"Viewers aged {' or '.join(ages)}." if values else "Viewers of all other ages."
         return f"Films that are first of all {' or '.join(values)}." if values else "Films of all other genres."
 
-    def _ratings(self) -> Iterator[pa.RecordBatch]:
-        ratings, columns = self.files()[0], dict.fromkeys(_RATINGS, pa.string())
+    def _ratings(self) -> Delimited:
+        path = self.files()[0]
         if self.old:
             # `::` read as two `:` around an empty column; the four fields are numbers, so no other `:` can occur.
             names = ("userId", "_1", "movieId", "_2", "rating", "_3", "timestamp")
-            return read_csv(ratings, columns, names=names, delimiter=":", quoted=False, encoding=self.data.encoding)
-        return read_csv(ratings, columns, encoding=self.data.encoding)
+            return Delimited.find(path, _OLD, names=names, encoding=self.data.encoding)
+        return self._csv(path)
+
+    def _csv(self, path: Path) -> Delimited:
+        return Delimited.find(path, self.data.csv.or_else(_KNOWN), encoding=self.data.encoding)
 
     def _users(self) -> Iterator[pa.RecordBatch]:
         names = ("user_id", "_1", "gender", "_2", "age", "_3", "occupation", "_4", "zip")
-        path = self.files()[2]
-        texts, place, values = dict.fromkeys(_USERS, pa.string()), Place(path), Values(self.data)
-        kinds = {**_USERS, "user_id": self.ids.user}
-        for batch in read_csv(path, texts, names=names, delimiter=":", quoted=False, encoding=self._old_encoding):
+        file, values = (
+            Delimited.find(self.files()[2], _OLD, names=names, encoding=self._old_encoding),
+            Values(self.data),
+        )
+        place, kinds = file.place(), {**_USERS, "user_id": self.ids.user}
+        for batch in file.read(dict.fromkeys(_USERS, pa.string())):
             yield values.read(batch, kinds, place)
             place = place.after(batch.num_rows)
 
@@ -139,13 +147,11 @@ class MovieLens(Source):
         """item_id, title, genres, first_genre, year of all films."""
         path = self.files()[1]
         if self.old:
-            raw = _split_lines(path, self._old_encoding)
+            raw, place = _split_lines(path, self._old_encoding), Place(path)
         else:
-            kinds = dict.fromkeys(_MOVIES, pa.string())
-            raw = pa.Table.from_batches(read_csv(path, kinds, encoding=self.data.encoding), schema=pa.schema(kinds))
-        ids = Values(self.data).ids(
-            raw["movieId"].combine_chunks(), self.ids.item, Place(path, 1 if self.old else 2, "movieId")
-        )
+            file, kinds = self._csv(path), dict.fromkeys(_MOVIES, pa.string())
+            raw, place = pa.Table.from_batches(file.read(kinds), schema=pa.schema(kinds)), file.place()
+        ids = Values(self.data).ids(raw["movieId"].combine_chunks(), self.ids.item, place.at("movieId"))
         genres = pc.if_else(pc.is_in(raw["genres"], pa.array(["", NO_GENRES])), None, raw["genres"])
         year = pc.struct_field(pc.extract_regex(raw["title"], r"\((?P<year>\d{4})\)\s*$"), "year")
         return pa.table(

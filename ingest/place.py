@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -12,11 +13,15 @@ from core.errors import DataError
 
 @dataclass(frozen=True)
 class Place:
-    """A column of a file, from `first_row` on (counted as `DataError` shows it)."""
+    """A column of a file, from `first_row` on, counted as `DataError` shows it.
+
+    Where rows may go over several lines, rows count from 0 and `line` says on which line each begins.
+    """
 
     file: Path
     first_row: int = 1
     column: str | None = None
+    line: Callable[[int], int] | None = None
 
     def at(self, column: str) -> Place:
         """The same rows, another column."""
@@ -29,6 +34,8 @@ class Place:
     def error(self, message: str, row: int | None = None) -> DataError:
         """An error here; `row` counts from 0 within the batch."""
         number = None if row is None else self.first_row + row
+        if number is not None and self.line is not None:
+            number = self.line(number)
         return DataError(message, file=self.file, row=number, column=self.column)
 
 

@@ -98,6 +98,8 @@ def read_source(settings: Settings, window: Window, out: Path, pushed: PushedLog
     source = open_source(settings)
     for path in source.files():
         LOG.debug("reading %s", path)
+    for note in source.notes():
+        LOG.info("%s", note)
     mapping = ScenarioMap(settings.data.scenario, source.rule)
     log = _write_log(source, mapping, window, out / "interactions.parquet")
     if pushed is not None:

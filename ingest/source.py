@@ -71,6 +71,10 @@ class Source(ABC):
             DataError: one is missing.
         """
 
+    def notes(self) -> list[str]:
+        """What a person should know of the files: how many are read, and what lies among them and is not."""
+        return []
+
     @abstractmethod
     def interactions(self) -> Iterator[pa.RecordBatch]:
         """The log, in the order of the source."""

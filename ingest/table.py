@@ -1,7 +1,7 @@
 """Your own tables: parquet or CSV files, mapped by `data.files` and `data.columns`.
 
-`data.files` names `interactions` and, where you have them, `users` and `items`, below `data.path`: a `.parquet`, `.csv`
-or `.tsv` file (also `.gz`), or a folder of parquet files, read in order of their names.
+`data.files` names `interactions` and, where you have them, `users` and `items`, below `data.path`: a parquet or CSV file
+(also compressed), a folder of either, or a pattern of names; several files are read in order of their names.
 
 `data.columns` maps our names to yours, e.g. `user_id: uid`; `users.event_timestamp: changed_at` maps a name for one
 table only.
@@ -10,14 +10,12 @@ table only.
 from __future__ import annotations
 
 import functools
-import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Literal
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from core.errors import DataError, SettingsError
 from core.ids import Spellings
@@ -26,16 +24,17 @@ from core.settings import DataSettings
 from core.spelling import is_text
 from core.tables import TIMESTAMP, IdTypes
 from core.words import did_you_mean
-from ingest.delimited import header_of, read_csv
+from ingest.parts import Parts, parts_of
 from ingest.place import Place
-from ingest.source import Source, existing
+from ingest.raw import RawFile
+from ingest.source import Source
 from ingest.values import Values
 
 LOG = logger("ingest")
 
 TABLES = ("interactions", "users", "items")
-_CSV = re.compile(r"\.(csv|tsv)(\.\w+)?$")
 _OURS = ("user_id", "item_id", "event_timestamp", "value")  # roles of interactions
+_ONE_LINE = {*_OURS, "scenarios", "weight"}  # and the label and the grade
 
 
 class Table(Source):
@@ -73,7 +72,10 @@ class Table(Source):
         return _declared([*self.data.item_categorical, *text], self.data.item_dense)
 
     def files(self) -> list[Path]:
-        return [part for table in TABLES if table in self.data.files for part in self._parts(table)]
+        return [part.path for table in TABLES if table in self.data.files for part in self._parts(table).found]
+
+    def notes(self) -> list[str]:
+        return [f"{table}: {note}" for table in TABLES if table in self.data.files for note in self._notes(table)]
 
     def interactions(self) -> Iterator[pa.RecordBatch]:
         roles = {
@@ -109,25 +111,25 @@ class Table(Source):
         self, table: str, roles: Mapping[str, pa.DataType | None], optional: Mapping[str, pa.DataType | None]
     ) -> Iterator[pa.RecordBatch]:
         """Batches with the roles as columns; a type of None is that of the label's column: what its rule looks at."""
-        for path in self._parts(table):
-            header = _header(path, self.data.encoding)
-            present = {role: kind for role, kind in optional.items() if self._column(table, role, header) in header}
-            wanted = {**roles, **present, **self._asked_for(table, optional)}
-            names = {role: self._column(table, role, header) for role in wanted}
+        files = self._files(table)
+        present = {
+            role: kind
+            for role, kind in optional.items()
+            if any(self._column(table, role, file.header) in file.header for file in files)
+        }
+        wanted = {**roles, **present, **self._asked_for(table, optional)}
+        one_line = _ONE_LINE | {self.data.label.column, self.data.grade}
+        for file in files:
+            names = {role: self._column(table, role, file.header) for role in wanted}
             for role, name in names.items():
-                if name not in header:
-                    raise DataError(self._missing(role, header), file=path, column=name)
-            place = Place(path, 2 if _CSV.search(path.name) else 1)
-            for batch in self._raw(path, names):
+                if name not in file.header:
+                    raise DataError(self._missing(role, file.header), file=file.path, column=name)
+            place = file.place()
+            for batch in file.read(names.values(), self.data.batch_rows):
+                if file.has_breaks:
+                    _refuse_breaks(batch, [name for role, name in names.items() if role in one_line], place)
                 yield self._converted(table, batch, names, wanted, place)
                 place = place.after(batch.num_rows)
-
-    def _raw(self, path: Path, names: Mapping[str, str]) -> Iterator[pa.RecordBatch]:
-        if not _CSV.search(path.name):
-            return _read_parquet(path, list(dict.fromkeys(names.values())), self.data.batch_rows)
-        columns = dict.fromkeys(names.values(), pa.string())
-        delimiter = "\t" if ".tsv" in path.suffixes else ","
-        return read_csv(path, columns, delimiter=delimiter, newlines=True, encoding=self.data.encoding)
 
     def _converted(
         self,
@@ -208,16 +210,28 @@ class Table(Source):
         mapped = columns.get(role, role)
         return mapped if mapped in header or role not in header else role
 
-    def _parts(self, table: str) -> list[Path]:
-        path = self.data.path / self.data.files[table]
-        if path.is_dir():
-            parts = sorted(p for p in path.rglob("*.parquet") if not p.name.startswith((".", "_")))
-            if not parts:
-                raise DataError("this folder holds no parquet files", file=path)
-            return parts
-        if not _CSV.search(path.name) and path.suffix not in (".parquet", ".pq"):
-            raise DataError(f"data.files.{table} must end in .parquet, .csv or .tsv (.gz), or be a folder", file=path)
-        return [existing(path, f"see data.path and data.files.{table}")]
+    @functools.cache  # noqa: B019  # a source lives as long as one reading
+    def _parts(self, table: str) -> Parts:
+        return parts_of(self.data.path, self.data.files[table], f"data.files.{table}")
+
+    @functools.cache  # noqa: B019
+    def _files(self, table: str) -> list[RawFile]:
+        dialect, known = self.data.csv.of(table), self._known_names
+        return [RawFile(part, dialect, self.data.encoding, known) for part in self._parts(table).found]
+
+    @property
+    def _known_names(self) -> set[str]:
+        """Column names that the settings mention or that we look for."""
+        declared = {*self.user_columns, *self.item_columns, self.data.label.column, self.data.scenario.column or ""}
+        ours = {"user_id", "item_id", "event_timestamp", "scenario", "title", "label", "weight"}
+        return ours | declared | set(self.data.columns.values())
+
+    def _notes(self, table: str) -> list[str]:
+        parts, files = self._parts(table), self._files(table)
+        if len(files) == 1 and not parts.left_out:
+            return []
+        empty = [file.path.name for file in files if not file.rows]
+        return [parts.says(self.data.path), *([f"no row in {', '.join(empty[:3])}"] if empty else [])]
 
     def _id_type(self, entity: Literal["user", "item"]) -> pa.DataType:
         """What `data.ids` says; else int64 where every file has whole numbers for this id, else string."""
@@ -225,7 +239,7 @@ class Table(Source):
         if asked != "auto":
             return pa.string() if asked == "string" else pa.int64()
         tables = [table for table in ("interactions", f"{entity}s") if table in self.data.files]
-        found = [self._spellings(table, f"{entity}_id", part) for table in tables for part in self._parts(table)]
+        found = [self._spellings(table, f"{entity}_id", file) for table in tables for file in self._files(table)]
         if any(not one.integers and one.floats for one in found):
             LOG.warning("some %s ids are spelled as floats (102.0) and others are text: they stay as written", entity)
         return pa.int64() if all(one.integers for one in found) else pa.string()
@@ -234,57 +248,48 @@ class Table(Source):
         """Whether every id of a file spells a whole number, some as 102.0: then 102 is meant, also where ids are text."""
         if self.data.ids_of("user" if key == "user_id" else "item") != "auto":
             return False
-        found = self._spellings(table, key, path)
+        file = next(file for file in self._files(table) if file.path == path)
+        found = self._spellings(table, key, file)
         return found.integers and found.floats > 0
 
-    def _spellings(self, table: str, key: str, path: Path) -> Spellings:
+    def _spellings(self, table: str, key: str, file: RawFile) -> Spellings:
         """How a file writes an id; looked at once."""
-        if (table, key, path) not in self._seen:
-            self._seen[table, key, path] = self._look_at(table, key, path)
-        return self._seen[table, key, path]
+        if (table, key, file.path) not in self._seen:
+            self._seen[table, key, file.path] = self._look_at(table, key, file)
+        return self._seen[table, key, file.path]
 
-    def _look_at(self, table: str, key: str, path: Path) -> Spellings:
-        header, found = _header(path, self.data.encoding), Spellings()
-        name = self._column(table, key, header)
-        if name not in header:
+    def _look_at(self, table: str, key: str, file: RawFile) -> Spellings:
+        found = Spellings()
+        name = self._column(table, key, file.header)
+        if name not in file.header:
             return found  # reading this file will say that the column is missing
-        if not _CSV.search(path.name):
-            kind = pq.read_schema(path).field(name).type
+        if not file.is_text(name):
+            kind = file.type_of(name)
             if is_text(kind):
                 # The file itself says so, whatever the ids of today look like.
                 return Spellings(text=1)
             if not pa.types.is_uint64(kind) and not pa.types.is_decimal(kind):
                 return found
-        for batch in self._raw(path, {key: name}):
+        for batch in file.read([name], self.data.batch_rows):
             found.add(batch[name], self.data.nulls)
         return found
 
 
+def _refuse_breaks(batch: pa.RecordBatch, names: list[str], place: Place) -> None:
+    for name in names:
+        broken = pc.match_substring_regex(batch[name], "[\r\n]")
+        if pc.any(broken).as_py():
+            row = pc.index(broken, True).as_py()
+            seen = batch[name][row].as_py().splitlines()
+            raise place.at(name).error(
+                f"{seen[0]!r} and {len(seen) - 1} more lines are one value here, which holds no line break; is a quote "
+                "missing on this line? Mend it, or set data.csv.quote: none if quotes are text",
+                row,
+            )
+
+
 def _declared(categorical: list[str], dense: list[str]) -> dict[str, pa.DataType]:
     return {**dict.fromkeys(categorical, pa.string()), **dict.fromkeys(dense, pa.float64())}
-
-
-def _header(path: Path, encoding: str | None) -> list[str]:
-    if _CSV.search(path.name):
-        return header_of(path, delimiter="\t" if ".tsv" in path.suffixes else ",", encoding=encoding)
-    return list(_parquet(path).schema_arrow.names)
-
-
-def _parquet(path: Path) -> pq.ParquetFile:
-    try:
-        return pq.ParquetFile(path)
-    except pa.ArrowInvalid as error:
-        raise DataError(f"not a parquet file ({error})", file=path) from error
-
-
-def _read_parquet(path: Path, columns: list[str], rows: int) -> Iterator[pa.RecordBatch]:
-    with _parquet(path) as file:
-        try:
-            # Group by group: one iterator over all of them holds memory for the whole file.
-            for group in range(file.num_row_groups):
-                yield from file.iter_batches(batch_size=rows, columns=columns, row_groups=[group], use_threads=False)
-        except OSError as error:
-            raise DataError(f"damaged parquet file ({error})", file=path) from error
 
 
 def _with_values(batch: pa.RecordBatch) -> pa.RecordBatch:

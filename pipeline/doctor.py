@@ -159,7 +159,8 @@ def _first_rows(settings: Settings) -> str:
     files = source.files()
     for rows in (source.interactions(), source.users(), source.items()):
         next(iter(rows or ()), None)
-    return f"{len(files)} files below {settings.data.path}; their columns are as the settings say"
+    notes = "".join(f"; {note}" for note in source.notes())
+    return f"{len(files)} files below {settings.data.path}; their columns are as the settings say{notes}"
 
 
 def _redis(online: OnlineSettings) -> Finding:

@@ -26,7 +26,7 @@ clock:
 data:
   source: table                 # table (your own parquet or CSV) | movielens | kuaisar | amazon
   path: data                    # folder of the files below
-  files:
+  files:                        # parquet or CSV: a file, a folder, or a pattern such as clicks/*.csv.gz
     interactions: interactions.parquet
     users: users.parquet        # optional
     items: items.parquet        # optional, but titles are what the reasoner reads

@@ -218,7 +218,7 @@ def test_a_missing_folder_is_named(tmp_path, ingest):
             RATINGS.replace("20,3.0", "x,3.0"),
             r"ratings\.csv, row 3, column 'movieId': 'x' is no id",
         ),
-        ("ratings.csv", RATINGS.replace("20,3.0", "20"), r"ratings\.csv, row 3: Expected 4 columns, got 3"),
+        ("ratings.csv", RATINGS.replace("20,3.0", "20"), r"ratings\.csv, row 3: .*3 fields where the header has 4"),
         ("ratings.csv", RATINGS.split("\n")[0] + "\n", r"ratings\.csv: the log is empty"),
         ("ratings.csv", "", r"ratings\.csv: the file is empty"),
         (
@@ -226,7 +226,7 @@ def test_a_missing_folder_is_named(tmp_path, ingest):
             RATINGS.replace("1000000060", "1000000060000"),
             r"row 4, column 'timestamp': 1000000060000 is no",
         ),
-        ("ratings.csv", RATINGS.encode("utf-16"), r"ratings\.csv, row 1: byte 0 is not UTF-8 text; set data\.encoding"),
+        ("ratings.csv", RATINGS.encode("utf-16-le"), r"ratings\.csv, row 1: a NUL byte.*data\.encoding"),
         (
             "movies.csv",
             MOVIES.replace("C,", "Café,").encode("latin-1"),
