@@ -25,7 +25,7 @@ test: setup ## Run all tests: unit, integration (own Redis and PostgreSQL proces
 	  $(PYTEST) --last-failed --last-failed-no-failures none -v; }
 
 test-images: setup ## Try it on bare Debian systems and build the images (root, debootstrap, buildah; many minutes)
-	@$(PYTEST) tests/images -n 0 -v -p no:cacheprovider $(ARGS)
+	@$(PYTEST) tests/images -n 0 -v -s -p no:cacheprovider $(ARGS)
 
 lint: setup ## Check style (ruff) and types (mypy)
 	$(BIN)/ruff check .
@@ -43,5 +43,5 @@ airflow: setup ## Run Airflow here until Ctrl-C (port $PORT or 8080), replaying 
 	@exec $(BIN)/python -m dags.local --port $(PORT) --settings $(if $(filter file,$(origin SETTINGS)),config/airflow-demo.yaml,$(SETTINGS))
 
 clean: ## Remove .venv, .llm4msr and all caches
-	rm -rf $(VENV) .llm4msr .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info build dist
+	rm -rf $(VENV) .venv.lock .llm4msr .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info build dist
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -15,9 +15,12 @@ import importlib.metadata as metadata
 import importlib.util
 import os
 import re
+import shutil
 import subprocess
 import sys
+import sysconfig
 import tempfile
+import threading
 import time
 from pathlib import Path
 
@@ -63,10 +66,13 @@ def main() -> int:
     try:
         check_python(sys.version_info[:2])
         lock = HERE / f"{options.name}.txt"
+        if "torch" in pins(lock) and not has("torch"):
+            need_room(4, "torch and all else")
         _pip(["-r", str(lock), *pip_options], f"{len(pins(lock))} packages of {lock.name}")
         if cuda := cuda_of_torch():
             wanted = cuda_libraries()
             if wanted:
+                need_room(6, "the CUDA libraries")
                 _pip([*wanted, "-c", str(lock), *pip_options], f"CUDA {cuda} libraries that torch declares", deps=True)
             if "gpu" not in lock.stem:
                 print(CPU_HINT, flush=True)
@@ -90,6 +96,13 @@ def check_python(version: tuple[int, int]) -> None:
             f"Python {version[0]}.{version[1]} is not supported: the locks hold for Python 3.11, 3.12 and 3.13; name one of "
             "them, e.g. make setup PYTHON=python3.11"
         )
+
+
+def need_room(gib: float, what: str) -> None:
+    """Refuse a disk that is too full before half of it is there."""
+    free = shutil.disk_usage(sys.prefix).free / 2**30
+    if free < gib:
+        raise InstallError(f"{what} take {gib:g} GiB while they are installed; {free:.1f} GiB are free at {sys.prefix}")
 
 
 def pins(lock: Path) -> dict[str, str]:
@@ -157,38 +170,48 @@ def verify(modules: list[str]) -> None:
 
 
 def _pip(arguments: list[str], what: str, *, deps: bool = False) -> None:
-    """Run pip; a line at least every ten seconds says how far it is, and its last words are shown if it fails."""
+    """Run pip; a line every ten seconds says how far it is, and its last words are shown if it fails."""
     command = [*_PIP[:-1], *arguments] if deps else [*_PIP, *arguments]
     print(f"installing {what}", flush=True)
-    last: list[str] = []
-    count, told = 0, time.monotonic()
-    with subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace"
-    ) as pip:
-        for line in pip.stdout or ():
-            last = [*last[-14:], line.rstrip()]
-            count += line.startswith("Collecting ")
-            now = time.monotonic()
-            if line.startswith("Installing collected"):
-                print(f"  {count} packages fetched; unpacking them", flush=True)
-            elif now - told > _SILENCE:
-                told = now
-                print(f"  {count} packages: {line.strip()[:100]}", flush=True)
+    said: list[str] = []
+    done = threading.Event()
+    teller = threading.Thread(target=_tell, args=(said, done), daemon=True)
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True, "errors": "replace"}
+    # /tmp is memory on many systems, and three GiB of wheels may be more than it holds.
+    with (
+        tempfile.TemporaryDirectory(prefix="pip-", dir=sys.prefix) as folder,
+        subprocess.Popen(command, env={"TMPDIR": folder, **os.environ}, **pipes) as pip,
+    ):
+        teller.start()
+        said.extend(line.rstrip() for line in pip.stdout or ())
+        done.set()
     if pip.returncode:
+        last = said[-15:]
         raise InstallError("pip failed:\n" + "\n".join(f"  {line}" for line in last) + f"\n{_advice(' '.join(last))}")
+
+
+def _tell(said: list[str], done: threading.Event) -> None:
+    """Say every ten seconds what pip is at: it is silent while it unpacks."""
+    while not done.wait(_SILENCE):
+        fetched = [line.split()[1] for line in list(said) if line.startswith("Collecting ")]
+        if said and said[-1].startswith("Installing collected"):
+            unpacked = len(list(Path(sysconfig.get_path("purelib")).glob("*.dist-info")))
+            print(f"  {len(fetched)} packages fetched, {unpacked} unpacked", flush=True)
+        elif fetched:
+            print(f"  {len(fetched)} packages: {fetched[-1]}", flush=True)
 
 
 def _advice(said: str) -> str:
     """What to do about a failure of pip, by its words."""
     if "No space left" in said:
         return "The disk is full: 4 GiB are needed with torch's CPU build, 10 GiB with its CUDA build."
+    if any(word in said for word in ("ConnectTimeout", "Connection", "ReadTimeout", "certificate verify failed")):
+        return "The package index cannot be reached; see pip's settings for proxies, mirrors and certificates (pip config list)."
     if "No matching distribution" in said:
         return (
             "A package has no build for this machine or Python (supported: Linux on x86-64, CPython 3.11 to 3.13), or the "
             "package index that pip asks lacks it."
         )
-    if "ConnectTimeout" in said or "Connection" in said or "NewConnectionError" in said:
-        return "The package index cannot be reached; see pip's settings for proxies and mirrors (pip config list)."
     return "See pip's words above; what was fetched is kept, and the same command goes on from there."
 
 

@@ -130,6 +130,8 @@ def _marker(pythons: list[str]) -> str:
 
 def main() -> int:
     """Write or check the locks; 1 when a check finds a difference."""
+    if sys.version_info[:2] != (3, 11):
+        sys.exit("locks are written on Python 3.11, the one that needs most: make clean setup PYTHON=python3.11")
     stale = [name for name in NAMES if _text(name) != render(name)]
     if "--check" in sys.argv[1:]:
         print("\n".join(f"requirements/{name}.txt is not what {name}.in and this environment give" for name in stale))

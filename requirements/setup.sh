@@ -29,8 +29,17 @@ fi
 # What an environment was made with: the Python, this folder (scripts name it), and the lock.
 whose="$("$python" -c 'import sys; print(sys.version.split()[0], sys.base_prefix)') $(pwd)"
 made="$whose $(cat requirements/dev.txt pyproject.toml requirements/setup.sh requirements/install.py | cksum)"
-if [ "$(cat $ready 2>/dev/null)" = "$made" ] && .venv/bin/python -c '' 2>/dev/null; then
-    exit 0
+whole() {
+    [ "$(cat $ready 2>/dev/null)" = "$made" ] && .venv/bin/python -c '' 2>/dev/null
+}
+
+! whole || exit 0
+
+# Two at once in one folder: the second waits, and finds it done.
+if command -v flock >/dev/null && (: >.venv.lock) 2>/dev/null; then
+    exec 9>.venv.lock
+    flock -n 9 || { echo "another set-up is at work in this folder; waiting for it" && flock 9; }
+    ! whole || exit 0
 fi
 
 "$python" -c 'import ensurepip, venv' 2>/dev/null \
