@@ -80,8 +80,8 @@ class RedisAddress:
 
 
 def shown(address: str) -> str:
-    """An address without its password: of a URL, and of a list of `password=` and others."""
-    address = re.sub(r"(://[^/?#]*?):[^/?#]*@", r"\1:***@", address)
+    """An address, or a text with addresses in it, without passwords: of URLs, and of lists of `password=` and others."""
+    address = re.sub(r"(://[^/?#\s]*?):[^/?#\s]*@", r"\1:***@", address)
     return re.sub(r"((?:password|passwd|pwd|token|api_key)=)[^,&\s]*", r"\1***", address, flags=re.IGNORECASE)
 
 

@@ -106,7 +106,7 @@ class Run:
         self.stage = next(iter(self.planned), "")
         self.top = Loop("", 1.0, "", 1.0, now)
         self._speed = [5.0, 5.0]  # seconds taken and planned of the stages that were worked at; begins as if equal
-        self._percent = 0
+        self._share, self._seen = 0.0, 0.0  # what was last said to be done, 0 to 1, and after how many seconds
         self._reached = (0.0, 0.0)  # of the stage: the share that was seen done last, and after how many seconds
 
     def begin(self, stage: str) -> None:
@@ -145,9 +145,18 @@ class Run:
         left = later + self._left(now - self._stage_began, top.fraction, self.planned.get(self.stage, 0.0) * speed)
         elapsed, inner = now - self.began, _told(top)
         known = self.planned.get(self.stage, 0.0) > 0 or top.fraction > 0
-        if known and elapsed + left > 0:
-            self._percent = max(self._percent, min(99, int(100 * elapsed / (elapsed + left))))
-        return Status(self._percent, left if known else None, self.stage, str(inner) if inner is not None else "")
+        since = max(0.0, elapsed - self._seen)
+        if known and since + left > 0:
+            # From what was said on, at the pace that ends with the time left: it never goes back, and never stands still
+            # because there was more to do than planned.
+            self._share += (1 - self._share) * since / (since + left)
+        self._seen = elapsed
+        return Status(
+            min(99, int(100 * self._share)),
+            left if known else None,
+            self.stage,
+            str(inner) if inner is not None else "",
+        )
 
     def _left(self, elapsed: float, fraction: float, planned: float) -> float:
         """Seconds that the stage will still take."""

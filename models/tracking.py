@@ -189,7 +189,7 @@ def _client(settings: Settings) -> Iterator[MlflowClient]:
                 _make_database(_folder(settings))
                 yield MlflowClient(tracking_uri=uri, registry_uri=uri)
     except (MlflowException, SQLAlchemyError) as error:
-        first = str(error).strip().splitlines()[0]
+        first = shown(str(error).strip().splitlines()[0])
         advice = (
             "check tracking.url, that it can be reached, and its version"
             if settings.tracking.url
@@ -198,7 +198,7 @@ def _client(settings: Settings) -> Iterator[MlflowClient]:
         )
         raise StorageError(f"MLflow at {shown(uri)} failed ({first}); {advice}") from error
     except OSError as error:
-        raise StorageError(f"MLflow at {shown(uri)} cannot be reached or written ({error})") from error
+        raise StorageError(f"MLflow at {shown(uri)} cannot be reached or written ({shown(str(error))})") from error
 
 
 @contextmanager

@@ -149,7 +149,7 @@ def _tried(name: str, check: Callable[[], str], mend: str) -> Finding:
 
 
 def _first_line(error: Exception) -> str:
-    return next(iter(str(error).strip().splitlines()), type(error).__name__)
+    return shown(next(iter(str(error).strip().splitlines()), type(error).__name__))
 
 
 def _first_rows(settings: Settings) -> str:

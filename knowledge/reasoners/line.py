@@ -228,7 +228,7 @@ def _ended(waiting: dict[Future[T], int]) -> Iterator[tuple[int, T]]:
 
 
 def _first(error: Exception) -> str:
-    told = (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
+    told = shown((str(error).strip().splitlines() or [type(error).__name__])[0])[:300]
     body = getattr(error, "body", None)
     detail = body.get("detail") or body.get("message") if isinstance(body, dict) else None
     return f"{told}: {detail}"[:300] if detail and str(detail) not in told else told

@@ -118,6 +118,8 @@ def test_a_wrong_address_is_found_when_the_settings_are_read_if_redis_is_used(tm
         ("redis://:p@ss:w@host/0", "redis://:***@host/0"),
         ("cache:6380,password=hunter2,db=1", "cache:6380,password=***,db=1"),
         ("http://host:8000/v1", "http://host:8000/v1"),
+        ("API request to http://me:hunter2@h:5000/x failed", "API request to http://me:***@h:5000/x failed"),
+        ("http://h:5000/x and mail@example: both", "http://h:5000/x and mail@example: both"),
         ("cache:6380,db=1", "cache:6380,db=1"),
     ],
 )

@@ -82,6 +82,16 @@ def test_a_stage_that_takes_longer_than_planned_says_so_once_it_is_a_tenth_done(
     assert left[2:] == pytest.approx([600 - 30 * (n + 1) for n in range(2, 20)])
 
 
+def test_the_share_goes_on_rising_where_there_was_far_more_to_do_than_planned(watch):
+    run = Run({"one": 10, "two": 10}, watch)
+    run.begin("one")
+    lived(run, watch, 10, 10)
+    run.end()
+    run.begin("two")
+    percents = [status.percent for status in lived(run, watch, 1000, 20)]
+    assert all(later > earlier for earlier, later in zip(percents[2:], percents[3:], strict=False))
+
+
 def test_what_comes_before_the_first_loop_is_not_expected_again(watch):
     run = Run({"one": 10}, watch)
     run.begin("one")

@@ -104,6 +104,13 @@ def test_nothing_connects_anywhere(prepared, monkeypatch, tmp_path):
     assert tracking.champion(settings, "quiet").version == version
 
 
+def test_a_password_within_the_address_of_a_server_is_in_no_message(tmp_path):
+    url = "http://me:hunter2@127.0.0.1:9"
+    with pytest.raises(StorageError, match="MLflow at http://me:\\*\\*\\*@127.0.0.1:9 failed") as raised:
+        tracking.champion(Settings(root=tmp_path, tracking={"url": url}))
+    assert "hunter2" not in str(raised.value)
+
+
 def test_telemetry_is_off_in_a_fresh_process(prepared):
     settings, _, _ = prepared
     code = (
