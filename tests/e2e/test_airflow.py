@@ -343,7 +343,7 @@ def test_a_bad_file_stops_its_run_at_the_gate_says_so_in_the_log_and_the_champio
     assert "the gate of table interactions stopped the run" in story.bad_log
     assert "kiosk" in story.bad_log
     assert story.champion["promoted_at"] <= f"{BAD}T00:00:00+00:00"
-    assert story.answer["versions"]["bundle_digest"] == story.champion["digest"]
+    assert story.answer["versions"]["version"] == story.champion["version"]
     assert len(story.answer["items"]) == 3
 
 
