@@ -27,7 +27,7 @@ from feature_repo import views
 from feature_repo.dimension import dimension
 from feature_repo.online import OnlineTable, use_write_ahead_log
 from feature_repo.online_ids import OnlineIds, wanted_ids
-from feature_repo.online_source import Span, write_source
+from feature_repo.online_source import Span, state_of, write_source
 from feature_repo.overlay import WRITE_BATCH, feast_folder, open_store
 from feature_repo.views import Generation, SourcePaths
 from ingest import PushedLog
@@ -50,6 +50,7 @@ class Probe:
         rows: most rows that were written at once.
         since, until: publish times between which all is online, in microseconds.
         recipe: what the values were made by (see `_recipe`).
+        past: what the newest values up to `until` were (see `state_of`); empty: not known.
     """
 
     view: str
@@ -58,6 +59,7 @@ class Probe:
     since: int
     until: int = _DAWN
     recipe: str = ""
+    past: str = ""
 
     @classmethod
     def read(cls, path: Path) -> Probe:
@@ -82,7 +84,8 @@ def materialize(
     What counts is published between `start`, or the end of what is online if that is earlier (less an overlap of a day), and
     the clock's now; where the clock is the machine's own, all that is built is published now, before its lag is over: a lag is
     what training assumes. A view that is not yet online, was lost, or whose values are made by another recipe since (columns,
-    prior, history length) is written from the beginning whatever `start` says. Doing it twice changes nothing; a newer row
+    prior, history length), or of which an earlier value is another one now, is written from the beginning whatever
+    `start` says. Doing it twice changes nothing; a newer row
     that was pushed meanwhile stays; a correction with the same times wins.
 
     Args:
@@ -111,8 +114,13 @@ def materialize(
         probe, recipe = _live_probe(settings, table, feast_view), _recipe(settings, view, feast_view)
         # What another recipe wrote does not count: beyond this window's end nobody makes it anew.
         reached = probe.until if probe is not None and probe.recipe == recipe else _DAWN
+        live = clock.fixed is None
+        if newest and reached and probe is not None and probe.past not in ("", state_of(paths, view, reached, live)):
+            # A corrected title, a replayed row, another version of texts: values of before this window are others now.
+            LOG.info("online view %s: earlier values have changed since they were written, so all are written", view)
+            reached = _DAWN
         since = _DAWN if start is None else max(_DAWN, min(start, reached, until) - overlap)
-        span = Span(since, until, live=clock.fixed is None)
+        span = Span(since, until, live=live)
         if not newest and view in CATALOGUES and probe is not None:
             written[feast_view.name] = 0
             continue
@@ -122,7 +130,8 @@ def materialize(
         ids.grow(*wanted)
         _write_online(table, feast_view, file, rows, replace=view in CATALOGUES)
         reached = max(reached, until if end is None else min(end, until))
-        made = Probe(feast_view.name, None, rows, since, reached, recipe)
+        past = state_of(paths, view, reached, live) if newest or probe is None else probe.past
+        made = Probe(feast_view.name, None, rows, since, reached, recipe, past)
         _remember(settings, feast_view, file, made, probe)
         if newest:
             _take_away(settings, table, feast_view, ids, ids.gone(*wanted))

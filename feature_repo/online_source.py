@@ -121,6 +121,30 @@ def newest(
         shutil.rmtree(spill, ignore_errors=True)
 
 
+def state_of(paths: SourcePaths, view: str, until: int, live: bool) -> str:
+    """A digest of the newest value of each entity published up to `until`; empty for catalogues, which are always written whole.
+
+    Two artifacts of one log that differ in it hold other values of the same times: what is online is not what it would be.
+    """
+    file = paths.ref(view)
+    names = pq.read_schema(file).names
+    if "watermark" not in names:
+        return ""
+    key = names[0]
+    left = ", ".join(name for name in ("row", "created_timestamp") if name in names)
+    spill = paths.online / f".spill-{uuid.uuid4().hex}"
+    connection = connect(spill, MEMORY_LIMIT)
+    try:
+        query = newest_query(file, key, until=until, live=live)
+        found = connection.execute(
+            f"SELECT count(*), bit_xor(hash(n)) FROM (SELECT * EXCLUDE ({left}) FROM ({query})) n"
+        ).fetchall()
+        return "-".join(map(str, found[0]))
+    finally:
+        connection.close()
+        shutil.rmtree(spill, ignore_errors=True)
+
+
 def newest_query(file: Path, key: str, *, until: int, since: int = 0, live: bool = False, undated: bool = True) -> str:
     """SQL: the newest row of each `key` published from `since` to `until` (microseconds).
 

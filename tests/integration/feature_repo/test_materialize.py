@@ -201,6 +201,27 @@ def test_what_is_made_in_another_way_is_written_whole_by_the_next_window(quiet, 
         assert changed(samples[view]) == []
 
 
+@pytest.mark.parametrize(
+    ("folder", "file", "column", "change"),
+    [
+        ("features", "user_stats", "user_rows", lambda n: n + 1000),
+        ("knowledge", "user_text", "version", lambda v: f"{v}-of-other-titles"),
+        ("knowledge", "user_text", "text", lambda t: t.upper()),
+    ],
+)
+def test_an_earlier_value_that_is_another_one_now_is_written_by_the_next_window(quiet, folder, file, column, change):
+    """A corrected title, a replayed row, another version of texts: the gate would call what is online wrong."""
+    path = quiet.paths[folder] / f"{file}.parquet"
+    table = pq.read_table(path)
+    place = table.schema.get_field_index(column)
+    other = pa.array([change(value) for value in table[column].to_pylist()], table.schema.field(place).type)
+    pq.write_table(table.set_column(place, table.schema.field(place), other), path)
+    assert day(quiet, 3)[file] == len(newest(path, "user_id"))
+    samples = feature_repo.sample_online(quiet.settings, replay(quiet.now + 96 * HOUR), **quiet.paths)
+    assert samples[file] and changed(samples[file]) == []
+    assert day(quiet, 4)[file] == 0
+
+
 def dated_users(world):
     """Undated rows are written every night; these are not. They have a column that nobody declared."""
     file = world.paths["sources"][0] / "users.parquet"
