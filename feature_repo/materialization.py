@@ -50,7 +50,7 @@ class Probe:
         rows: most rows that were written at once.
         since, until: publish times between which all is online, in microseconds.
         recipe: what the values were made by (see `_recipe`).
-        past: what the newest values up to `until` were (see `state_of`); empty: not known.
+        past: what the newest values up to `until` were (see `state_of`).
     """
 
     view: str
@@ -115,7 +115,7 @@ def materialize(
         # What another recipe wrote does not count: beyond this window's end nobody makes it anew.
         reached = probe.until if probe is not None and probe.recipe == recipe else _DAWN
         live = clock.fixed is None
-        if newest and reached and probe is not None and probe.past not in ("", state_of(paths, view, reached, live)):
+        if newest and reached and probe is not None and probe.past != state_of(paths, view, reached, live):
             # A corrected title, a replayed row, another version of texts: values of before this window are others now.
             LOG.info("online view %s: earlier values have changed since they were written, so all are written", view)
             reached = _DAWN
