@@ -66,7 +66,8 @@ def _render(outcomes: list[Outcome], scratch: Path, clock: Clock, run_id: str) -
     )
 
     context = gx.get_context(mode="file", project_root_dir=scratch)
-    run = RunIdentifier(run_name=run_id, run_time=clock.now())
+    # Great Expectations reads a name as a date where it can, and fails at a digest of digits alone.
+    run = RunIdentifier(run_name=f"run {run_id}", run_time=clock.now())
     for outcome in outcomes:
         suite = ExpectationSuiteIdentifier(outcome.suite.table)
         key = ValidationResultIdentifier(suite, run_id=run, batch_identifier=outcome.suite.table)
