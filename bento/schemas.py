@@ -76,6 +76,9 @@ class PushAnswer(BaseModel):
     pushed: int
     users: int = Field(description="users whose online state was written")
     rejected: list[RejectedRow]
+    unknown_items: list[int | str] = Field(
+        description="items that are not in the catalogue, so that they are not ranked"
+    )
 
 
 class ScenarioInfo(BaseModel):

@@ -166,7 +166,9 @@ class Ranker:
                 LOG.warning("push: %s", error)
                 raise ServiceUnavailable("the stores do not take interactions now; push them again") from error
             rejected = [asdict(fault) for fault in done.faults]
-            return _json({"pushed": done.rows, "users": done.users, "rejected": rejected})
+            return _json(
+                {"pushed": done.rows, "users": done.users, "rejected": rejected, "unknown_items": done.unknown_items}
+            )
 
     @GET.get("/", include_in_schema=False)
     async def index(self) -> Response:

@@ -274,6 +274,11 @@ class ArtifactStore:
         for name in files:
             _flush(work / name)
 
+    def point_latest(self, manifest: Manifest) -> None:
+        """Let `latest` of a stage be this artifact, after one of an earlier window was made anew."""
+        body = {"object": manifest.path.name, "digest": manifest.digest}
+        replace_json(self.root / "refs" / manifest.stage / "latest.json", body)
+
     def _point(self, stage: str, window: Window, manifest: Manifest) -> None:
         body = {"object": manifest.path.name, "digest": manifest.digest}
         for name in (window.key, "latest"):

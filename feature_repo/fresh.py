@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,11 +10,28 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from core import as_utc, from_micros, to_micros
-from core.tables import TIMESTAMP, UNDATED_MICROS, IdTypes, from_values, interactions_schema
+from core import from_micros
+from core.ids import read_id, read_ids
+from core.settings import DataSettings, LabelRule
+from core.spelling import Faults, UnfitColumnError, numbers, words
+from core.tables import TIMESTAMP, UNDATED_MICROS, IdTypes, interactions_schema
+from ingest.fresh import column_names
+from ingest.labels import read_labels
+from ingest.scenarios import ScenarioMap
+from ingest.times import read_times
 
 _NEEDED = ("user_id", "item_id", "scenario", "event_timestamp", "label")
-_SMALLEST, _LARGEST = -(2**63), 2**63 - 1
+_NOTHING = "missing: the cell is empty, or holds a word for nothing (data.nulls)"
+_MEANING = {
+    "scenario": "text",
+    "event_timestamp": "time",
+    "created_timestamp": "time",
+    "label": "label",
+    "weight": "number",
+}
+_DEFAULTS = DataSettings()
+# What a column named `label` holds, unless it is the source's own and all else is, too.
+_OURS = LabelRule(column="label", op="is")
 
 
 @dataclass(frozen=True)
@@ -27,30 +43,79 @@ class Fault:
     reason: str
 
 
-def read_records(records: Sequence[Any], ids: IdTypes) -> tuple[pa.Table, list[int], list[Fault]]:
-    """Decoded JSON objects as a table of interactions; other fields than its columns are not looked at.
+def read_records(
+    records: Sequence[Any], ids: IdTypes, data: DataSettings = _DEFAULTS, scenarios: Sequence[str] = ()
+) -> tuple[pa.Table, list[int], list[Fault]]:
+    """Decoded JSON objects as a table of interactions; arguments and results as of `read_columns`.
 
-    Times are ISO 8601 texts, UTC where no zone is named. `weight` is 1 and `created_timestamp` the event's time where
-    they are left out. A number may stand for a text id, and digits for a number id.
+    Each record may have our names or the source's; fields that are neither are not looked at.
+    """
+    faults: dict[int, Fault] = {}
+    header = dict.fromkeys(str(name) for record in records if isinstance(record, Mapping) for name in record)
+    names = column_names(list(header), data)
+    columns: dict[str, list[Any]] = {name: [] for name in dict.fromkeys(names.values())}
+    for place, record in enumerate(records):
+        fields = record if isinstance(record, Mapping) else {}
+        if fields is not record:
+            faults[place] = Fault(place, "", "not a JSON object")
+        for role, name in names.items():
+            if name not in columns or len(columns[name]) > place:
+                continue
+            try:
+                columns[name].append(_cell(fields.get(name), role, ids, data))
+            except ValueError as error:
+                columns[name].append(None)
+                faults.setdefault(place, Fault(place, name, str(error)))
+    arrays = {name: pa.array(values, pa.string()) for name, values in columns.items()}
+    return read_columns(arrays, len(records), ids, data, scenarios, faults)
+
+
+def read_columns(
+    columns: Mapping[str, pa.Array],
+    count: int,
+    ids: IdTypes,
+    data: DataSettings = _DEFAULTS,
+    scenarios: Sequence[str] = (),
+    known: Mapping[int, Fault] | None = None,
+) -> tuple[pa.Table, list[int], list[Fault]]:
+    """Raw columns as a table of interactions, by the rules of ingest.
 
     Args:
-        records: the objects.
+        columns: by our names (user_id, item_id, scenario, event_timestamp, label; weight and created_timestamp may be
+            left out), or by the source's, as the settings map them.
+        count: how many rows they have.
         ids: types of the ids in the log.
+        data: how the source spells ids, nothing, times and labels.
+        scenarios: names that are known; other values are mapped as ingest maps them.
+        known: faults that were found before, by row.
 
     Returns:
-        The rows that could be read, the place of each among the records, and a fault for each of the others.
+        The rows that could be read, the place of each among all, and a fault for each of the others.
     """
+    names, faults = column_names(list(columns), data), dict(known or {})
+    read: dict[str, pa.Array] = {}
     schema = interactions_schema(ids)
-    readers = _readers(ids)
-    rows, places, faults = [], [], []
-    for place, record in enumerate(records):
-        row, fault = _read(record, readers, place)
-        if fault is None:
-            rows.append(row)
-            places.append(place)
-        else:
-            faults.append(fault)
-    return from_values({name: [row[name] for row in rows] for name in schema.names}, schema), places, faults
+    for role, name in names.items():
+        column = columns.get(name)
+        if column is None:
+            column = pa.nulls(count, pa.string())
+        try:
+            read[role], wrong = _values(role, column, name, ids, data, scenarios, columns)
+        except UnfitColumnError as error:
+            read[role], wrong = pa.nulls(count, schema.field(role).type), dict.fromkeys(range(count), str(error))
+        for row, reason in wrong.items():
+            faults.setdefault(row, Fault(row, name, reason))
+        if role in _NEEDED:
+            for row in np.flatnonzero(read[role].is_null().to_numpy(zero_copy_only=False)).tolist():
+                reason = "a label is 0 or 1" if role == "label" and column[row].is_valid else _NOTHING
+                faults.setdefault(row, Fault(row, name, reason))
+    read["weight"] = pc.fill_null(read["weight"], 1.0)
+    read["created_timestamp"] = pc.coalesce(read["created_timestamp"], read["event_timestamp"])
+    places = [row for row in range(count) if row not in faults]
+    table = pa.table(
+        {field.name: _typed(read[field.name].take(pa.array(places, pa.int64())), field) for field in schema}
+    )
+    return table.cast(schema), places, [faults[row] for row in sorted(faults)]
 
 
 def find_faults(rows: pa.Table, scenarios: Sequence[str], latest: int) -> list[Fault]:
@@ -80,54 +145,50 @@ def find_faults(rows: pa.Table, scenarios: Sequence[str], latest: int) -> list[F
     return [found[row] for row in sorted(found)]
 
 
-def _read(record: Any, readers: Mapping[str, Callable[[Any], Any]], place: int) -> tuple[dict[str, Any], Fault | None]:
-    if not isinstance(record, Mapping):
-        return {}, Fault(place, "", "not a JSON object")
-    row: dict[str, Any] = {}
-    for name in _NEEDED:
-        if record.get(name) is None:
-            return {}, Fault(place, name, "missing")
-    for name, reader in readers.items():
-        value = record.get(name)
-        try:
-            row[name] = reader(value) if value is not None else None
-        except (TypeError, ValueError, OverflowError) as error:
-            return {}, Fault(place, name, str(error))
-    row["weight"] = 1.0 if row["weight"] is None else row["weight"]
-    if row["created_timestamp"] is None:
-        row["created_timestamp"] = row["event_timestamp"]
-    return row, None
+def _values(
+    role: str,
+    column: pa.Array,
+    name: str,
+    ids: IdTypes,
+    data: DataSettings,
+    scenarios: Sequence[str],
+    columns: Mapping[str, pa.Array],
+) -> tuple[pa.Array, Faults]:
+    if role in ("user_id", "item_id"):
+        return read_ids(column, ids.user if role == "user_id" else ids.item, data.nulls)
+    if role in ("event_timestamp", "created_timestamp"):
+        return read_times(column, data.timestamp_unit, data.timezone, data.nulls, texts=True)
+    if role == "scenario":
+        return _scenarios(words(column, data.nulls), data, scenarios), {}
+    if role == "weight":
+        return numbers(column, data.nulls)
+    foreign = any(theirs != role and theirs in columns for role, theirs in column_names(list(columns), data).items())
+    if name == "label" and not (foreign and name == data.label.column):
+        return read_labels(column, _OURS, data.nulls)
+    return read_labels(column, data.label, data.nulls)
 
 
-def _readers(ids: IdTypes) -> dict[str, Callable[[Any], Any]]:
-    return {
-        "user_id": _text_id if pa.types.is_string(ids.user) else _number_id,
-        "item_id": _text_id if pa.types.is_string(ids.item) else _number_id,
-        "scenario": _text,
-        "event_timestamp": _time,
-        "label": _label,
-        "weight": _number,
-        "created_timestamp": _time,
-    }
+def _scenarios(values: pa.Array, data: DataSettings, known: Sequence[str]) -> pa.Array:
+    """Names of scenarios, or the values that ingest makes them of."""
+    mapping = ScenarioMap(data.scenario, "column" if data.source == "table" else "source")
+    names = {v: v if v in known or not known else mapping.name(v) for v in pc.unique(values.drop_null()).to_pylist()}
+    return pa.array([None if v is None else names[v] or v for v in values.to_pylist()], pa.string())
 
 
-def _number_id(value: Any) -> int:
-    if isinstance(value, str) and value.strip().lstrip("-").isdecimal():
-        value = int(value)
-    if not isinstance(value, int) or isinstance(value, bool) or not _SMALLEST <= value <= _LARGEST:
-        raise ValueError(f"{_shown(value)} is no id: ids are integers here")
-    return value
-
-
-def _text_id(value: Any) -> str:
-    if isinstance(value, bool) or not isinstance(value, str | int) or not str(value).strip():
-        raise ValueError(f"{_shown(value)} is no id: ids are texts here")
-    return _text(str(value))
-
-
-def _text(value: Any) -> str:
+def _cell(value: Any, role: str, ids: IdTypes, data: DataSettings) -> str | None:
+    """A JSON value as a file would spell it; an id at once by its rule, since only here its type is known."""
+    if value is None:
+        return None
+    if role in ("user_id", "item_id"):
+        return str(read_id(value, ids.user if role == "user_id" else ids.item, data.nulls))
+    if isinstance(value, bool):
+        if role != "label":
+            raise ValueError(f"{_shown(value)} is no {_MEANING[role]}")
+        return "1" if value else "0"
+    if isinstance(value, int | float):
+        return repr(int(value) if float(value).is_integer() else value)
     if not isinstance(value, str):
-        raise ValueError(f"{_shown(value)} is no text")
+        raise ValueError(f"{_shown(value)} is no {_MEANING[role]}")
     try:
         value.encode()
     except UnicodeEncodeError as error:
@@ -136,25 +197,8 @@ def _text(value: Any) -> str:
     return value
 
 
-def _time(value: Any) -> int:
-    if not isinstance(value, str):
-        raise ValueError(f"{_shown(value)} is no time; write ISO 8601, e.g. 2024-01-31T18:30:00.250Z")
-    try:
-        return to_micros(as_utc(value))
-    except ValueError as error:
-        raise ValueError(f"{_shown(value)} is no time; write ISO 8601, e.g. 2024-01-31T18:30:00.250Z") from error
-
-
-def _label(value: Any) -> int:
-    if value not in (0, 1):
-        raise ValueError(f"{_shown(value)} is no label; a label is 0 or 1")
-    return int(value)
-
-
-def _number(value: Any) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        raise ValueError(f"{_shown(value)} is no number")
-    return float(value)
+def _typed(column: pa.Array, field: pa.Field) -> pa.Array:
+    return column if column.type == field.type else column.cast(field.type)
 
 
 def _shown(value: Any) -> str:

@@ -16,13 +16,14 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from core import Clock, Settings, from_micros, logger, make_clock
 from core.errors import DataError, MissingArtifactError, StorageError
 from core.filesystem import locked
 from core.tables import TIMESTAMP, conform, interactions_schema
-from feature_repo.fresh import Fault, find_faults, read_records
+from feature_repo.fresh import Fault, find_faults, read_columns, read_records
 from feature_repo.log import id_types
 from feature_repo.overlay import WRITE_BATCH
 from feature_repo.statistics import entity_state
@@ -43,12 +44,15 @@ class Pushed:
         users: users whose state was written; more than those of the rows where earlier ones still waited.
         views: Feast view name to users written.
         faults: rows that were not taken, and why.
+        unknown_items: items of the rows taken that the published catalogue does not have: they count for their users,
+            and are not ranked.
     """
 
     rows: int = 0
     users: int = 0
     views: dict[str, int] = field(default_factory=dict)
     faults: tuple[Fault, ...] = ()
+    unknown_items: tuple[Any, ...] = ()
 
 
 def push(
@@ -89,8 +93,10 @@ class Pusher:
         self.ids = id_types(sources)
         self.scenarios = pq.read_table(sources[-1] / "scenarios.parquet")["scenario"].to_pylist()
         self._log = UserLog(settings.root, sources)
+        self._log.pushed.settle(self.ids)
         self._folder = settings.root / "live"
         self._writer: StateWriter | None = None
+        self._items: pa.Array | None = None
 
     def push(self, rows: pa.Table) -> Pushed:
         """Push a table whole, or refuse it.
@@ -119,7 +125,18 @@ class Pusher:
         Raises:
             MissingArtifactError, StorageError: as `push`.
         """
-        rows, places, unread = read_records(records, self.ids)
+        return self._push_read(read_records(records, self.ids, self.settings.data, self.scenarios))
+
+    def push_columns(self, columns: Mapping[str, pa.Array], count: int) -> Pushed:
+        """Push what is sound of raw columns (see `fresh.read_columns`); the other rows come back as faults.
+
+        Raises:
+            MissingArtifactError, StorageError: as `push`.
+        """
+        return self._push_read(read_columns(columns, count, self.ids, self.settings.data, self.scenarios))
+
+    def _push_read(self, read: tuple[pa.Table, list[int], list[Fault]]) -> Pushed:
+        rows, places, unread = read
         wrong = self.faults(rows)
         if wrong:
             sound = np.ones(rows.num_rows, dtype=bool)
@@ -150,7 +167,18 @@ class Pusher:
                     written[view] = written.get(view, 0) + count
                 self._log.pushed.written(part)
         LOG.debug("pushed %s rows of %s users", f"{rows.num_rows:,}", f"{len(users):,}")
-        return Pushed(rows.num_rows, len(users), written)
+        return Pushed(rows.num_rows, len(users), written, unknown_items=self._unknown(rows["item_id"]))
+
+    def _unknown(self, items: pa.ChunkedArray) -> tuple[Any, ...]:
+        """Those of some items that the published catalogue does not have, in order."""
+        if self._items is None:
+            pointer = self.settings.root / "serving" / "catalogue.json"
+            if not pointer.is_file():
+                return ()
+            folder = self.settings.root / json.loads(pointer.read_text(encoding="utf-8"))["catalogue"]
+            self._items = pq.read_table(folder / "items.parquet", columns=["item_id"])["item_id"].combine_chunks()
+        asked = pc.unique(items).cast(self._items.type)
+        return tuple(asked.filter(pc.invert(pc.is_in(asked, value_set=self._items))).to_pylist())
 
     def _write(self, users: Sequence[Any], writer: StateWriter) -> dict[str, int]:
         logs = self._log.read(users)

@@ -111,7 +111,7 @@ def materialize(
     overlap = OVERLAP // dt.timedelta(microseconds=1)
     written = {}
     for view, feast_view in progress(views.value_views(generation, paths).items(), "writing online", unit="views"):
-        probe, recipe = _live_probe(settings, table, feast_view), _recipe(settings, view, feast_view)
+        probe, recipe = _live_probe(settings, table, feast_view), _recipe(settings, view, feast_view, generation)
         # What another recipe wrote does not count: beyond this window's end nobody makes it anew.
         reached = probe.until if probe is not None and probe.recipe == recipe else _DAWN
         live = clock.fixed is None
@@ -126,6 +126,8 @@ def materialize(
             continue
         file, rows = write_source(generation, paths, view, feast_view, span, settings.features.history_length)
         ids = OnlineIds(_ids_file(settings, feast_view.name), feast_view.join_keys[0])
+        if ids.of_another_type(paths.ref(view)):
+            ids.file.unlink()  # keys of another type: nobody asks for them any more
         wanted = wanted_ids(paths.ref(view), ids.key, until), _also(view, users, ids.key, generation)
         ids.grow(*wanted)
         _write_online(table, feast_view, file, rows, replace=view in CATALOGUES)
@@ -297,10 +299,14 @@ def _remember(settings: Settings, view: FeatureView, file: Path, made: Probe, ol
     replace_json(_probe_file(settings, view.name), asdict(made))
 
 
-def _recipe(settings: Settings, view: str, feast_view: FeatureView) -> str:
+def _recipe(settings: Settings, view: str, feast_view: FeatureView, generation: Generation) -> str:
     """A digest of what makes a view's values from the same log: what differs from it must be written anew."""
     features = settings.features
-    made: dict[str, Any] = {"columns": [[f.name, str(f.dtype), f.vector_length] for f in feast_view.features]}
+    key = {"user_id": generation.user_id, "item_id": generation.item_id}.get(feast_view.join_keys[0], "string")
+    made: dict[str, Any] = {
+        "key": key,
+        "columns": [[f.name, str(f.dtype), f.vector_length] for f in feast_view.features],
+    }
     if view.endswith("_stats"):
         made["prior"] = [features.prior_rate, features.prior_weight]
     if view == "user_history":

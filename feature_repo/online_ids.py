@@ -33,6 +33,13 @@ class OnlineIds:
     def __init__(self, file: Path, key: str) -> None:
         self.file, self.key = file, key
 
+    def of_another_type(self, table: Path) -> bool:
+        """Whether the list holds ids of another type than a table does."""
+        if not self.file.is_file():
+            return False
+        kinds = {pq.read_schema(file).field(self.key).type for file in (self.file, table)}
+        return len(kinds) > 1
+
     def grow(self, wanted: str, extra: pa.Table) -> None:
         """Note that the ids of a query, and some more, may come online.
 

@@ -20,11 +20,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from core.duck import arrow_of, quoted
+from core.ids import read_id
+from core.log import logger
 from core.sqlite import transaction
 from core.store import replace_file
 from core.tables import TIMESTAMP, IdTypes, from_values, interactions_schema
 from core.window import Window
 
+LOG = logger("ingest")
 _TABLES = """
 CREATE TABLE IF NOT EXISTS pushed (user_id, t INTEGER, item_id, scenario TEXT, label INTEGER, weight REAL,
     created INTEGER, PRIMARY KEY (user_id, t, item_id, scenario)) WITHOUT ROWID;
@@ -38,6 +41,7 @@ WHERE excluded.created >= pushed.created
 """
 _COLUMNS = ("user_id", "event_timestamp", "item_id", "scenario", "label", "weight", "created_timestamp")
 _ORDER = "SELECT * FROM pushed WHERE t >= ? AND t < ? ORDER BY t, user_id, item_id, scenario"
+_OF_TYPES = _ORDER.replace("ORDER BY", "AND typeof(user_id) = ? AND typeof(item_id) = ? ORDER BY")
 _EVER = (-(2**63), 2**63 - 1)
 _BATCH = 65_536
 _KEY = ("user_id", "item_id", "scenario", "event_timestamp")
@@ -92,10 +96,35 @@ class PushedLog:
             found = {user: connection.execute(query, (user,)).fetchall() for user in users}
         return {user: rows for user, rows in found.items() if rows}
 
+    def settle(self, ids: IdTypes) -> None:
+        """Write ids of another type as these types do: a number as its digits, digits as the number.
+
+        Rows whose id cannot be of the type stay as they are, and count for nothing until it can be.
+        """
+        if not self.file.is_file():
+            return
+        with self._open() as connection:
+            for table, key, kind in (
+                ("pushed", "user_id", ids.user),
+                ("pushed", "item_id", ids.item),
+                ("waiting", "user_id", ids.user),
+            ):
+                other = "integer" if pa.types.is_string(kind) else "text"
+                found = connection.execute(f"SELECT DISTINCT {key} FROM {table} WHERE typeof({key}) = ?", (other,))
+                for (value,) in found.fetchall():
+                    try:
+                        change = (read_id(value, kind, ()), value)
+                    except ValueError:
+                        LOG.warning("pushed rows of %s %r count for nothing: ids are integers now", key, value)
+                        continue
+                    connection.execute(f"UPDATE OR REPLACE {table} SET {key} = ? WHERE {key} = ?", change)
+
     def between(self, window: Window, ids: IdTypes) -> pa.Table:
         """The rows of a window in the schema of interactions, in order of time."""
+        self.settle(ids)
+        kinds = tuple("text" if pa.types.is_string(kind) else "integer" for kind in (ids.user, ids.item))
         with self._open() as connection:
-            rows = connection.execute(_ORDER, _bounds(window)).fetchall()
+            rows = connection.execute(_OF_TYPES, (*_bounds(window), *kinds)).fetchall()
         columns = dict(zip(_COLUMNS, zip(*rows, strict=True), strict=True)) if rows else dict.fromkeys(_COLUMNS, ())
         return from_values(columns, interactions_schema(ids))
 

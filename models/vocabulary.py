@@ -11,6 +11,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from core.ids import read_ids
+
 UNKNOWN = 0
 
 
@@ -95,4 +97,8 @@ def _plain_type(column: pa.Array | pa.ChunkedArray) -> pa.DataType:
 def _typed(column: pa.Array | pa.ChunkedArray, integer: bool) -> pa.Array:
     array = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
     wanted = pa.int64() if integer else pa.string()
-    return array if array.type == wanted else array.cast(wanted, safe=False)
+    if array.type == wanted:
+        return array
+    if integer and pa.types.is_string(array.type):
+        return read_ids(array, wanted, ())[0]  # a champion whose ids were integers, after they became text
+    return array.cast(wanted, safe=False)

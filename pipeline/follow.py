@@ -46,7 +46,8 @@ class Totals:
 def follow(settings: Settings, source: str, out: TextIO, dead_letters: Path | None = None) -> Totals:
     """Push lines until the input ends or the process is asked to stop (SIGTERM, SIGINT); what was read is written first.
 
-    Acknowledgements are JSON lines: `from` and `to` (line numbers, from 1), `pushed`, `rejected` and `users`. A line that
+    Acknowledgements are JSON lines: `from` and `to` (line numbers, from 1), `pushed`, `rejected`, `users` and
+    `unknown_items` (not in the catalogue). A line that
     cannot be used is appended to the dead letters with its number, field, reason and text, and holds up nothing.
 
     Args:
@@ -68,14 +69,13 @@ def follow(settings: Settings, source: str, out: TextIO, dead_letters: Path | No
     with _opened(source) as file, _asked_to_stop() as stop:
         for batch in Lines(file, stop, settings.push.batch_rows, settings.push.batch_ms / 1000).batches():
             answer = _patiently(partial(_push, current, batch), stop)
-            _keep_rejected(letters, answer["faults"])
+            keep_rejected(letters, answer["faults"])
             totals.lines += len(batch)
             totals.pushed += answer["pushed"]
             totals.rejected += len(answer["faults"])
             done = {"from": batch[0].number, "to": batch[-1].number, "pushed": answer["pushed"]}
-            print(
-                json.dumps({**done, "rejected": len(answer["faults"]), "users": answer["users"]}), file=out, flush=True
-            )
+            done |= {"rejected": len(answer["faults"]), "users": answer["users"]}
+            print(json.dumps({**done, "unknown_items": answer["unknown_items"]}), file=out, flush=True)
     return totals
 
 
@@ -155,7 +155,13 @@ def _push(current: CurrentPusher, lines: list[Line]) -> dict[str, Any]:
             faults.append(_letter(line, "", f"not JSON: {error}"))
     done = current.get().push_records(records)
     faults += [_letter(read[fault.row], fault.field, fault.reason) for fault in done.faults]
-    return {"pushed": done.rows, "users": done.users, "faults": sorted(faults, key=lambda letter: letter["line"])}
+    unknown = len(done.unknown_items)
+    return {
+        "pushed": done.rows,
+        "users": done.users,
+        "unknown_items": unknown,
+        "faults": sorted(faults, key=lambda letter: letter["line"]),
+    }
 
 
 def _letter(line: Line, name: str, reason: str) -> dict[str, Any]:
@@ -175,7 +181,8 @@ def _patiently(push: Callable[[], dict[str, Any]], stop: int) -> dict[str, Any]:
     return push()
 
 
-def _keep_rejected(file: Path, letters: list[dict[str, Any]]) -> None:
+def keep_rejected(file: Path, letters: list[dict[str, Any]]) -> None:
+    """Append rows that were refused to the dead letters, and log each."""
     if not letters:
         return
     file.parent.mkdir(parents=True, exist_ok=True)

@@ -4,54 +4,51 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import pyarrow as pa
-import pyarrow.csv
-import pyarrow.parquet as pq
-
-from core import ArtifactStore, Settings, Window
+from core import ArtifactStore, Settings, Window, logger
 from core.errors import DataError
-from core.tables import IdTypes, conform, interactions_schema
+from ingest.fresh import fresh_rows
+from pipeline.follow import keep_rejected
+
+LOG = logger("cli")
+_SHOWN = 5
 
 
 def push_file(settings: Settings, file: Path) -> str:
-    """Push the interactions of a parquet or CSV file in canonical columns, all of them or none.
+    """Push the interactions of a parquet, CSV or JSON-lines file: our columns, or the source's own as the settings map them.
+
+    Rows are read by the rules of ingest. Good rows are pushed; the others are appended to `root/live/rejected.jsonl`.
 
     Raises:
-        DataError: the file cannot be read, or a column, label, scenario or time is wrong.
+        DataError: the file cannot be read, a column is missing (nothing is pushed then), or rows were refused.
     """
     from feature_repo import CurrentPusher
 
-    if not file.is_file():
-        raise DataError("no such file", file=file)
+    raw = fresh_rows(settings.data, file)
     pusher = CurrentPusher(settings).get()
-    # Guessed types would make the user 007 the user 7.
-    texts = {"user_id": pusher.ids.user, "item_id": pusher.ids.item, "scenario": pa.string()}
-    options = pyarrow.csv.ConvertOptions(column_types=texts)
-    try:
-        table = (
-            pq.read_table(file) if file.suffix == ".parquet" else pyarrow.csv.read_csv(file, convert_options=options)
-        )
-    except (pa.ArrowInvalid, UnicodeDecodeError) as error:
-        raise DataError(f"cannot be read as {file.suffix or 'CSV'}: {error}", file=file) from error
-    rows = canonical(table, pusher.ids, file)
-    if faults := pusher.faults(rows):
-        raise DataError(faults[0].reason, file=file, row=faults[0].row, column=faults[0].field)
-    done = pusher.push_sound(rows)
+    done = pusher.push_columns(raw.columns, raw.count) if raw.records is None else pusher.push_records(raw.records)
     changed = ", ".join(f"{view} {count}" for view, count in done.views.items())
-    return f"pushed {done.rows} interactions; users written: {changed or 'none'}"
-
-
-def canonical(table: pa.Table, ids: IdTypes, file: Path | None) -> pa.Table:
-    """Interactions with defaults for weight and created_timestamp.
-
-    Raises:
-        DataError: a column is missing or has a wrong type.
-    """
-    if "weight" not in table.column_names:
-        table = table.append_column("weight", pa.array([1.0] * table.num_rows, pa.float32()))
-    if "created_timestamp" not in table.column_names and "event_timestamp" in table.column_names:
-        table = table.append_column("created_timestamp", table["event_timestamp"])
-    return conform(table, interactions_schema(ids), "interactions", file)
+    said = f"pushed {done.rows} interactions; users written: {changed or 'none'}"
+    if done.unknown_items:
+        LOG.warning(
+            "%s items are not in the catalogue, so that they are not ranked: %s",
+            f"{len(done.unknown_items):,}",
+            ", ".join(map(str, done.unknown_items[:_SHOWN])),
+        )
+    if not done.faults:
+        return said
+    letters = settings.root / "live" / "rejected.jsonl"
+    faults = [
+        {"line": raw.line(f.row), "field": f.field, "reason": f.reason, "text": raw.text(f.row), "file": str(file)}
+        for f in done.faults
+    ]
+    keep_rejected(letters, faults)
+    first = done.faults[0]
+    raise DataError(
+        f"{first.reason}; {len(faults):,} of {raw.count:,} rows were refused, see {letters}; {said}",
+        file=file,
+        row=raw.line(first.row),
+        column=first.field or None,
+    )
 
 
 def late_pushes(settings: Settings, window: Window) -> list[tuple[str | None, str | None]]:

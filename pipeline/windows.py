@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from core import ArtifactStore, Clock, Manifest, Settings, Window, from_micros, logger, make_clock
 from core.digest import sha256_json
 from core.errors import DataError, EmptyWindowError
+from pipeline.id_types import of_one_type
 
 LOG = logger("pipeline")
 
@@ -34,8 +35,8 @@ def clean_tables(settings: Settings, window: Window) -> list[Manifest]:
         DataError: no rows are left in any of them.
     """
     store = artifact_store(settings)
-    store.get("validate", window)
-    found = with_replays(settings, store.all("validate", until=window))
+    newest = store.get("validate", window)
+    found = with_replays(settings, of_one_type(settings, store, store.all("validate", until=window), newest))
     if not sum(m.rows.get("interactions", 0) for m in found):
         raise DataError("no interactions are left after validation", file=settings.data.path)
     return found

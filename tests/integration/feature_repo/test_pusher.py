@@ -93,7 +93,7 @@ def test_faulty_records_come_back_with_place_and_field_and_the_others_are_pushed
         "user_id": record(good[0] | late.slice(3, 1).to_pylist()[0], user_id="nobody"),
         "item_id": {name: value for name, value in good[0].items() if name != "item_id"},
         "scenario": {**good[0], "scenario": "green"},
-        "event_timestamp": {**good[0], "event_timestamp": 1_700_000_000},
+        "event_timestamp": {**good[0], "event_timestamp": "soon"},
         "label": {**good[0], "label": 2},
         "weight": {**good[0], "weight": -1.0},
         "": "click",
@@ -129,7 +129,7 @@ def published(behind):
     return world, late
 
 
-def test_a_file_is_pushed_whole_or_its_first_fault_is_named(published, tmp_path):
+def test_a_files_good_rows_are_pushed_and_the_others_are_named_and_kept(published, tmp_path):
     world, late = published
     needed = late.select(["user_id", "item_id", "scenario", "event_timestamp", "label"])
     file = tmp_path / "fresh.csv"
@@ -137,12 +137,17 @@ def test_a_file_is_pushed_whole_or_its_first_fault_is_named(published, tmp_path)
     assert "pushed 5 interactions" in push_file(world.settings, file)
     assert PushedLog(world.settings.root).between(Window(), world.ids).num_rows == 5
 
-    rows = needed.slice(5, 3).to_pylist()
+    rows = needed.slice(5, 4).to_pylist()
     rows[1]["scenario"] = "green"
-    csv.write_csv(pa.Table.from_pylist(rows, schema=needed.schema), file)
-    with pytest.raises(DataError, match="row 1, column 'scenario': unknown scenario; known: red, blue"):
+    rows[2]["user_id"] = None
+    csv.write_csv(pa.Table.from_pylist(rows, schema=pa.schema([f.with_nullable(True) for f in needed.schema])), file)
+    message = "row 3, column 'scenario': unknown scenario; known: red, blue; 2 of 4 rows were refused.*pushed 2 inter"
+    with pytest.raises(DataError, match=message):
         push_file(world.settings, file)
-    assert PushedLog(world.settings.root).between(Window(), world.ids).num_rows == 5
+    assert PushedLog(world.settings.root).between(Window(), world.ids).num_rows == 7
+    letters = [json.loads(x) for x in (world.settings.root / "live" / "rejected.jsonl").read_text().splitlines()]
+    assert [(letter["line"], letter["field"]) for letter in letters] == [(3, "scenario"), (4, "user_id")]
+    assert json.loads(letters[0]["text"])["scenario"] == "green"
 
 
 def test_ids_of_digits_in_a_file_stay_the_text_they_are(make_world, tmp_path):

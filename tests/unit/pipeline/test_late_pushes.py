@@ -5,14 +5,18 @@ from __future__ import annotations
 import datetime as dt
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from core import Settings, Window
 from core.errors import DataError
+from core.settings import DataSettings
 from core.tables import IdTypes, interactions_schema
+from feature_repo.fresh import read_columns
 from ingest import PushedLog
+from ingest.fresh import fresh_rows
 from pipeline import stages
-from pipeline.push import canonical, late_pushes
+from pipeline.push import late_pushes
 
 IDS = IdTypes(pa.int64(), pa.int64())
 MONDAY, TUESDAY = Window.parse("2024-01-01", "2024-01-02"), Window.parse("2024-01-02", "2024-01-03")
@@ -54,10 +58,13 @@ def test_pushes_are_left_out_where_the_settings_say_so(settings):
     assert stages.ingest(settings, MONDAY).rows["interactions"] == 2
 
 
-def test_a_file_needs_no_weight_and_no_publish_time():
+def test_a_file_needs_no_weight_and_no_publish_time(tmp_path):
     time = dt.datetime(2024, 1, 1, tzinfo=dt.UTC)
     table = pa.table({"user_id": [1], "item_id": [2], "scenario": ["home"], "event_timestamp": [time], "label": [1]})
-    row = canonical(table, IDS, None).to_pylist()[0]
+    pq.write_table(table, tmp_path / "fresh.parquet")
+    raw = fresh_rows(DataSettings(), tmp_path / "fresh.parquet")
+    row = read_columns(raw.columns, raw.count, IDS)[0].to_pylist()[0]
     assert (row["weight"], row["created_timestamp"]) == (1.0, time)
-    with pytest.raises(DataError, match="label"):
-        canonical(table.drop_columns(["label"]), IDS, None)
+    pq.write_table(table.drop_columns(["label"]), tmp_path / "fresh.parquet")
+    with pytest.raises(DataError, match="needed as label"):
+        fresh_rows(DataSettings(), tmp_path / "fresh.parquet")
