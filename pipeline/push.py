@@ -21,9 +21,9 @@ def push_file(settings: Settings, file: Path) -> str:
     Raises:
         DataError: the file cannot be read, a column is missing (nothing is pushed then), or rows were refused.
     """
+    raw = fresh_rows(settings.data, file)
     from feature_repo import CurrentPusher
 
-    raw = fresh_rows(settings.data, file)
     pusher = CurrentPusher(settings).get()
     done = pusher.push_columns(raw.columns, raw.count) if raw.records is None else pusher.push_records(raw.records)
     changed = ", ".join(f"{view} {count}" for view, count in done.views.items())

@@ -20,6 +20,7 @@ from core import (
     logger,
     to_micros,
 )
+from pipeline.id_types import id_types_of, of_one_type
 from pipeline.windows import (
     artifact_store,
     clean_tables,
@@ -64,8 +65,10 @@ def validate(settings: Settings, window: Window = Window()) -> Manifest:  # noqa
     source = store.get("ingest", window)
     refuse_empty(settings, window, source)
     clock = stage_clock(settings, window)
-    before = earlier_windows(settings, window)
+    before = of_one_type(settings, store, earlier_windows(settings, window), source)
     replaced = store.get("validate", window).path if store.has("validate", window) else None
+    if replaced is not None and id_types_of(replaced) != id_types_of(source.path):
+        replaced = None
 
     def build(out: Path) -> Built:
         from validation import validate_source
