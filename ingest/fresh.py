@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import re
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from core.errors import DataError
 from core.settings import DataSettings
-from ingest.delimited import header_of, opened, read_csv
+from ingest.parts import one_part
+from ingest.raw import RawFile
+from ingest.stream import opened
 
-_JSON = (".jsonl", ".ndjson", ".json")
-_PARQUET = (".parquet", ".pq")
+_JSON = re.compile(r"\.(jsonl|ndjson|json)(\.\w+)?$")
+_OURS = ("user_id", "item_id", "scenario", "event_timestamp", "label", "weight", "created_timestamp")
 
 
 @dataclass(frozen=True)
@@ -27,19 +29,13 @@ class FreshRows:
         count: how many rows.
         columns: by name, [count]; empty where the file is JSON lines.
         records: decoded JSON objects.
-        lines: line of the file of each row, where that is not `first` and on.
-        first: line (or row, of parquet) of the first row, as errors count.
+        line: from a row (from 0) to its line in the file, or its row in parquet, as errors count.
     """
 
     count: int
     columns: Mapping[str, pa.Array] = field(default_factory=dict)
     records: list[Any] | None = None
-    lines: list[int] | None = None
-    first: int = 1
-
-    def line(self, row: int) -> int:
-        """The place of a row (from 0) in the file, as errors count."""
-        return self.lines[row] if self.lines is not None else self.first + row
+    line: Callable[[int], int] = int
 
     def text(self, row: int) -> str:
         """A row as JSON, for the dead letters: mended, it can be pushed as a JSON line."""
@@ -57,27 +53,18 @@ def fresh_rows(data: DataSettings, file: Path) -> FreshRows:
     """
     if not file.is_file():
         raise DataError("no such file", file=file)
-    kinds = [suffix.lower() for suffix in file.suffixes]
-    if any(kind in _JSON for kind in kinds):
+    if _JSON.search(file.name):
         return _json_lines(file)
-    if kinds and kinds[-1] in _PARQUET:
-        try:
-            with pq.ParquetFile(file) as source:
-                _check_names(list(source.schema_arrow.names), data, file)
-                table = source.read()
-        except (pa.ArrowInvalid, OSError) as error:
-            raise DataError(f"not a parquet file ({error})", file=file) from error
-        columns = {name: table[name].combine_chunks() for name in table.column_names}
-        return FreshRows(table.num_rows, columns)
-    delimiter = "\t" if ".tsv" in kinds else ","
-    header = header_of(file, delimiter=delimiter, encoding=data.encoding)
-    _check_names(header, data, file)
-    texts = pa.schema([(name, pa.string()) for name in header])
-    batches = read_csv(
-        file, dict.fromkeys(header, pa.string()), delimiter=delimiter, newlines=True, encoding=data.encoding
-    )
-    table = pa.Table.from_batches(batches, schema=texts).combine_chunks()
-    return FreshRows(table.num_rows, {name: _whole(table[name]) for name in header}, first=2)
+    raw = RawFile(one_part(file, "push"), data.csv, data.encoding, {*data.columns.values(), *_OURS})
+    _check_names(raw.header, data, file)
+    batches = list(raw.read(raw.header, data.batch_rows))
+    columns = {
+        name: pa.concat_arrays([batch.column(place) for batch in batches])
+        for place, name in enumerate(raw.header)
+        if batches
+    }
+    place = raw.place()
+    return FreshRows(raw.rows, columns, line=place.number)
 
 
 def column_names(header: list[str], data: DataSettings) -> dict[str, str]:
@@ -92,9 +79,6 @@ def column_names(header: list[str], data: DataSettings) -> dict[str, str]:
 
 
 def _check_names(header: list[str], data: DataSettings, file: Path) -> None:
-    if len(set(header)) < len(header):
-        twice = next(name for name in header if header.count(name) > 1)
-        raise DataError("this name stands twice in the file", file=file, column=twice)
     for role, name in column_names(header, data).items():
         if name not in header and role not in ("weight", "created_timestamp"):
             raise DataError(
@@ -113,8 +97,4 @@ def _json_lines(file: Path) -> FreshRows:
                 except (ValueError, RecursionError):
                     records.append(line.decode("utf-8", "replace"))  # a text, which is no interaction
                 lines.append(number)
-    return FreshRows(len(records), records=records, lines=lines)
-
-
-def _whole(column: pa.ChunkedArray) -> pa.Array:
-    return column.combine_chunks() if column.num_chunks != 1 else column.chunk(0)
+    return FreshRows(len(records), records=records, line=lines.__getitem__)

@@ -117,6 +117,15 @@ def parts_of(base: Path, name: str, key: str) -> Parts:
     return Parts(tuple(found), tuple(left))
 
 
+def one_part(path: Path, key: str) -> Part:
+    """A single file that a person named.
+
+    Raises:
+        DataError: it is neither parquet nor CSV; `key` says where it was named.
+    """
+    return Part(path, _kind(path, key, named=True))
+
+
 def _folder(folder: Path, key: str) -> tuple[list[Part], list[tuple[Path, str]]]:
     found: list[Part] = []
     left: list[tuple[Path, str]] = []

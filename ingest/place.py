@@ -33,10 +33,11 @@ class Place:
 
     def error(self, message: str, row: int | None = None) -> DataError:
         """An error here; `row` counts from 0 within the batch."""
-        number = None if row is None else self.first_row + row
-        if number is not None and self.line is not None:
-            number = self.line(number)
-        return DataError(message, file=self.file, row=number, column=self.column)
+        return DataError(message, file=self.file, row=None if row is None else self.number(row), column=self.column)
+
+    def number(self, row: int) -> int:
+        """How errors count a row, which counts from 0 within the batch."""
+        return self.first_row + row if self.line is None else self.line(self.first_row + row)
 
 
 def cast(column: pa.Array, kind: pa.DataType, place: Place) -> pa.Array:

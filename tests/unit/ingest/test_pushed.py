@@ -1,14 +1,17 @@
 """What was pushed becomes part of the window it belongs to; a key that the source holds too counts once."""
 
 import datetime as dt
+import json
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from core import Window
+from core.settings import DataSettings
 from core.tables import IdTypes, interactions_schema
 from ingest import PushedLog
+from ingest.fresh import fresh_rows
 from ingest.pushed import merge
 
 IDS = IdTypes(pa.int64(), pa.string())
@@ -125,3 +128,25 @@ def test_a_pushed_row_has_the_grade_of_the_row_it_replaces_if_both_say_the_same(
         (1, BEGIN + 7 * HOUR, None),
         (1, BEGIN, grade),
     ]
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("fresh.csv", "uid,note\n1,a\n,b\n"),
+        ("fresh.tsv", "uid\tnote\n1\ta\n\tb\n"),
+        ("fresh.jsonl", '{"uid": 1, "note": "a"}\n\n{"uid": null, "note": "b"}\nbroken\n'),
+    ],
+)
+def test_a_pushed_files_rows_keep_their_lines(tmp_path, name, text):
+    columns = {"user_id": "uid", "item_id": "uid", "event_timestamp": "uid"}
+    data = DataSettings(columns=columns, label={"column": "note"}, scenario={"rule": "column", "column": "note"})
+    (tmp_path / name).write_text(text)
+    raw = fresh_rows(data, tmp_path / name)
+    if raw.records is None:
+        assert raw.columns["uid"].to_pylist() == ["1", None]
+        assert [raw.line(row) for row in range(raw.count)] == [2, 3]
+        assert json.loads(raw.text(0)) == {"uid": "1", "note": "a"}
+    else:
+        assert [raw.line(row) for row in range(raw.count)] == [1, 3, 4]
+        assert raw.records[2] == "broken"
