@@ -72,6 +72,9 @@ class ValidationSettings(Section):
     max_busiest_ratio: float = Field(
         3.0, ge=1, description="the busiest user's share of the rows, against the largest of those windows"
     )
+    max_share_of_one: float = Field(
+        0.1, gt=0, le=1, description="a user or item with a larger share of the rows is a finding (from 50 of them on)"
+    )
     min_busiest_share: float = Field(0.01, ge=0, le=1, description="a user with a smaller share is never a finding")
     max_unusual_share: float = Field(
         0.05, ge=0, lt=0.5, description="share of rows whose column may be newly empty, new or out of range"

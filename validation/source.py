@@ -26,6 +26,8 @@ from validation.report import Outcome, share
 from validation.suites import interactions, items, scenarios, users
 
 LOG = logger("validation")
+# Among fewer users or items one with a large share is no surprise.
+FEW_IDS = 50
 TABLES = ("interactions", "users", "items", "scenarios")
 
 
@@ -82,7 +84,7 @@ def validate_source(
                 view(connection, f"known_{name}", part_of / f"{name}.parquet")
         job.connection = connection
         outcomes |= {"items": job.items(), "users": job.users(), "interactions": job.interactions()}
-    _check_catalogue_links(outcomes["interactions"], out)
+    _check_catalogue_links(outcomes["interactions"], out, settings.validation.max_share_of_one)
     withdrawn = {}
     if (source / catalogues.FILE).is_file():
         shutil.copyfile(source / catalogues.FILE, out / catalogues.FILE)
@@ -307,7 +309,7 @@ def _own(owner: np.ndarray, checker: Checker, found: dict[str, np.ndarray], name
         checker.tallies[name].quarantined += len(free)
 
 
-def _check_catalogue_links(outcome: Outcome, out: Path) -> None:
+def _check_catalogue_links(outcome: Outcome, out: Path, limit: float) -> None:
     """Count sound rows whose item or user has no sound catalogue row; they stay, unless none has one."""
     with database() as connection:
         for name in TABLES:
@@ -325,6 +327,7 @@ def _check_catalogue_links(outcome: Outcome, out: Path) -> None:
                     WHERE scenario NOT IN (SELECT scenario FROM interactions)) AS silent,
                 (SELECT count(*) FROM items) AS items, (SELECT count(*) FROM users) AS users""",
         )
+        dominant = [_dominant(connection, entity, limit) for entity in ("user", "item")]
     total = outcome.facts["clean_rows"]
     outcome.judge(
         {
@@ -333,8 +336,21 @@ def _check_catalogue_links(outcome: Outcome, out: Path) -> None:
             "items_without_catalogue_row": found["no_item"],
             "users_without_catalogue_row": found["no_user"],
             "scenarios_without_rows": found["silent"],
+            "dominant_id": "; ".join(filter(None, dominant)),
         }
     )
+
+
+def _dominant(connection: Any, entity: str, limit: float) -> str:
+    """The user or item that made an absurd share of the rows; empty where none did, or there are few of them."""
+    found = one_row(
+        connection,
+        f"""SELECT max(n) / sum(n) AS share, arg_max(id, n) AS id, max(n) AS rows, count(*) AS ids
+        FROM (SELECT {entity}_id AS id, count(*) AS n FROM interactions GROUP BY {entity}_id)""",
+    )
+    if found["ids"] < FEW_IDS or found["share"] <= limit:
+        return ""
+    return f"{entity} {found['id']!r} made {found['rows']:,} rows, {found['share']:.1%} of all"
 
 
 def _check_withdrawn(

@@ -144,6 +144,12 @@ def suite(settings: Settings, clock: Clock, scenarios: list[str], graded: bool =
                 scope="note",
             ),
             *_history_rules(),
+            nothing(
+                "dominant_id",
+                "one user or item has an absurd share of the rows: a robot, a default id, or a word for nothing",
+                "that id in the source; data.nulls names words that stand for nothing, validation.max_share_of_one is the limit",
+                scope="note",
+            ),
             fact(
                 "items_without_catalogue_row",
                 "kept: served and trained as unknown items; many point to a stale catalogue",

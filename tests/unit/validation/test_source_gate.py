@@ -370,3 +370,13 @@ def test_a_grade_may_be_unknown_but_not_infinite(gate, source):
     _, out = gate()
     assert rules(out, "interactions") == ["grade_not_finite"]
     assert pq.read_table(out / "interactions.parquet").num_rows == 239
+
+
+def test_a_user_with_an_absurd_share_of_a_first_window_is_a_finding(gate, source):
+    rows = source.interactions
+    count = len(rows["user_id"])
+    rows["user_id"] = [f"u{k % 80}" if k % 4 else "anonymous" for k in range(count)]
+    rows["user_id"] = [1000 if name == "anonymous" else int(name[1:]) for name in rows["user_id"]]
+    _, out = gate()
+    notes = json.loads((out / "results.json").read_text())["tables"]["interactions"]["notes"]
+    assert any("user 1000 made 60 rows, 25.0% of all" in note and "data.nulls" in note for note in notes)
