@@ -90,7 +90,7 @@ def against(folder: Path, previous: Path, key: str, active: Path | None, limits:
         `largest_unprompted_change`, relative; `unchanged_vectors`, share that are equal though the prompt changed;
         of users also `lost_ids`, share that had a vector and have none now, and `coverage_drop`, the same among the
         window's users: new ones do not count.
-        Empty where the kind was not there or is of another version.
+        Empty where the kind was not there, is of another version, or has ids of another type.
     """
     if not (previous / "index.parquet").is_file():
         return {}
@@ -98,6 +98,9 @@ def against(folder: Path, previous: Path, key: str, active: Path | None, limits:
     new, _ = read_matrix(folder / "vectors.npy")
     if problem or old.shape[1] != new.shape[1]:
         return {}
+    kinds = {pq.read_schema(part / "index.parquet").field(key).type for part in (previous, folder)}
+    if len(kinds) > 1:
+        return {}  # the ids are written otherwise now, see data.ids: none is the same
     with database() as connection:
         view(connection, "old", previous / "index.parquet")
         view(connection, "new", folder / "index.parquet")
