@@ -33,6 +33,11 @@ def to_write(path: Path | str) -> str:
     return "'" + str(path).replace("'", "''") + "'"
 
 
+def name_of(column: str) -> str:
+    """A column's name in SQL, whatever it is made of."""
+    return '"' + column.replace('"', '""') + '"'
+
+
 def arrow_of(connection: duckdb.DuckDBPyConnection, query: str) -> pa.Table:
     """A query's result with one chunk per column."""
     return connection.sql(query).to_arrow_table().combine_chunks()

@@ -141,6 +141,17 @@ class CsvSettings(CsvDialect):
         return getattr(self, table, None) or self
 
 
+OWN_COLUMNS = frozenset(
+    (
+        *("row_id", "user_id", "item_id", "scenario", "scenarios", "event_timestamp", "created_timestamp", "watermark"),
+        *("label", "weight", "grade", "split", "sampled", "published", "history_end", "file_row_number"),
+        *(f"{entity}_{name}" for entity in ("user", "item") for name in ("rows", "positives", "rate")),
+    )
+)
+"""Names, in lower case, that tables of declared columns have for their own."""
+_OWN_ENDS = ("_row", "_watermark", "_published")
+
+
 class DataSettings(Section):
     source: Literal["movielens", "kuaisar", "amazon", "table"] = "movielens"
     path: Path = Path("data/ml-latest-small")
@@ -207,6 +218,26 @@ class DataSettings(Section):
         except (ZoneInfoNotFoundError, ValueError) as error:
             raise ValueError(f"{value!r} is no time zone; write a name such as Europe/Berlin or UTC") from error
         return value
+
+    @model_validator(mode="after")
+    def _columns_apart(self) -> DataSettings:
+        """Declared columns meet in one table, in which a database does not tell `uid` from `UID`."""
+        seen: dict[str, tuple[str, str]] = {}
+        for field in ("user_categorical", "user_dense", "item_categorical", "item_dense", "item_text"):
+            for name in getattr(self, field):
+                mend = f"give the column another name by data.columns, e.g. {{other_name: {name!r}}}, and declare that"
+                if not name.strip() or any(ord(c) < 32 for c in name):
+                    raise ValueError(f"{field} names {name!r}, which is no printable name; {mend}")
+                own = name.casefold() in OWN_COLUMNS or name.casefold().endswith(_OWN_ENDS)
+                if own and field != "item_text":
+                    raise ValueError(f"{field} names {name!r}, which is the name of a column of our own; {mend}")
+                other, spelled = seen.setdefault(name.casefold(), (field, name))
+                same_table = other.split("_")[0] == field.split("_")[0]
+                if spelled != name or not same_table:
+                    raise ValueError(
+                        f"{field} names {name!r} and {other} names {spelled!r}: they cannot be told apart; {mend}"
+                    )
+        return self
 
     def ids_of(self, entity: Literal["user", "item"]) -> str:
         """What `ids` says of users or of items."""

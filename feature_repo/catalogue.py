@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 
 from core import Built, Clock, Settings
 from core.catalogues import newest_snapshot
-from core.duck import arrow_of
+from core.duck import arrow_of, name_of
 from core.errors import MissingArtifactError
 from core.store import write_json
 from core.tables import SCENARIOS
@@ -103,8 +103,8 @@ def _since(settings: Settings, view: str, until: int) -> int | None:
 
 def _unless_old(column: str, since: int | None) -> str:
     if since is None:
-        return f'i."{column}"'
-    return f'CASE WHEN epoch_us(i.event_timestamp) >= {since} THEN i."{column}" END AS "{column}"'
+        return f"i.{name_of(column)}"
+    return f"CASE WHEN epoch_us(i.event_timestamp) >= {since} THEN i.{name_of(column)} END AS {name_of(column)}"
 
 
 def _withdrawn(items: Path, until: int) -> pa.Table:

@@ -32,7 +32,7 @@ from feast.infra.offline_stores.offline_utils import infer_event_timestamp_from_
 from feast.on_demand_feature_view import OnDemandFeatureView
 from pydantic import StrictStr
 
-from core.duck import connect, quoted
+from core.duck import connect, name_of, quoted
 from core.errors import DataError, MissingArtifactError
 from core.tables import TIMESTAMP
 from feature_repo.log import MEMORY_LIMIT
@@ -210,10 +210,10 @@ def _query(view: _View, keys: Sequence[str], filter_created: bool) -> str:
     named = {**own, **{f"f{i}": feature for i, feature in enumerate(view.features)}}
     states = _STATES.format(
         keys=", ".join(own),
-        columns=", ".join(f"{_name(column)} AS {alias}" for alias, column in named.items()),
+        columns=", ".join(f"{name_of(column)} AS {alias}" for alias, column in named.items()),
         known="c" if filter_created and view.created else "e",
-        event=_name(view.event),
-        created=f"epoch_us({_name(view.created)})" if view.created else "NULL::BIGINT",
+        event=name_of(view.event),
+        created=f"epoch_us({name_of(view.created)})" if view.created else "NULL::BIGINT",
         watermark="epoch_us(watermark)" if view.watermark else "0",
         file=quoted(view.file),
     )
@@ -221,7 +221,3 @@ def _query(view: _View, keys: Sequence[str], filter_created: bool) -> str:
     columns = ", ".join(f"CASE WHEN {fresh} THEN state.f{i} END" for i in range(len(view.features)))
     same = " AND ".join(f"rows.{key} = state.{key}" for key in own)
     return _JOIN.format(columns=columns, states=states, same=same)
-
-
-def _name(column: str) -> str:
-    return '"' + column.replace('"', '""') + '"'

@@ -19,7 +19,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from core.duck import arrow_of, quoted
+from core.duck import arrow_of, name_of, quoted
 from core.ids import read_id
 from core.log import logger
 from core.sqlite import transaction
@@ -175,7 +175,7 @@ def _matches(path: Path, schema: pa.Schema, pushed: pa.Table) -> pa.Table:
     `same` (the label) and the context columns, those published last at the end.
     """
     numbered = pushed.select([*_KEY, "label"]).append_column("n", pa.array(np.arange(pushed.num_rows)))
-    context = "".join(f', s."{name}"' for name in _context(schema))
+    context = "".join(f", s.{name_of(name)}" for name in _context(schema))
     with duckdb.connect() as connection:
         connection.register("pushed", numbered)
         return arrow_of(

@@ -15,7 +15,7 @@ from typing import Any
 import duckdb
 import numpy as np
 
-from core.duck import connect, quoted
+from core.duck import connect, name_of, quoted
 
 MEMORY_LIMIT = "1GB"
 
@@ -65,7 +65,7 @@ class Repeats:
 
 def repeats(connection: duckdb.DuckDBPyConnection, table: str, key: Sequence[str]) -> Repeats:
     """Find the rows of `table` that share their `key` with another row; keys with a null are left out."""
-    columns = ", ".join(f'"{name}"' for name in key)
+    columns = ", ".join(map(name_of, key))
     found = connection.execute(
         f"""SELECT file_row_number AS row, id AS "group"
         FROM {table} JOIN (

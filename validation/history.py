@@ -13,6 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from core import Settings, Window
+from core.duck import name_of
 from core.limits import ValidationSettings
 from core.tables import GRADE
 from validation.database import one_row
@@ -321,13 +322,14 @@ def _columns(connection: Any, table: str, categorical: Sequence[str], dense: Seq
         if name not in present:
             continue
         # NaN counts as empty: it would sort above all numbers, and no comparison with it holds.
-        value = f"""nullif("{name}"::DOUBLE, 'nan'::DOUBLE)""" if name in dense else f'"{name}"'
+        quoted = name_of(name)
+        value = f"nullif({quoted}::DOUBLE, 'nan'::DOUBLE)" if name in dense else quoted
         body = one_row(connection, f"SELECT count(*) AS rows, count(*) - count({value}) AS nulls FROM {table}")
         if name in dense:
             query = f"SELECT quantile_disc({value}, {list(QUANTILES)}) FROM {table}"
             body["quantiles"] = connection.execute(query).fetchone()[0]
         else:
-            query = f"""SELECT "{name}"::VARCHAR AS v, count(*) FROM {table} WHERE "{name}" IS NOT NULL
+            query = f"""SELECT {quoted}::VARCHAR AS v, count(*) FROM {table} WHERE {quoted} IS NOT NULL
                 GROUP BY v ORDER BY v LIMIT {MANY_VALUES + 1}"""
             values = connection.execute(query).fetchall()
             body["values"] = dict(values) if len(values) <= MANY_VALUES else None

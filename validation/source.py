@@ -15,6 +15,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from core import Built, Clock, Settings, Window, catalogues, logger, to_micros
+from core.duck import name_of
 from core.store import RUN_FOLDER, write_json
 from core.tables import GRADE, SCENARIOS, IdTypes, conform, interactions_schema, items_schema, users_schema
 from validation import frames, history, withdrawals
@@ -229,7 +230,7 @@ class _Job:
         """Rows whose key the tables they belong to hold already, int64 [r]."""
         if self.part_of is None:
             return np.empty(0, dtype=np.int64)
-        columns = ", ".join(f'"{column}"' for column in key)
+        columns = ", ".join(map(name_of, key))
         query = f"""SELECT file_row_number AS row FROM {name}
             SEMI JOIN (SELECT {columns} FROM known_{name}) USING ({columns})"""
         return np.asarray(self.connection.execute(query).fetchnumpy()["row"], dtype=np.int64)

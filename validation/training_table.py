@@ -11,6 +11,7 @@ from typing import Any
 import pyarrow as pa
 
 from core import Clock, Settings
+from core.duck import name_of
 from validation import frames
 from validation.database import database, one_row, view
 from validation.docs import write_data_docs
@@ -35,6 +36,13 @@ BASE = {
 }
 KEYS = {"item_text": "item_id", "scenario": "scenario"}
 _TICK = dt.timedelta(microseconds=1)
+# Not all columns: a declared one may be named like a name that a query gives.
+_OWN = ", ".join(
+    (
+        *("row_id", "user_id", "item_id", "event_timestamp", "label"),
+        *("user_rows", "user_positives", "item_rows", "item_positives"),
+    )
+)
 
 
 def validate_training_table(
@@ -108,7 +116,7 @@ def _facts(folder: Path, settings: Settings, spec: Mapping[str, Any]) -> dict[st
         logged = (
             "NOT sampled" if "sampled" in frames.open_parquet(folder / "rows.parquet").schema_arrow.names else "true"
         )
-        connection.execute(f"CREATE VIEW logged AS SELECT *, {logged} AS real FROM training")
+        connection.execute(f"CREATE VIEW logged AS SELECT {_OWN}, {logged} AS real FROM training")
         view(connection, "user_log", folder / "user_log.parquet")
         ask = _Questions(connection)
         users = [kind for kind in spec["vectors"] if kind.startswith("user_")]
@@ -202,21 +210,21 @@ class _Questions:
         )
 
     def empty(self, columns: list[str]) -> list[str]:
-        return self._columns(columns, 'count("{0}") = 0', "training")
+        return self._columns(columns, "count({0}) = 0", "training")
 
     def constant(self, columns: Iterable[str], whole: bool = False) -> list[str]:
         """Columns with one value among the training rows; `whole`: in every row, for what a gap tells something too."""
-        test = 'count(DISTINCT "{0}") = 1' + (' AND count("{0}") = count(*)' if whole else "")
+        test = "count(DISTINCT {0}) = 1" + (" AND count({0}) = count(*)" if whole else "")
         return self._columns(list(dict.fromkeys(columns)), test, "training WHERE split = 'train'")
 
     def share_null(self, column: str) -> float | None:
-        found = one_row(self.connection, f'SELECT avg(("{column}" IS NULL)::INT) AS share FROM training')
+        found = one_row(self.connection, f"SELECT avg(({name_of(column)} IS NULL)::INT) AS share FROM training")
         return None if found["share"] is None else float(found["share"])
 
     def _columns(self, columns: list[str], test: str, source: str) -> list[str]:
         if not columns:
             return []
-        tests = ", ".join(f'{test.format(name)} AS "{name}"' for name in columns)
+        tests = ", ".join(f"{test.format(name_of(name))} AS {name_of(name)}" for name in columns)
         return [name for name, bad in one_row(self.connection, f"SELECT {tests} FROM {source}").items() if bad]
 
     def _rows(self, query: str) -> str:

@@ -5,7 +5,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from core.duck import quoted, to_write
+from core.duck import arrow_of, name_of, quoted, to_write
 
 # As a pattern, each of the first three would match the folder `axb` as well.
 NAMES = ["a[xy]b", "a*b", "a?b", "a{x,y}b", "a'b", "a b", "a#b", "a%20b", "a\\b", "[", "]", ".é", "-"]
@@ -33,3 +33,12 @@ def test_a_file_is_written_into_the_folder_of_that_very_name(folders, name):
 
     duckdb.execute(f"COPY (SELECT 1 AS n) TO {to_write(file)} (FORMAT parquet)")
     assert pq.read_table(file)["n"].to_pylist() == [1]
+
+
+@pytest.mark.parametrize(
+    "name", ['a"b', "it's", "x.y;z", "{0}", "order", "50% of", "1st", "n\u00e4me", '"; DROP TABLE x; --']
+)
+def test_a_column_of_any_name_is_found(name):
+    with duckdb.connect() as connection:
+        connection.register("given", pa.table({name: [7]}))
+        assert arrow_of(connection, f"SELECT {name_of(name)} FROM given").to_pydict() == {name: [7]}

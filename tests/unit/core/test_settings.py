@@ -4,6 +4,7 @@ import pytest
 
 from core import Settings, load_settings, make_clock, to_micros
 from core.errors import SettingsError, UserError
+from core.settings import DataSettings
 
 
 @pytest.fixture
@@ -190,3 +191,19 @@ def test_a_wrong_secret_is_not_repeated(file):
         load_settings(file("online: {password: [hunter2]}"))
     assert "hunter2" not in str(raised.value)
     assert "online.password" in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("section", "message"),
+    [
+        ({"item_categorical": ["uid", "UID"]}, "'UID'.*'uid': they cannot be told apart"),
+        ({"user_categorical": ["country"], "item_categorical": ["country"]}, "'country'.*cannot be told apart"),
+        ({"user_categorical": ["Label"]}, "'Label', which is the name of a column of our own.*data.columns"),
+        ({"item_dense": ["x_row"]}, "column of our own"),
+        ({"item_categorical": ["a\nb"]}, "no printable name"),
+    ],
+)
+def test_declared_columns_that_cannot_be_carried_are_refused(section, message):
+    with pytest.raises(ValueError, match=message):
+        DataSettings(**section)
+    DataSettings(item_categorical=['a"b', "order", "x.y;z"], item_text=["title", 'a"b'])
