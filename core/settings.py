@@ -228,6 +228,8 @@ class DataSettings(Section):
                 mend = f"give the column another name by data.columns, e.g. {{other_name: {name!r}}}, and declare that"
                 if not name.strip() or any(ord(c) < 32 for c in name):
                     raise ValueError(f"{field} names {name!r}, which is no printable name; {mend}")
+                if "." in name:
+                    raise ValueError(f"{field} names {name!r}: a model's parts have no dot in their names; {mend}")
                 own = name.casefold() in OWN_COLUMNS or name.casefold().endswith(_OWN_ENDS)
                 if own and field != "item_text":
                     raise ValueError(f"{field} names {name!r}, which is the name of a column of our own; {mend}")
