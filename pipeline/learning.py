@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from core import Built, Manifest, Settings, Window, as_utc, logger, progress
+from core import ArtifactStore, Built, Manifest, Settings, Window, as_utc, logger, progress
 from core.digest import sha256_file
 from core.errors import MissingArtifactError
 from core.store import replace_json
@@ -119,7 +119,9 @@ def promote(settings: Settings, window: Window = Window()) -> Manifest:  # noqa:
 
         challenger = _test_rows(source)
         rival, age = None, None
-        if champion is not None:
+        if champion is not None and _has_other_ids(store, champion, window):
+            LOG.warning("promote: the champion's ids are of another type (data.ids): the new model is judged as a first one")
+        elif champion is not None:
             rival, challenger = _champion_scores(settings, champion, source, window)
             age = clock.now() - as_utc(champion["promoted_at"])
         span = _span(store.get("dataset", window))
@@ -234,6 +236,13 @@ def _seen(rows: pa.Table) -> pa.Table:
 def _test_rows(source: Manifest) -> pa.Table:
     table = pq.read_table(source.file("predictions_knowledge.parquet"))
     return table.filter(pc.equal(table["split"], "test"))
+
+
+def _has_other_ids(store: ArtifactStore, champion: dict[str, Any], window: Window) -> bool:
+    """Whether the champion's users or items have ids of another type than today's: it can score none of their rows."""
+    theirs = json.loads((store.root / champion["bundle"] / "spec.json").read_text())["id_types"]
+    today = pq.read_schema(store.get("dataset", window).file("rows.parquet"))
+    return any(str(today.field(key).type) != kind for key, kind in theirs.items())
 
 
 def _champion_scores(
