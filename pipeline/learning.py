@@ -120,7 +120,9 @@ def promote(settings: Settings, window: Window = Window()) -> Manifest:  # noqa:
         challenger = _test_rows(source)
         rival, age = None, None
         if champion is not None and _has_other_ids(store, champion, window):
-            LOG.warning("promote: the champion's ids are of another type (data.ids): the new model is judged as a first one")
+            LOG.warning(
+                "promote: the champion's ids are of another type (data.ids): the new model is judged as a first one"
+            )
         elif champion is not None:
             rival, challenger = _champion_scores(settings, champion, source, window)
             age = clock.now() - as_utc(champion["promoted_at"])
