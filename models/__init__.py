@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from models.data import RequestBatch, TrainingData, load_dataset, request_batch_from_rows
     from models.encoded import EncodedItems
     from models.evaluation import compare, evaluate
+    from models.forget import forget_in_bundle, users_in_bundle
     from models.promotion import Verdict, promotion_verdict
     from models.ranker import plain
     from models.training import TrainReport, train
@@ -30,6 +31,7 @@ _HOME = {
     "compare": "evaluation",
     "counting": "baseline",
     "evaluate": "evaluation",
+    "forget_in_bundle": "forget",
     "load_bundle": "bundle",
     "load_dataset": "data",
     "plain": "ranker",
@@ -37,6 +39,7 @@ _HOME = {
     "promotion_verdict": "promotion",
     "request_batch_from_rows": "data",
     "train": "training",
+    "users_in_bundle": "forget",
 }
 
 __all__ = [
@@ -50,6 +53,7 @@ __all__ = [
     "compare",
     "counting",
     "evaluate",
+    "forget_in_bundle",
     "load_bundle",
     "load_dataset",
     "plain",
@@ -57,6 +61,7 @@ __all__ = [
     "promotion_verdict",
     "request_batch_from_rows",
     "train",
+    "users_in_bundle",
 ]
 
 
