@@ -115,7 +115,7 @@ def read_source(
     if pushed is not None:
         _add_pushed(log, drop.rows(pushed.between(window, source.ids)), out / "interactions.parquet")
     users = _write_entities(Entities.users(source, mapping), log.users, window, out / "users.parquet", drop)
-    items = _write_entities(Entities.items(source, mapping), log.items, window, out / "items.parquet")
+    items = _write_entities(Entities.items(source, mapping), log.items, window, out / "items.parquet", drop)
     scenarios = scenario_table(settings.data, source, mapping, log.scenarios)
     _write(scenarios, out / "scenarios.parquet")
     ids = {"user_id": str(source.ids.user), "item_id": str(source.ids.item)}
