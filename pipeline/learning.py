@@ -183,7 +183,7 @@ def package(settings: Settings, window: Window = Window()) -> Manifest:  # noqa:
     if not pointer.is_file():
         raise MissingArtifactError(f"no champion yet ({pointer}); run `llm4msr promote` first")
     champion = json.loads(pointer.read_text())
-    from bento.package import LOCK, build_bento, has_bento
+    from bento.package import LOCK, ROOMS, build_bento, has_bento
 
     def build(out: Path) -> Built:
         tag = build_bento(settings, store.root / champion["bundle"], out / "run")
@@ -198,7 +198,7 @@ def package(settings: Settings, window: Window = Window()) -> Manifest:  # noqa:
         window,
         inputs={"bundle": champion["digest"], "lock": sha256_file(LOCK)},
         settings={"project": settings.project},
-        rooms=("core", "models", "feature_repo", "bento"),
+        rooms=ROOMS,
         builder=build,
         still_valid=lambda manifest: has_bento((manifest.path / "run" / "tag").read_text()),
     )
