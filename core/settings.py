@@ -395,7 +395,7 @@ class ModelSettings(Section):
         None, description="widths of each scenario's tower, where the backbone has towers; none: the backbone's own"
     )
     dropout: float = Field(0.1, ge=0, lt=1)
-    embedding_dropout: float = Field(0.2, ge=0, lt=1)
+    embedding_dropout: float = Field(0.3, ge=0, lt=1)
     user_level: Literal["none", "gate", "low_rank", "full"] = "gate"
     scenario_level: Literal["none", "gate", "low_rank", "full"] = "gate"
     bottleneck: int = Field(32, ge=1)
@@ -420,11 +420,24 @@ class ModelSettings(Section):
 
 
 class TrainSettings(Section):
-    batch_size: int = Field(4096, ge=1)
-    epochs: int = Field(20, ge=1)
-    patience: int = Field(2, ge=1)
-    learning_rate: float = Field(1e-3, gt=0)
-    embedding_learning_rate: float = Field(0.05, gt=0)
+    batch_size: int = Field(4096, ge=1, description="rows, of all processes together")
+    min_steps: int = Field(
+        20, ge=1, description="of an epoch; where there are too few rows for that, batches are smaller than batch_size"
+    )
+    epochs: int = Field(30, ge=1, description="at most")
+    patience: int = Field(
+        3,
+        ge=1,
+        description="stop after so many epochs in which neither validation AUC nor log loss was the best so far",
+    )
+    learning_rate: float = Field(2e-3, gt=0, description="of Adam, for everything but the embedding tables")
+    embedding_learning_rate: float = Field(0.5, gt=0, description="of the tables' row-wise Adagrad")
+    embedding_eps: float = Field(
+        100.0,
+        gt=0,
+        description="of the tables' row-wise Adagrad, per seen row: a rarely seen id moves by embedding_learning_rate / "
+        "embedding_eps times its rows' gradients, whatever the batch size; smaller values let rare ids jump",
+    )
     weight_decay: float = Field(1e-6, ge=0, description="of Adam; tables have none")
     schedule: Literal["constant", "linear"] = Field(
         "constant", description="linear: both learning rates fall to 0 over all `epochs`"
@@ -440,7 +453,19 @@ class TrainSettings(Section):
 
 
 class PromotionSettings(Section):
-    margin: float = Field(0.002, description="AUC by which a new model may be worse in a scenario, and still be live")
+    challenger: Literal["better", "plain", "knowledge"] = Field(
+        "better",
+        description="which of a run's models may go live; better: knowledge where it is better overall and harms no scenario",
+    )
+    floor: Literal["counting", "none"] = Field(
+        "counting", description="what a first champion must not be worse than: smoothed rates without any model"
+    )
+    margin: float = Field(
+        0.002, ge=0, description="AUC by which a new model may be worse in a scenario, and still be live"
+    )
+    loss_margin: float = Field(
+        0.01, ge=0, description="share by which its log loss may be higher overall and in a scenario, and still be live"
+    )
     min_users: int = Field(200, ge=1, description="scenarios with fewer users among the test rows are judged together")
     min_positives: int = Field(500, ge=1, description="or with fewer positives; too few in all: the champion stays")
     confidence: float = Field(0.95, gt=0, lt=1, description="of the verdict's bounds and the report's intervals")

@@ -12,26 +12,28 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from models.baseline import counting
     from models.bundle import Bundle, Scores, load_bundle, predict
+    from models.choice import Choice, choose
     from models.data import RequestBatch, TrainingData, load_dataset, request_batch_from_rows
     from models.encoded import EncodedItems
     from models.evaluation import compare, evaluate
-    from models.forget import forget_in_bundle, users_in_bundle
-    from models.promotion import Verdict, promotion_verdict
+    from models.promotion import Verdict, first_verdict, promotion_verdict
     from models.ranker import plain
     from models.training import TrainReport, train
 
 _HOME = {
     "Bundle": "bundle",
+    "Choice": "choice",
     "EncodedItems": "encoder",
     "RequestBatch": "data",
     "Scores": "bundle",
     "TrainReport": "training",
     "TrainingData": "data",
     "Verdict": "promotion",
+    "choose": "choice",
     "compare": "evaluation",
     "counting": "baseline",
     "evaluate": "evaluation",
-    "forget_in_bundle": "forget",
+    "first_verdict": "promotion",
     "load_bundle": "bundle",
     "load_dataset": "data",
     "plain": "ranker",
@@ -39,21 +41,22 @@ _HOME = {
     "promotion_verdict": "promotion",
     "request_batch_from_rows": "data",
     "train": "training",
-    "users_in_bundle": "forget",
 }
 
 __all__ = [
     "Bundle",
+    "Choice",
     "EncodedItems",
     "RequestBatch",
     "Scores",
     "TrainReport",
     "TrainingData",
     "Verdict",
+    "choose",
     "compare",
     "counting",
     "evaluate",
-    "forget_in_bundle",
+    "first_verdict",
     "load_bundle",
     "load_dataset",
     "plain",
@@ -61,7 +64,6 @@ __all__ = [
     "promotion_verdict",
     "request_batch_from_rows",
     "train",
-    "users_in_bundle",
 ]
 
 

@@ -37,7 +37,9 @@ from models.encoder import Encoder
 from models.ranker import Head, Parts
 from models.vocabulary import Vocabulary
 
-FORMAT = 1
+FORMAT = 2
+# Bundles of the format before have no calibration; they are read as they were.
+READABLE = (1, FORMAT)
 GOLDEN_ROWS = 32
 TOLERANCE = 1e-5
 _ONE_USER = np.zeros(1, np.int64)
@@ -191,8 +193,11 @@ def load_bundle(path: Path) -> Bundle:
     path = Path(path)
     manifest = _verified_manifest(path)
     info = json.loads((path / "spec.json").read_text(encoding="utf-8"))
-    if info["format"] != FORMAT:
-        raise BundleError(f"{path / 'spec.json'}: bundle format {info['format']}, this code reads {FORMAT}")
+    if info["format"] not in READABLE:
+        raise BundleError(
+            f"{path / 'spec.json'}: bundle format {info['format']}, this code reads {' and '.join(map(str, READABLE))}; "
+            "train again"
+        )
     vocabularies = {
         feature: Vocabulary(pq.read_table(path / "vocabulary" / f"{feature}.parquet").column("key").combine_chunks())
         for feature in info["encoder"]["layout"]["rows"]
@@ -200,7 +205,8 @@ def load_bundle(path: Path) -> Bundle:
     encoder = Encoder.from_json(info["encoder"], vocabularies)
     weights = load_file(path / "weights.safetensors")
     head = Head(ModelSettings(**info["model"]), encoder.layout)
-    head.load_state_dict({key.removeprefix("head."): t for key, t in weights.items() if key.startswith("head.")})
+    given = {key.removeprefix("head."): t for key, t in weights.items() if key.startswith("head.")}
+    head.load_state_dict({"slope": head.slope, "shift": head.shift, **given})
     found = {key.removeprefix("tables."): t for key, t in weights.items() if key.startswith("tables.")}
     return Bundle(path, info, manifest, encoder, FusedTables(encoder.layout, found), head.requires_grad_(False))
 

@@ -86,7 +86,7 @@ def process_group(device: str) -> Iterator[World]:
         dist.destroy_process_group()
 
 
-def shard(model: nn.Module, world: World, learning_rate: float, seed: int) -> DistributedModelParallel:
+def shard(model: nn.Module, world: World, *, learning_rate: float, eps: float, seed: int) -> DistributedModelParallel:
     """Shard the tables and fuse their optimiser into the backward pass.
 
     Row-wise Adagrad, since FBGEMM has no fused Adam on CPU.
@@ -95,10 +95,11 @@ def shard(model: nn.Module, world: World, learning_rate: float, seed: int) -> Di
         model: its `EmbeddingBagCollection` on device `meta`, the rest on the world's device and equal in all processes.
         world: the processes.
         learning_rate: of the tables.
+        eps: added to the root of a row's summed squared gradients, in the units of the loss that is differentiated.
         seed: of the tables' starting weights.
     """
     tables = [module for module in model.modules() if isinstance(module, torchrec.EmbeddingBagCollection)]
-    options = {"lr": learning_rate, "eps": 1e-8}
+    options = {"lr": learning_rate, "eps": eps}
     apply_optimizer_in_backward(torchrec.optim.RowWiseAdagrad, tables[0].parameters(), options)
     sharders: list[Any] = [TableSharder()]
     kind = world.device.type

@@ -3,19 +3,21 @@
 Both models are scored on the same rows, later than the training and validation rows of either. With D the AUC
 difference, challenger minus champion, and a bootstrap over users:
 
-1. No champion: promote as the first.
+1. No champion: promote as the first, unless counting has a better AUC or clearly a better log loss (`first_verdict`).
 2. Groups are the scenarios with at least `min_users` users and `min_positives` positives; the smaller ones are pooled
    and count as one group if together they are large enough. No group: too little data, keep, until the champion is
    older than `max_age`; then promote unless the challenger is shown to be worse: the one-sided upper bound of D over all
    rows is below -margin. Rows of one class show nothing: keep.
 3. Non-inferior in every group: the one-sided lower bound of D is above -margin, with Holm's levels over the groups
-   (the smallest p-value is held to alpha / groups, the next to alpha / (groups - 1), ...). Else keep.
+   (the smallest p-value is held to alpha / groups, the next to alpha / (groups - 1), ...), and log loss is not higher by
+   more than `loss_margin`, as a share of the champion's. Else keep.
 4. Promote if the one-sided lower bound of D over all rows is above 0, or the champion is older than `max_age`.
 """
 
 from __future__ import annotations
 
 import datetime as dt
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -26,7 +28,7 @@ from numpy.typing import NDArray
 from core.settings import PromotionSettings
 from models.bootstrap import Sample, bootstrap
 from models.evaluation import Scored, aligned, pair
-from models.measures import Floats, auc
+from models.measures import Floats, auc, logloss_rows
 
 POOLED = "(smaller scenarios together)"
 OVERALL = "(overall)"
@@ -53,8 +55,36 @@ class Verdict:
         return asdict(self)
 
 
+def first_verdict(metrics: Mapping[str, Any], system: str, settings: PromotionSettings) -> Verdict:
+    """Whether a model may go live where none is: it must be at least as good as counting.
+
+    Args:
+        metrics: `evaluate` of `counting` and of each system, on the same rows.
+        system: the one that may go live.
+        settings: `floor` and `loss_margin` count.
+    """
+    ours, floor = metrics[system]["overall"], metrics["counting"]["overall"]
+    details = {"rule": "first", "system": system, "auc": ours["auc"], "counting_auc": floor["auc"]}
+    if settings.floor == "none" or ours["auc"] is None:
+        return Verdict(True, "there is no champion: promoted as the first", details)
+    if ours["auc"] < floor["auc"]:
+        reason = (
+            f"kept out: counting, without any model, orders the test rows better (AUC {floor['auc']:.4f}) than {system} "
+            f"({ours['auc']:.4f}); more rows or other settings are needed, or promotion.floor: none"
+        )
+        return Verdict(False, reason, {**details, "rule": "below_counting"})
+    if ours["logloss"] > floor["logloss"] * (1 + settings.loss_margin):
+        reason = (
+            f"kept out: counting, without any model, gives better probabilities (log loss {floor['logloss']:.4f}) than "
+            f"{system} ({ours['logloss']:.4f}); more rows or other settings are needed, or promotion.floor: none"
+        )
+        return Verdict(False, reason, {**details, "rule": "below_counting"})
+    reason = f"there is no champion: promoted as the first, better than counting (AUC {floor['auc']:.4f})"
+    return Verdict(True, reason, details)
+
+
 def promotion_verdict(
-    champion: pa.Table | None,
+    champion: pa.Table,
     challenger: pa.Table,
     settings: PromotionSettings,
     champion_age: dt.timedelta | None = None,
@@ -64,7 +94,7 @@ def promotion_verdict(
     """Apply the rule above.
 
     Args:
-        champion: predictions of the model that is live, or None when there is none.
+        champion: predictions of the model that is live.
         challenger: predictions of the new model on the same rows.
         settings: margin, sizes, confidence, resamples and max_age.
         champion_age: time since the champion was trained; None: not known, so never too old.
@@ -75,8 +105,6 @@ def promotion_verdict(
     Raises:
         DataError: the tables do not hold the same rows, or a score is not finite.
     """
-    if champion is None:
-        return Verdict(True, "there is no champion: promoted as the first", {"rule": "first"})
     data, other = aligned(champion, challenger)
     everyone = pair(data, other)
     judged, pooled, left_out = _groups(data, everyone, settings)
@@ -97,6 +125,8 @@ def promotion_verdict(
     draws = bootstrap({**judged, OVERALL: everyone}, resamples, seed)
     groups = _holm(judged, {name: draws[name].auc for name in judged}, settings.margin, alpha)
     overall = _bound(everyone, draws[OVERALL].auc, alpha)
+    for name, body in {**groups, OVERALL: overall}.items():
+        body["loss_rise"] = _loss_rise(everyone if name == OVERALL else judged[name])
     details |= {"groups": groups, "overall": overall, "resamples": resamples}
     return _decide(groups, overall, too_old, settings, details)
 
@@ -163,6 +193,14 @@ def _decide(
             f"lower bound {groups[worst]['lower_bound']:+.4f})"
         )
         return Verdict(False, reason, {**details, "rule": "not_shown_non_inferior"})
+    unsure = {name: body["loss_rise"] for name, body in {**groups, OVERALL: overall}.items()}
+    worst = max(unsure, key=lambda name: unsure[name])
+    if unsure[worst] > settings.loss_margin:
+        reason = (
+            f"kept: the challenger's log loss in {worst} is {unsure[worst]:.1%} higher, more than promotion.loss_margin "
+            f"({settings.loss_margin:.1%})"
+        )
+        return Verdict(False, reason, {**details, "rule": "log_loss"})
     if overall["lower_bound"] > 0:
         reason = (
             f"promoted: better overall (difference {overall['difference']:+.4f}, lower bound "
@@ -232,6 +270,12 @@ def _bound(sample: Sample, draws: Floats, level: float) -> dict[str, Any]:
         "level": level,
         "lower_bound": float(np.quantile(draws, level)),
     }
+
+
+def _loss_rise(sample: Sample) -> float:
+    """The challenger's log loss over the champion's, minus one."""
+    old, new = (float(logloss_rows(sample.labels, scores).mean()) for scores in (sample.champion, sample.challenger))
+    return new / old - 1 if old else 0.0
 
 
 def _p_value(draws: NDArray, margin: float) -> float:

@@ -79,6 +79,11 @@ class Head(nn.Module):
             self.scenario_neutral = Neutral(layout.scenario_dim)
             self.scenario_code = Bottleneck(layout.scenario_dim, code)
             self.scenario_tower = MetaTower(inputs, width, code, form, size, settings.meta_depth)
+        # Of the scenarios' calibration, [S]; fitted after training, no change before.
+        self.slope: Tensor
+        self.shift: Tensor
+        self.register_buffer("slope", torch.ones(len(layout.scenarios)))
+        self.register_buffer("shift", torch.zeros(len(layout.scenarios)))
 
     def forward(self, embedded: Tensor, side: Side) -> Parts:
         """Score rows.
@@ -100,9 +105,21 @@ class Head(nn.Module):
         backbone = backbone if pairs is None else backbone + pairs
         backbone = backbone if self.cross is None else backbone + self.cross(x)
         if self.scenario_code is None:
-            return Parts(backbone, torch.zeros_like(backbone))
+            return self._calibrated(Parts(backbone, torch.zeros_like(backbone)), side.scenario)
         scenarios = self.scenario_neutral(side.scenario_vectors, side.scenario_known)
-        return Parts(backbone, self.scenario_tower(x, self.scenario_code([scenarios]), side.scenario_index))
+        scenario = self.scenario_tower(x, self.scenario_code([scenarios]), side.scenario_index)
+        return self._calibrated(Parts(backbone, scenario), side.scenario)
+
+    def calibrate(self, slope: Tensor, shift: Tensor) -> None:
+        """Set what is applied to each scenario's logits outside of training, [S] each."""
+        self.slope.copy_(slope)
+        self.shift.copy_(shift)
+
+    def _calibrated(self, parts: Parts, scenario: Tensor) -> Parts:
+        if self.training:
+            return parts
+        slope = self.slope[scenario]
+        return Parts(slope * parts.backbone + self.shift[scenario], slope * parts.scenario)
 
     def _assemble(self, embedded: Tensor, side: Side, users: list[Tensor]) -> Tensor:
         parts = [embedded, side.dense]

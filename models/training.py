@@ -23,6 +23,7 @@ from core.log import logger
 from core.pace import progress
 from core.settings import ModelSettings, TrainSettings
 from models.bundle import write_bundle
+from models.calibration import fit_calibration
 from models.data import TrainingData
 from models.distributed import (
     World,
@@ -43,6 +44,8 @@ from models.ranker import Head, Ranker, user_vectors_read
 
 LOG = logger("models")
 VALIDATION_BATCH = 16_384
+# Log losses this near to each other, as a share, count as equal.
+TIE = 1e-3
 
 
 @dataclass
@@ -135,13 +138,13 @@ def fit(data: TrainingData, model: ModelSettings, train: TrainSettings, world: W
     if not len(held_out):
         raise DataError("the training table has no row of split 'validation'; raise split.validation")
     encoded = encoder.encode(data)
-    wrapped = build(encoder, model, train, world)
+    wrapped = build(encoder, model, train, world, len(rows))
     criterion = GradedLoss(train.grade_levels, train.grade_weight, encoded.label[rows], encoded.grade[rows])
     criterion = criterion.to(world.device)
     parameters = [*unwrap(wrapped).head.parameters(), *criterion.parameters()]
     optimizer = torch.optim.Adam(parameters, lr=train.learning_rate, weight_decay=train.weight_decay, fused=True)
     rates = _Rates(train, optimizer, wrapped)
-    stop = _EarlyStop(train.patience, wrapped)
+    rule, kept = StoppingRule(train.patience), snapshot(wrapped)
     run = Fit(encoder, {}, unwrap(wrapped).head, rows=len(rows))
     speeds = []
     # Most trainings stop early: the time left is the longest it can be.
@@ -159,21 +162,41 @@ def fit(data: TrainingData, model: ModelSettings, train: TrainSettings, world: W
         scores = validate(wrapped, encoder, encoded, held_out, world)
         run.curves.append({"epoch": epoch, "loss": loss, **quality(scores, encoded.label[held_out])})
         LOG.info("%s: epoch %d, loss %.5f, validation AUC %s", name, epoch, loss, run.curves[-1]["auc"])
-        if stop(run.curves[-1]):
+        if rule.keeps(epoch, run.curves[-1]["logloss"], run.curves[-1]["auc"]):
+            kept = snapshot(wrapped)
+        if rule.done:
             break
-    stop.restore()
-    run.best = stop.epoch
+    restore(wrapped, kept)
+    run.best = rule.epoch
+    scores = validate(wrapped, encoder, encoded, held_out, world)
+    lines = fit_calibration(scores, encoded.label[held_out], encoded.scenario[held_out], len(encoder.layout.scenarios))
+    run.head.calibrate(*(torch.from_numpy(line).float() for line in lines))
     run.samples_per_second, run.samples_per_cpu_second = np.median(speeds, axis=0).tolist()
     run.tables = whole_tables(wrapped, world)
     return run
 
 
-def build(encoder: Encoder, model: ModelSettings, train: TrainSettings, world: World) -> nn.Module:
-    """The sharded model; its starting weights depend on the seed alone, not on the number of processes."""
+def build(encoder: Encoder, model: ModelSettings, train: TrainSettings, world: World, rows: int) -> nn.Module:
+    """The sharded model; its starting weights depend on the seed alone, not on the number of processes.
+
+    Args:
+        encoder: fitted feature code.
+        model: the model.
+        train: how it will be trained.
+        world: the processes.
+        rows: training rows, all processes together.
+    """
     torch.manual_seed(train.seed)
     head = Head(model, encoder.layout).to(world.device)
     tables = Tables(encoder.layout, model.embedding_dim, device=torch.device("meta"))
-    wrapped = shard(Ranker(tables, head), world, train.embedding_learning_rate, train.seed)
+    wrapped = shard(
+        Ranker(tables, head),
+        world,
+        learning_rate=train.embedding_learning_rate,
+        # The loss is a sum over rows divided by the size of a batch, and so are its gradients.
+        eps=train.embedding_eps / batch_rows(train, world, rows),
+        seed=train.seed,
+    )
     torch.manual_seed(train.seed * 1009 + world.rank)  # From here on: dropout, different in each process.
     return wrapped
 
@@ -186,21 +209,27 @@ def batches(
     Args:
         rows: row numbers.
         scenario: int16, of all rows of the table.
-        size: batch size of all processes together.
+        size: rows of a batch, all processes together, a multiple of their number; see `batch_rows`.
         world: the processes; all get the same number of batches of the same sizes.
         seed: of the shuffle: the run's seed and the epoch.
     """
     order = np.random.default_rng(seed).permutation(rows)
     short = -len(order) % world.size
     order = np.concatenate((order, order[:short])) if short else order
-    whole = _whole(size, world)
-    for start in range(0, len(order), whole):
-        share = order[start : start + whole][world.rank :: world.size]
+    for start in range(0, len(order), size):
+        share = order[start : start + size][world.rank :: world.size]
         yield share[np.argsort(scenario[share], kind="stable")]
 
 
-def _whole(size: int, world: World) -> int:
-    """The batch size of all processes together that each can have an equal share of."""
+def batch_rows(train: TrainSettings, world: World, rows: int) -> int:
+    """Rows of a batch, all processes together: at most `batch_size`, and so few that an epoch has `min_steps` steps.
+
+    Args:
+        train: how to train.
+        world: the processes; each gets an equal share.
+        rows: training rows.
+    """
+    size = min(train.batch_size, math.ceil(rows / train.min_steps))
     return max(size // world.size, 1) * world.size
 
 
@@ -243,8 +272,9 @@ def _epoch(
     """One pass; returns the mean loss of this process's rows, or of all where there are several."""
     model.train()
     total, count = torch.zeros((), dtype=torch.float64, device=world.device), 0
-    steps = math.ceil(len(rows) / _whole(train.batch_size, world))
-    shares = batches(rows, encoded.scenario, train.batch_size, world, (train.seed, epoch))
+    whole = batch_rows(train, world, len(rows))
+    steps = math.ceil(len(rows) / whole)
+    shares = batches(rows, encoded.scenario, whole, world, (train.seed, epoch))
     optimizer = rates.optimizer
     for step, index in enumerate(progress(shares, total=steps, unit="steps", share=0.9)):
         rates((epoch - 1 + step / steps) / train.epochs)
@@ -252,7 +282,8 @@ def _epoch(
         outcomes = (encoded.label, encoded.weight, encoded.grade)
         loss = criterion(logits, *(torch.from_numpy(part[index]).to(world.device) for part in outcomes))
         optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+        # A last, short batch must not make its few rows count for more than all others.
+        (loss * (len(index) * world.size / whole)).backward()
         criterion.average_gradients(world.size)
         optimizer.step()
         total += loss.detach() * len(index)
@@ -289,21 +320,36 @@ class _Rates:
         tables.step()  # It has updated its tables in the backward pass; this only hands it the new rate.
 
 
-class _EarlyStop:
-    """Keeps the best weights by validation AUC (log loss where AUC is undefined) and says when to stop."""
+class StoppingRule:
+    """Which epoch is the best by both measures of the validation rows, and when to stop.
 
-    def __init__(self, patience: int, model: nn.Module) -> None:
-        self.patience, self.model = patience, model
-        self.epoch, self.best, self.kept = 0, -np.inf, snapshot(model)
+    An epoch is better than the kept one if its log loss is lower by more than a thousandth of it, or as low within that
+    and its AUC is higher. Training stops after `patience` epochs of which none had the lowest log loss or the highest AUC
+    so far: AUC often goes on rising while probabilities become too sure, and the other way round.
 
-    def __call__(self, point: dict[str, Any]) -> bool:
-        score = point["auc"] if point["auc"] is not None else -point["logloss"]
-        if score > self.best:
-            self.epoch, self.best, self.kept = point["epoch"], score, snapshot(self.model)
-        return bool(point["epoch"] - self.epoch >= self.patience)
+    Attributes:
+        epoch: the best so far.
+        done: whether to stop.
+    """
 
-    def restore(self) -> None:
-        restore(self.model, self.kept)
+    def __init__(self, patience: int) -> None:
+        self.patience = patience
+        self.epoch, self.done = 0, False
+        self._kept = self._best = (np.inf, -np.inf)
+        self._last = 0
+
+    def keeps(self, epoch: int, loss: float, area: float | None) -> bool:
+        """Note an epoch's log loss and AUC (None where it is undefined); whether it is the best so far."""
+        area = -np.inf if area is None else area
+        if loss < self._best[0] or area > self._best[1]:
+            self._last = epoch
+        self._best = min(self._best[0], loss), max(self._best[1], area)
+        self.done = epoch - self._last >= self.patience
+        kept, tie = self._kept[0], TIE * self._kept[0]
+        better = not self.epoch or loss < kept - tie or (loss <= kept + tie and area > self._kept[1])
+        if better:
+            self.epoch, self._kept = epoch, (loss, area)
+        return better
 
 
 @contextmanager

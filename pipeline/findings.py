@@ -56,7 +56,10 @@ def findings(
         Findings, the most pressing first.
     """
     harm = list(_harm(metrics["knowledge"], lift))
-    found = [*_below(metrics, over_counting), *harm, *_promoted_although(verdict, harm)]
+    live = verdict.get("choice", {}).get("system", "knowledge")
+    found = [*_below(metrics, over_counting, live), *_not_knowledge(verdict), *_promoted_although(verdict, harm, live)]
+    # Harm that was kept out is worth knowing, and no alarm.
+    found += harm if live == "knowledge" else [Finding("warning", one.text) for one in harm]
     found += _calibration(metrics["knowledge"]["scenarios"])
     found += _drift(drift)
     if not texts:
@@ -97,17 +100,17 @@ def findings(
     return sorted(found, key=lambda finding: _ORDER[finding.level])
 
 
-def _below(metrics: Mapping[str, Any], over_counting: Mapping[str, Any]) -> Iterator[Finding]:
-    """Models that lose against chance or against counting."""
-    for name, values in {"All rows": metrics["knowledge"]["overall"], **metrics["knowledge"]["scenarios"]}.items():
+def _below(metrics: Mapping[str, Any], over_counting: Mapping[str, Any], system: str) -> Iterator[Finding]:
+    """Where the model that may go live loses against chance or against counting."""
+    for name, values in {"All rows": metrics[system]["overall"], **metrics[system]["scenarios"]}.items():
         if values["auc"] is not None and values["auc"] < 0.5:
             yield Finding("alarm", f"{name}: AUC {values['auc']:.4f} is below .5: the order is worse than chance.")
     change = over_counting["overall"]["auc"]
     if change["difference"] is not None and change["difference"] < 0:
         yield Finding(
             "alarm" if change["says"] == "worse" else "warning",
-            f"Counting positives, without any model, has a better AUC ({change['champion']:.4f}) than the model with "
-            f"knowledge ({change['challenger']:.4f}).",
+            f"Counting positives, without any model, has a better AUC ({change['champion']:.4f}) than the model that "
+            f"may go live, {system} ({change['challenger']:.4f}).",
         )
 
 
@@ -130,10 +133,16 @@ def _harm(knowing: Mapping[str, Any], lift: Mapping[str, Any]) -> Iterator[Findi
             )
 
 
-def _promoted_although(verdict: Mapping[str, Any], harm: list[Finding]) -> Iterator[Finding]:
+def _not_knowledge(verdict: Mapping[str, Any]) -> Iterator[Finding]:
+    choice = verdict.get("choice", {})
+    if choice.get("system") == "plain":
+        yield Finding("warning", f"What may go live is {choice['reason']}.")
+
+
+def _promoted_although(verdict: Mapping[str, Any], harm: list[Finding], system: str) -> Iterator[Finding]:
     if not verdict["promote"]:
         return
-    if harm:
+    if harm and system == "knowledge":
         yield Finding(
             "alarm", "The new model is live although it is worse in something; `llm4msr rollback` takes it back."
         )

@@ -77,7 +77,7 @@ model:
   user_level: gate              # none | gate | low_rank | full
   scenario_level: gate
 
-train: {epochs: 20, patience: 2, threads: 1}
+train: {threads: 1}
 
 online:
   store: sqlite                 # sqlite (this machine) | redis

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from core import ArtifactStore, Built, Manifest, Settings, Window, as_utc, logger, progress
+from core import Built, Manifest, Settings, Window, as_utc, logger, progress
 from core.digest import sha256_file
 from core.errors import MissingArtifactError
 from core.store import replace_json
@@ -70,7 +70,7 @@ def evaluate(settings: Settings, window: Window = Window()) -> Manifest:  # noqa
     source = store.get("train", window)
 
     def build(out: Path) -> Built:
-        from models import compare
+        from models import choose, compare
         from models import evaluate as measure
 
         names = (COUNTING, *SYSTEMS)
@@ -80,10 +80,12 @@ def evaluate(settings: Settings, window: Window = Window()) -> Manifest:  # noqa
         drawn = {"negatives": spec["negatives"]} if spec.get("negatives") else {}
         metrics = {name: measure(table, settings.promotion.cold_rows) | drawn for name, table in test.items()}
         _write(out / "metrics.json", metrics)
-        for name, rival in (("lift", "plain"), ("over_counting", COUNTING)):
-            _write(
-                out / f"{name}.json", compare(test[rival], test["knowledge"], settings.promotion, settings.train.seed)
-            )
+        lift = compare(test["plain"], test["knowledge"], settings.promotion, settings.train.seed)
+        choice = choose(lift, metrics["plain"], settings.promotion)
+        over_counting = compare(test[COUNTING], test[choice.system], settings.promotion, settings.train.seed)
+        _write(out / "lift.json", lift)
+        _write(out / "choice.json", choice.as_json())
+        _write(out / "over_counting.json", over_counting)
         return Built(rows={"test": test["plain"].num_rows}, versions=dict(source.versions))
 
     manifest = store.build(
@@ -104,7 +106,8 @@ def promote(settings: Settings, window: Window = Window()) -> Manifest:  # noqa:
     source, scores = store.get("train", window), store.get("evaluate", window)
     pointer = store.root / "serving" / "current.json"
     champion = json.loads(pointer.read_text()) if pointer.is_file() else None
-    bundle = str((source.path / "bundle_knowledge").relative_to(store.root))
+    choice = _json(scores, "choice.json")
+    bundle = str((source.path / f"bundle_{choice['system']}").relative_to(store.root))
     if champion is not None and champion["bundle"] == bundle:
         LOG.info("promote: %s is the champion already, nothing to do", bundle)
         _alias(settings, store.root / bundle)
@@ -115,20 +118,17 @@ def promote(settings: Settings, window: Window = Window()) -> Manifest:  # noqa:
         return dataclasses.replace(store.get("promote", window), reused=True)
 
     def build(out: Path) -> Built:
-        from models import promotion_verdict
+        from models import first_verdict, promotion_verdict
 
-        challenger = _test_rows(source)
-        rival, age = None, None
-        if champion is not None and _has_other_ids(store, champion, window):
-            LOG.warning(
-                "promote: the champion's ids are of another type (data.ids): the new model is judged as a first one"
-            )
-        elif champion is not None:
-            rival, challenger = _champion_scores(settings, champion, source, window)
+        challenger = _test_rows(source, choice["system"])
+        if champion is None:
+            verdict = first_verdict(_json(scores, "metrics.json"), choice["system"], settings.promotion)
+        else:
+            rival, challenger = _champion_scores(settings, champion, source, window, challenger)
             age = clock.now() - as_utc(champion["promoted_at"])
-        span = _span(store.get("dataset", window))
-        verdict = promotion_verdict(rival, challenger, settings.promotion, age, settings.train.seed, span)
-        body = {"promote": verdict.promote, "reason": verdict.reason, "details": verdict.details}
+            span = _span(store.get("dataset", window))
+            verdict = promotion_verdict(rival, challenger, settings.promotion, age, settings.train.seed, span)
+        body = {"promote": verdict.promote, "reason": verdict.reason, "details": verdict.details, "choice": choice}
         _write(out / "verdict.json", {**body, "challenger": bundle, "champion": champion and champion["bundle"]})
         return Built(rows={"rows": challenger.num_rows}, versions={"promote": verdict.promote})
 
@@ -141,6 +141,7 @@ def promote(settings: Settings, window: Window = Window()) -> Manifest:  # noqa:
         builder=build,
     )
     verdict = json.loads(manifest.file("verdict.json").read_text())
+    LOG.info("promote: of this run, %s may go live", choice["reason"])
     LOG.info("promote: %s", verdict["reason"])
     if verdict["promote"]:
         _point(settings, bundle, source, champion, verdict["reason"], clock.now())
@@ -183,7 +184,7 @@ def package(settings: Settings, window: Window = Window()) -> Manifest:  # noqa:
     if not pointer.is_file():
         raise MissingArtifactError(f"no champion yet ({pointer}); run `llm4msr promote` first")
     champion = json.loads(pointer.read_text())
-    from bento.package import LOCK, ROOMS, build_bento, has_bento
+    from bento.package import LOCK, build_bento, has_bento
 
     def build(out: Path) -> Built:
         tag = build_bento(settings, store.root / champion["bundle"], out / "run")
@@ -198,7 +199,7 @@ def package(settings: Settings, window: Window = Window()) -> Manifest:  # noqa:
         window,
         inputs={"bundle": champion["digest"], "lock": sha256_file(LOCK)},
         settings={"project": settings.project},
-        rooms=ROOMS,
+        rooms=("core", "models", "feature_repo", "bento"),
         builder=build,
         still_valid=lambda manifest: has_bento((manifest.path / "run" / "tag").read_text()),
     )
@@ -235,20 +236,13 @@ def _seen(rows: pa.Table) -> pa.Table:
     return grouped.rename_columns(["user_id", "seen"]).sort_by("user_id")
 
 
-def _test_rows(source: Manifest) -> pa.Table:
-    table = pq.read_table(source.file("predictions_knowledge.parquet"))
+def _test_rows(source: Manifest, system: str) -> pa.Table:
+    table = pq.read_table(source.file(f"predictions_{system}.parquet"))
     return table.filter(pc.equal(table["split"], "test"))
 
 
-def _has_other_ids(store: ArtifactStore, champion: dict[str, Any], window: Window) -> bool:
-    """Whether the champion's users or items have ids of another type than today's: it can score none of their rows."""
-    theirs = json.loads((store.root / champion["bundle"] / "spec.json").read_text())["id_types"]
-    today = pq.read_schema(store.get("dataset", window).file("rows.parquet"))
-    return any(str(today.field(key).type) != kind for key, kind in theirs.items())
-
-
 def _champion_scores(
-    settings: Settings, champion: dict[str, Any], source: Manifest, window: Window
+    settings: Settings, champion: dict[str, Any], source: Manifest, window: Window, ours: pa.Table
 ) -> tuple[pa.Table, pa.Table]:
     """Scores of champion and challenger on the same rows: those that neither was trained or validated on."""
     from models import load_bundle, load_dataset, predict
@@ -258,7 +252,6 @@ def _champion_scores(
     bundle = load_bundle(folder)
     data = _readable(load_dataset(_champion_dataset(settings, folder, source, window)), bundle.info)
     rival = predict(bundle, data, "test")
-    ours = _test_rows(source)
     seen = pq.read_table(folder.parent / "seen.parquet")
     times = (
         ours.select(["row_id", "user_id"])
@@ -329,7 +322,7 @@ def _every(folder: Path) -> list[dict[str, Any]]:
 
 
 def _track(settings: Settings, source: Manifest, scores: Manifest) -> None:
-    """Record both systems in MLflow and register the one with knowledge; the same bundle is recorded once."""
+    """Record both systems in MLflow and register the one that may go live; the same bundle is recorded once."""
     from models import tracking
 
     metrics = json.loads(scores.file("metrics.json").read_text())
@@ -338,7 +331,7 @@ def _track(settings: Settings, source: Manifest, scores: Manifest) -> None:
         bundle = source.path / f"bundle_{name}"
         params = {**settings.section("model", "train"), "system": name, "dataset": source.versions.get("dataset", "")}
         run = tracking.log_run(settings, name, params, metrics[name]["overall"], curves[name], bundle)
-        if name == "knowledge":
+        if name == _json(scores, "choice.json")["system"]:
             tracking.register(settings, bundle, run, settings.model.name)
 
 
@@ -347,6 +340,10 @@ def _alias(settings: Settings, bundle: Path) -> None:
 
     version = tracking.register(settings, bundle, None, settings.model.name)
     tracking.set_alias(settings, settings.model.name, "champion", version)
+
+
+def _json(manifest: Manifest, name: str) -> Any:
+    return json.loads(manifest.file(name).read_text(encoding="utf-8"))
 
 
 def _write(path: Path, value: Any) -> None:

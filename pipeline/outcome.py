@@ -160,7 +160,7 @@ def _promotion(settings: Settings, made: Manifest, trained: Manifest) -> str:
         kept = not verdict["promote"]
         whose = ", with these very weights" if kept else ", the model of this run"
         state = f"version {live['version']} is live{whose if ours else ', an earlier model'}"
-    return f"{verdict['reason']}. {state[0].upper()}{state[1:]}."
+    return f"{verdict['choice']['reason']}; {verdict['reason']}. {state[0].upper()}{state[1:]}."
 
 
 def _next(settings: Settings, window: Window, done: list[str]) -> Iterator[str]:

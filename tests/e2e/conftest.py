@@ -68,7 +68,8 @@ def make_project(folder: Path, users: int = USERS) -> Project:
     body |= {"project": "small", "root": "root", "train": {"epochs": 3}}
     body["data"]["path"] = "data"
     body["knowledge"] |= {"prompt_users": 3}
-    body["promotion"] = {"resamples": 200}
+    # Sixty users tell no two models apart; these tests are about serving one that has knowledge.
+    body["promotion"] = {"resamples": 200, "challenger": "knowledge", "floor": "none"}
     body["serving"] = {"poll_seconds": 0.2}
     body["online"] = {"timeout_ms": 60_000}
     (folder / "llm4msr.yaml").write_text(yaml.safe_dump(body))

@@ -110,6 +110,11 @@ def write_dataset(folder, *, rows=3000, users=60, items=40, seed=0, string_ids=F
 
 
 @pytest.fixture(scope="session")
+def make_dataset():
+    return write_dataset
+
+
+@pytest.fixture(scope="session")
 def data_folder(tmp_path_factory):
     return write_dataset(tmp_path_factory.mktemp("dataset") / "d")
 
@@ -131,7 +136,7 @@ def model():
 
 @pytest.fixture
 def settings():
-    return TrainSettings(batch_size=256, epochs=3, embedding_learning_rate=0.05)
+    return TrainSettings(batch_size=256, epochs=3, embedding_eps=10.0)
 
 
 # Small enough for an oracle, and no two widths alike that could be mistaken for each other.

@@ -42,7 +42,7 @@ def run_steps(folder, world):
     data, model = load_dataset(folder), model_settings()
     settings = TrainSettings(batch_size=256, learning_rate=0.01, embedding_learning_rate=0.05)
     encoder = Encoder.fit(data, user_vectors=["user_pooled"], scenario_vectors=True)
-    encoded, module = encoder.encode(data), build(encoder, model, settings, world)
+    encoded, module = encoder.encode(data), build(encoder, model, settings, world, 256 * STEPS)
     start = whole_tables(module, world)
     rows = data.indices("train")[: 256 * STEPS]
     grade = encoded.label + np.arange(len(encoded.label)) % 3
@@ -131,7 +131,7 @@ def test_sharded_tables_equal_the_unsharded_ones(data_folder):
     encoder = Encoder.fit(data, user_vectors=["user_pooled"], scenario_vectors=True)
     bags = encoder.encode(data).bags(np.arange(50))
     with process_group("cpu") as world:
-        module = build(encoder, model_settings(), TrainSettings(), world)
+        module = build(encoder, model_settings(), TrainSettings(), world, 1000)
         weights = {name: torch.randn_like(table) for name, table in whole_tables(module, world).items()}
         load_tables(module, weights)
         trained = unwrap(module).tables(keyed_jagged(encoder.layout, bags, torch.device("cpu"))).detach()

@@ -8,7 +8,7 @@ import pytest
 
 from core.settings import PromotionSettings
 from models.measures import auc
-from models.promotion import POOLED, Verdict, promotion_verdict, told
+from models.promotion import POOLED, first_verdict, promotion_verdict, told
 
 QUICK = PromotionSettings(resamples=200)
 TRIALS = 200
@@ -85,11 +85,36 @@ def test_a_real_gain_everywhere_is_promoted_in_most_trials():
     assert sum(passed) >= 16
 
 
-def test_without_a_champion_the_challenger_is_the_first():
-    (only,) = models(0, even(NOISE), users=2)
-    verdict = promotion_verdict(None, only, QUICK)
-    assert verdict == Verdict(True, verdict.reason, {"rule": "first"})
-    assert "first" in verdict.reason
+@pytest.mark.parametrize(
+    ("auc", "logloss", "floor", "promoted", "words"),
+    [
+        (0.70, 0.50, "counting", True, "better than counting"),
+        (0.65, 0.50, "counting", True, "better than counting"),
+        (0.64, 0.50, "counting", False, "orders the test rows better (AUC 0.6500) than plain (0.6400)"),
+        (0.70, 0.62, "counting", False, "better probabilities"),
+        (0.70, 0.605, "counting", True, "better than counting"),
+        (0.40, 0.90, "none", True, "first"),
+        (None, 0.50, "counting", True, "first"),
+    ],
+)
+def test_a_first_champion_must_not_be_worse_than_counting(auc, logloss, floor, promoted, words):
+    metrics = {
+        "counting": {"overall": {"auc": 0.65, "logloss": 0.60}},
+        "plain": {"overall": {"auc": auc, "logloss": logloss}},
+    }
+    verdict = first_verdict(metrics, "plain", PromotionSettings(floor=floor))
+    assert verdict.promote is promoted and words in verdict.reason
+    assert promoted or "promotion.floor" in verdict.reason
+
+
+def test_too_sure_probabilities_are_refused_although_the_order_is_better():
+    champion, challenger = models(0, even(0.9), even(GAIN), users=600)
+    logit = np.log(challenger["score"].to_numpy() / (1 - challenger["score"].to_numpy()))
+    sure = challenger.set_column(5, "score", pa.array(1 / (1 + np.exp(-6 * logit))))
+    verdict = promotion_verdict(champion, sure, QUICK)
+    assert not verdict.promote and verdict.details["rule"] == "log_loss"
+    assert "promotion.loss_margin" in verdict.reason
+    assert promotion_verdict(champion, challenger, QUICK).promote
 
 
 @pytest.mark.parametrize("users", [0, 1, 5, 199])

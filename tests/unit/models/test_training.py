@@ -1,18 +1,19 @@
 import itertools
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import torch
 
 import models
 from core.digest import sha256_file
 from core.errors import DataError, SettingsError
-from models.data import TrainingData
-from models.distributed import World, process_group, unwrap
+from models.data import TrainingData, load_dataset
+from models.distributed import World, process_group, unwrap, whole_tables
 from models.dropout import dropout
 from models.embeddings import initial_rows, keyed_jagged
 from models.encoder import Encoder
-from models.training import _Rates, batches, build, quality
+from models.training import StoppingRule, _Rates, batches, build, fit, quality
 
 LEVELS = ["none", "gate", "low_rank", "full"]
 
@@ -50,7 +51,7 @@ def test_the_first_step_is_the_backbone_bit_for_bit(data, model, settings, level
             encoder = Encoder.fit(
                 data, user_vectors=["user_pooled"] if level != "none" else [], scenario_vectors=level != "none"
             )
-            built.append((build(encoder, system, settings, world).eval(), encoder))
+            built.append((build(encoder, system, settings, world, 1000).eval(), encoder))
         plain_head, head = (unwrap(module).head for module, _ in built)
         head.backbone.load_state_dict(plain_head.backbone.state_dict())
         for mine, plain in ((head.item_text, plain_head.item_text), (head.item_neutral, plain_head.item_neutral)):
@@ -71,7 +72,7 @@ def test_every_parameter_of_the_whole_model_gets_a_gradient(data, model, setting
     encoder = Encoder.fit(data, user_vectors=["user_pooled"], scenario_vectors=True)
     encoded, index = encoder.encode(data), data.indices("train")[:400]
     with process_group("cpu") as world:
-        module = build(encoder, system, settings, world)
+        module = build(encoder, system, settings, world, 1000)
         head = unwrap(module).head
         with torch.no_grad():
             for parameter in head.parameters():
@@ -96,14 +97,78 @@ def test_training_twice_in_a_process_leaves_no_group_behind(data, tmp_path, mode
         assert not torch.distributed.is_initialized()
 
 
-def test_the_best_epoch_is_kept_even_when_training_ends_by_itself(data, tmp_path, model, settings):
+def test_the_kept_weights_are_those_of_the_best_epoch_even_when_training_ends_by_itself(
+    data, tmp_path, model, settings
+):
     settings = settings.model_copy(update={"epochs": 6, "patience": 6, "learning_rate": 0.05})
     report = models.train(data, model, settings, tmp_path / "b", name="k")
-    aucs = [point["auc"] for point in report.curves]
-    assert report.best_epoch == int(np.argmax(aucs)) + 1
     predictions = models.predict(models.load_bundle(tmp_path / "b"), data, "validation")
-    kept = models.evaluate(predictions)["overall"]["auc"]
-    assert kept == pytest.approx(max(aucs), abs=1e-6)
+    # Calibration keeps the order within a scenario.
+    kept = {name: body["auc"] for name, body in models.evaluate(predictions)["scenarios"].items()}
+    again = models.train(
+        data, model, settings.model_copy(update={"epochs": report.best_epoch}), tmp_path / "c", name="k"
+    )
+    predictions = models.predict(models.load_bundle(tmp_path / "c"), data, "validation")
+    assert again.best_epoch == report.best_epoch
+    assert {n: b["auc"] for n, b in models.evaluate(predictions)["scenarios"].items()} == pytest.approx(kept, abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("losses", "areas", "kept", "run"),
+    [
+        ([0.6, 0.5, 0.55, 0.56, 0.5], [0.6, 0.7, 0.7, 0.7, 0.7], 2, 4),  # both stand still
+        (
+            [0.6, 0.5, 0.55, 0.6, 0.65, 0.7],
+            [0.6, 0.7, 0.71, 0.72, 0.71, 0.71],
+            2,
+            6,
+        ),  # AUC rises alone: go on, keep the loss
+        ([0.6, 0.50001, 0.5, 0.6], [0.6, 0.8, 0.7, 0.7], 2, 4),  # losses alike: the higher AUC
+        ([0.6, 0.5, 0.49999], [0.6, 0.7, 0.8], 3, 3),
+        ([0.6, 0.5, 0.51], [None, None, None], 2, 3),  # one class only
+    ],
+)
+def test_an_epoch_is_kept_for_its_log_loss_and_of_equals_for_its_auc(losses, areas, kept, run):
+    rule = StoppingRule(2)
+    for epoch, (loss, area) in enumerate(zip(losses, areas, strict=True), start=1):
+        rule.keeps(epoch, loss, area)
+        if rule.done:
+            break
+    assert (rule.epoch, epoch) == (kept, run)
+
+
+@pytest.mark.parametrize("rows", [4096, 4100])
+def test_a_row_seen_once_moves_by_its_gradient_alike_in_batches_of_any_size(
+    tmp_path, make_dataset, model, settings, rows
+):
+    """With a last batch of four rows, too; their ids must not jump."""
+    folder = make_dataset(tmp_path / "d", rows=rows, users=rows, items=40)
+    data = load_dataset(folder)
+    everything = data.rows.set_column(
+        data.rows.schema.get_field_index("split"), "split", pa.array(["train"] * (rows - 64) + ["validation"] * 64)
+    ).set_column(1, "user_id", pa.array(np.arange(rows)))
+    data = TrainingData(everything, data.user_log, data.vectors, data.spec)
+    still = {"embedding_dropout": 0.0, "dropout": 0.0, "user_level": "none", "knowledge_features": False}
+    plainly = model.model_copy(update=still)
+    moved = {}
+    for size in (64, 1024, 65_536):
+        run = settings.model_copy(
+            update={
+                "epochs": 1,
+                "batch_size": size,
+                "min_steps": 1,
+                "learning_rate": 1e-9,
+                "embedding_learning_rate": 1e-3,
+            }
+        )
+        with process_group("cpu") as world:
+            encoder = Encoder.fit(data, user_vectors=[], scenario_vectors=True)
+            start = whole_tables(build(encoder, plainly, run, world, rows - 64), world)["user_id"]
+            end = fit(data, plainly, run, world, "k").tables["user_id"]
+        moved[size] = (end - start).norm(dim=1)[1:]
+    for size in (64, 1024):
+        assert torch.allclose(moved[size], moved[65_536], rtol=0.05)
+    assert moved[64].max() < 20 * moved[64].median()
 
 
 def test_training_stops_after_patience_epochs_without_gain(data, tmp_path, model, settings):
@@ -116,7 +181,7 @@ def test_a_linear_schedule_lowers_both_learning_rates_to_nothing(data, model, se
     settings = settings.model_copy(update={"schedule": "linear", "embedding_learning_rate": 0.4, "learning_rate": 0.2})
     encoder = Encoder.fit(data, user_vectors=["user_pooled"], scenario_vectors=True)
     with process_group("cpu") as world:
-        built = build(encoder, model, settings, world)
+        built = build(encoder, model, settings, world, 1000)
         optimizer = torch.optim.Adam(unwrap(built).head.parameters())
         rates, kernel = _Rates(settings, optimizer, built), _fused_kernel(built)
         for done, left in ((0.0, 1.0), (0.75, 0.25), (1.0, 0.0)):

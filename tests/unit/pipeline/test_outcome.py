@@ -14,6 +14,8 @@ from pipeline.outcome import console, print_outcome
 
 MEASURES = {"rows": 1000, "users": 40, "auc": 0.75, "logloss": 0.51}
 
+CHOSEN = {"choice": {"system": "knowledge", "reason": "the model with knowledge: better overall"}}
+
 
 FINDINGS = {
     "findings": [
@@ -59,7 +61,9 @@ def made(project):
             "evaluate",
             {"metrics.json": {"counting": measured, "plain": measured, "knowledge": measured}, "lift.json": lift},
         ),
-        "promote": manifest("promote", {"verdict.json": {"promote": True, "reason": "promoted: better overall"}}),
+        "promote": manifest(
+            "promote", {"verdict.json": {**CHOSEN, "promote": True, "reason": "promoted: better overall"}}
+        ),
         "report": manifest("report", {"findings.json": FINDINGS}),
     }
     rejected = done["validate"].path / "quarantine_interactions.parquet"
@@ -107,7 +111,7 @@ def test_a_run_ends_with_quality_verdict_promotion_findings_report_and_what_to_t
 
 def test_a_kept_champion_is_called_an_earlier_model(project, made, example):
     live(project, "other weights", version=3)
-    made["promote"].file("verdict.json").write_text(json.dumps({"promote": False, "reason": "kept: no gain"}))
+    made["promote"].file("verdict.json").write_text(json.dumps({**CHOSEN, "promote": False, "reason": "kept: no gain"}))
     assert "kept: no gain. Version 3 is live, an earlier model." in said(project, made)
 
 
