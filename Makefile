@@ -7,7 +7,7 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-images lint bench serve airflow clean
+.PHONY: help setup demo test test-images lint bench serve airflow image clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' Makefile
@@ -41,6 +41,10 @@ serve: setup ## Serve the promoted model and print requests to try; run `make de
 
 airflow: setup ## Run Airflow here until Ctrl-C (port $PORT or 8080), replaying MovieLens year by year; yours: SETTINGS=FILE
 	@exec $(BIN)/python -m dags.local --port $(PORT) --settings $(if $(filter file,$(origin SETTINGS)),config/airflow-demo.yaml,$(SETTINGS))
+
+image: ## Build a container image: NAME=serve|pipeline|gpu|airflow; ROOT=... seeds serve, also TAG, BASE, HASHES, ENGINE
+	@python3 pipeline/image.py $(or $(NAME),serve) $(if $(ROOT),--root '$(ROOT)') $(if $(TAG),--tag '$(TAG)') \
+	  $(if $(BASE),--base '$(BASE)') $(if $(HASHES),--hashes '$(HASHES)') $(if $(ENGINE),--engine '$(ENGINE)')
 
 clean: ## Remove .venv, .llm4msr and all caches
 	rm -rf $(VENV) .venv.lock .llm4msr .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info build dist

@@ -11,10 +11,11 @@ from core.digest import REPOSITORY
 from core.errors import MissingArtifactError
 
 NAME = "llm4msr"
+# Beside this code, in a Bento and in an image; there is none in a checkout.
 SEED = "seed"
 LOCK = REPOSITORY / "requirements" / "serve.txt"
 # What the service imports, and nothing else.
-ROOMS = ("core", "feature_repo", "models", "bento")
+ROOMS = ("core", "ingest", "knowledge", "feature_repo", "models", "bento")
 
 
 def build_bento(settings: Settings, bundle: Path, work: Path) -> str:
@@ -69,9 +70,9 @@ def has_bento(tag: str) -> bool:
 def fill_context(context: Path, bundle: Path) -> None:
     """Copy the rooms that serve and the seed into a folder."""
     for room in ROOMS:
-        ignored = shutil.ignore_patterns("__pycache__", "deploy", "Dockerfile")
+        ignored = shutil.ignore_patterns("__pycache__", "deploy", "Dockerfile", SEED)
         shutil.copytree(REPOSITORY / room, context / room, ignore=ignored)
-    shutil.copytree(bundle, context / SEED)
+    shutil.copytree(bundle, context / "bento" / SEED)
 
 
 def locked_packages() -> list[str]:
@@ -81,6 +82,6 @@ def locked_packages() -> list[str]:
 
 
 def own_seed() -> Path | None:
-    """The seed bundle beside this code, as in a Bento; None in a checkout."""
-    seed = REPOSITORY / SEED
+    """The seed bundle that lies beside this code; None in a checkout."""
+    seed = Path(__file__).resolve().parent / SEED
     return seed if (seed / "manifest.json").is_file() else None

@@ -79,6 +79,7 @@ class PushAnswer(BaseModel):
     unknown_items: list[int | str] = Field(
         description="items that are not in the catalogue, so that they are not ranked"
     )
+    forgotten: int = Field(0, description="rows that were dropped: their users are forgotten")
 
 
 class ScenarioInfo(BaseModel):

@@ -167,7 +167,13 @@ class Ranker:
                 raise ServiceUnavailable("the stores do not take interactions now; push them again") from error
             rejected = [asdict(fault) for fault in done.faults]
             return _json(
-                {"pushed": done.rows, "users": done.users, "rejected": rejected, "unknown_items": done.unknown_items}
+                {
+                    "pushed": done.rows,
+                    "users": done.users,
+                    "rejected": rejected,
+                    "unknown_items": done.unknown_items,
+                    "forgotten": done.forgotten,
+                }
             )
 
     @GET.get("/", include_in_schema=False)

@@ -125,7 +125,7 @@ class ArtifactStore:
         fingerprint = sha256_json(identity)
         target = self.root / "objects" / stage / fingerprint[:16]
         begin = time.monotonic()
-        with _storage_errors(self.root), self._turn(stage):
+        with _storage_errors(self.root), self.turn(stage):
             replace = still_valid is not None
             if target.is_dir():
                 manifest = self._load(target, reused=True)
@@ -205,7 +205,7 @@ class ArtifactStore:
             return None
 
     @contextlib.contextmanager
-    def _turn(self, stage: str) -> Iterator[None]:
+    def turn(self, stage: str) -> Iterator[None]:
         """A lock that ends with the process, however that ends; whoever waits for it says so."""
         waiting = functools.partial(LOG.info, "%s: another process is at it below %s; waiting for it", stage, self.root)
         with locked(self.root / "locks" / f"{stage}.lock", waiting):
@@ -217,6 +217,37 @@ class ArtifactStore:
         with contextlib.suppress(FileNotFoundError):
             target.rename(away / "retired")
         shutil.rmtree(away, ignore_errors=True)
+
+    def rewrite(
+        self,
+        folder: Path,
+        why: str,
+        files: Iterable[str],
+        rows: Mapping[str, int],
+        before: Callable[[str, str], None] = lambda old, new: None,
+    ) -> None:
+        """Describe an artifact anew of which files were replaced or removed: no more what its inputs make.
+
+        It serves whoever refers to it until it is built again, which `build` then does.
+
+        Args:
+            folder: the artifact.
+            why: for the manifest.
+            files: names of the files that were replaced or removed.
+            rows: counts that changed.
+            before: called with the digest it had and the one it gets, if they differ, before the manifest says so.
+        """
+        body = json.loads((folder / "manifest.json").read_text())
+        held = dict(body["files"])
+        for name in files:
+            held.pop(name, None)
+            if (folder / name).is_file() and Path(name).parts[0] != RUN_FOLDER:
+                held[name] = sha256_file(folder / name)
+        content = {"files": held, "rows": {**body["rows"], **rows}, "versions": body["versions"]}
+        digest = sha256_json(content)
+        if digest != body["digest"]:
+            before(body["digest"], digest)
+            replace_json(folder / "manifest.json", {**body, **content, "digest": digest, "rewritten": why})
 
     def verify(self, manifest: Manifest) -> None:
         """Re-read an artifact's files and check them, and the counts and versions, against its digest.

@@ -25,6 +25,8 @@ _HOME = {
     "open_store": "overlay",
     "push": "live",
     "sample_online": "readback",
+    "erase_online": "materialization",
+    "pushing": "live",
 }
 __all__ = sorted(_HOME)
 

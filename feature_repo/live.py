@@ -22,6 +22,7 @@ import pyarrow.parquet as pq
 from core import Clock, Settings, from_micros, logger, make_clock
 from core.errors import DataError, MissingArtifactError, StorageError
 from core.filesystem import locked
+from core.forgotten import Forgotten
 from core.tables import TIMESTAMP, conform, interactions_schema
 from feature_repo.fresh import Fault, find_faults, read_columns, read_records
 from feature_repo.log import id_types
@@ -46,6 +47,7 @@ class Pushed:
         faults: rows that were not taken, and why.
         unknown_items: items of the rows taken that the published catalogue does not have: they count for their users,
             and are not ranked.
+        forgotten: rows that were dropped, because their users are forgotten.
     """
 
     rows: int = 0
@@ -53,6 +55,7 @@ class Pushed:
     views: dict[str, int] = field(default_factory=dict)
     faults: tuple[Fault, ...] = ()
     unknown_items: tuple[Any, ...] = ()
+    forgotten: int = 0
 
 
 def push(
@@ -94,7 +97,6 @@ class Pusher:
         self.scenarios = pq.read_table(sources[-1] / "scenarios.parquet")["scenario"].to_pylist()
         self._log = UserLog(settings.root, sources)
         self._log.pushed.settle(self.ids)
-        self._folder = settings.root / "live"
         self._writer: StateWriter | None = None
         self._items: pa.Array | None = None
 
@@ -147,7 +149,7 @@ class Pusher:
 
     def prepare(self) -> None:
         """Bring the log by user up to date now, so that the first push does not wait for it."""
-        with _turn(self._folder):
+        with pushing(self.settings.root):
             self._log.prepare()
 
     def push_sound(self, rows: pa.Table) -> Pushed:
@@ -157,7 +159,12 @@ class Pusher:
         if self._writer is None:
             self._writer = StateWriter(self.settings, self.ids.user)
         written: dict[str, int] = {}
-        with _turn(self._folder):
+        with pushing(self.settings.root):
+            # Read within the turn: `llm4msr forget` takes its turn, too.
+            known = rows.filter(Forgotten(self.settings.root).keep(rows["user_id"]))
+            dropped, rows = rows.num_rows - known.num_rows, known
+            if dropped:
+                LOG.info("%s pushed rows of forgotten users were dropped", f"{dropped:,}")
             self._log.prepare()
             self._log.pushed.add(rows)
             users = self._log.pushed.waiting()
@@ -167,7 +174,8 @@ class Pusher:
                     written[view] = written.get(view, 0) + count
                 self._log.pushed.written(part)
         LOG.debug("pushed %s rows of %s users", f"{rows.num_rows:,}", f"{len(users):,}")
-        return Pushed(rows.num_rows, len(users), written, unknown_items=self._unknown(rows["item_id"]))
+        unknown = self._unknown(rows["item_id"])
+        return Pushed(rows.num_rows, len(users), written, unknown_items=unknown, forgotten=dropped)
 
     def _unknown(self, items: pa.ChunkedArray) -> tuple[Any, ...]:
         """Those of some items that the published catalogue does not have, in order."""
@@ -242,8 +250,9 @@ class CurrentPusher:
 
 
 @contextmanager
-def _turn(folder: Path) -> Iterator[None]:
+def pushing(root: Path) -> Iterator[None]:
     """One push at a time on this machine: each must see the rows of those before it."""
+    folder = root / "live"
     try:
         with locked(folder / ".lock"):
             yield

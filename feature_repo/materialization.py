@@ -268,6 +268,35 @@ def _take_away_others(
             ids.without(some)
 
 
+def erase_online(settings: Settings, users: Sequence[Any], *, count_only: bool = False) -> int:
+    """Take users out of the online store: every view of every version, and what is noted of them.
+
+    Returns:
+        What was found: rows in SQLite, users in Redis.
+
+    Raises:
+        StorageError: a store cannot be reached.
+    """
+    folder = feast_folder(settings)
+    if settings.online.store == "sqlite" and not (folder / "online.db").is_file():
+        return 0
+    store = open_store(settings)
+    table = OnlineTable(store)
+    count = table.erase("user_id", users, count_only=count_only)
+    if count_only:
+        return count
+    for file in sorted(_probe_folder(settings).glob("user_*.ids.parquet")):
+        ids = OnlineIds(file, "user_id")
+        try:
+            view = store.registry.get_feature_view(file.name.removesuffix(".ids.parquet"), store.project)
+        except FeatureViewNotFoundException:
+            view = None
+        if view is not None:
+            reassure(settings, table, view, ids, users)
+        ids.without(users)
+    return count
+
+
 def reassure(settings: Settings, table: OnlineTable, view: FeatureView, ids: OnlineIds, gone: Sequence[Any]) -> None:
     """Let the view be known by another row where the one that was remembered was taken away."""
     probe = probe_of(settings, view.name)

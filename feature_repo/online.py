@@ -119,12 +119,13 @@ class OnlineTable:
                     pipe.hdel(_redis_key(self.config.project, key, version), *fields)
                 pipe.execute()
 
-    def erase(self, key: str, ids: Sequence[Any]) -> int:
+    def erase(self, key: str, ids: Sequence[Any], *, count_only: bool = False) -> int:
         """Take entities out of every view of every version, known to the registry or not; returns how many rows went.
 
         Args:
             key: their join key, e.g. `user_id`.
             ids: a few thousand at the most.
+            count_only: leave them there.
 
         Raises:
             StorageError: the store does not answer.
@@ -134,20 +135,26 @@ class OnlineTable:
             if not isinstance(self.backend, SqliteOnlineStore):
                 with self.backend._get_client(self.config.online_store).pipeline(transaction=False) as pipe:
                     for one in keys:
-                        pipe.delete(_redis_key(self.config.project, one, version))
+                        address = _redis_key(self.config.project, one, version)
+                        _ = pipe.exists(address) if count_only else pipe.delete(address)
                     return int(sum(pipe.execute()))
             connection, count = self.backend._get_conn(self.config), 0
-            connection.execute("PRAGMA secure_delete = ON")
+            if not count_only:
+                connection.execute("PRAGMA secure_delete = ON")
+            addresses = [(serialize_entity_key(one, version),) for one in keys]
             names = connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'").fetchall()
             with connection:
                 for (table,) in names:
                     columns = {row[1] for row in connection.execute(f"PRAGMA table_info({_quote_id(table)})")}
-                    if "entity_key" in columns:
-                        gone = connection.executemany(
-                            f"DELETE FROM {_quote_id(table)} WHERE entity_key = ?",
-                            [(serialize_entity_key(k, version),) for k in keys],
-                        )
-                        count += gone.rowcount
+                    if "entity_key" not in columns:
+                        continue
+                    where = f"FROM {_quote_id(table)} WHERE entity_key = ?"
+                    found = (connection.execute(f"SELECT count(*) {where}", one).fetchone()[0] for one in addresses)
+                    count += sum(found)
+                    if not count_only:
+                        connection.executemany(f"DELETE {where}", addresses)
+            if count_only:
+                return count
             # What was deleted still lies in the log of writes until that is emptied.
             connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
             connection.execute("VACUUM")

@@ -89,6 +89,25 @@ class PushedLog:
         with self._open() as connection:
             return [user for (user,) in connection.execute("SELECT DISTINCT user_id FROM pushed ORDER BY user_id")]
 
+    def erase(self, users: Sequence[Any], *, count_only: bool = False) -> int:
+        """Remove all rows of these users, and what is left of them in the file; returns how many there were."""
+        if not self.file.is_file():
+            return 0
+        marks = [(user,) for user in users]
+        with self._open() as connection:
+            count = sum(
+                connection.execute("SELECT count(*) FROM pushed WHERE user_id = ?", mark).fetchone()[0]
+                for mark in marks
+            )
+            if count_only:
+                return int(count)
+            connection.execute("PRAGMA secure_delete = ON")
+            for table in ("pushed", "waiting"):
+                connection.executemany(f"DELETE FROM {table} WHERE user_id = ?", marks)
+        with self._open() as connection:
+            connection.execute("VACUUM")
+        return int(count)
+
     def rows_of(self, users: Sequence[Any]) -> dict[Any, list[tuple[int, Any, str, int, int]]]:
         """(time, item, scenario, label, created) of each of these users that has any, in order of time; microseconds."""
         query = "SELECT t, item_id, scenario, label, created FROM pushed WHERE user_id = ?"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -14,6 +14,7 @@ from core.catalogues import Catalogues
 from core.clock import from_micros, wall
 from core.digest import sha256_file, sha256_json
 from core.errors import DataError, SettingsError
+from core.forgotten import Forgotten
 from core.log import logger
 from core.pace import progress
 from core.settings import Settings
@@ -31,6 +32,7 @@ from ingest.times import unit_of_micros
 LOG = logger("ingest")
 # Columns that every table has for itself.
 _KEYS = ("user_id", "item_id", "scenario", "scenarios", "event_timestamp", "created_timestamp")
+Rows = TypeVar("Rows", pa.Table, pa.RecordBatch)
 
 
 def open_source(settings: Settings) -> Source:
@@ -75,7 +77,13 @@ def source_digest(settings: Settings) -> str:
     return sha256_json({str(p.relative_to(base) if p.is_relative_to(base) else p): sha256_file(p) for p in files})
 
 
-def read_source(settings: Settings, window: Window, out: Path, pushed: PushedLog | None = None) -> Built:
+def read_source(
+    settings: Settings,
+    window: Window,
+    out: Path,
+    pushed: PushedLog | None = None,
+    forgotten: Forgotten | None = None,
+) -> Built:
     """Read the source and write interactions, users, items and scenarios of a window, meta.json and catalogues.json.
 
     Rows keep the source's order; rows outside the window are left out. Cells that a row rule can judge (no scenario,
@@ -87,9 +95,10 @@ def read_source(settings: Settings, window: Window, out: Path, pushed: PushedLog
         window: the event time wanted.
         out: an existing folder.
         pushed: what was pushed; rows of the window that the source does not hold follow its own.
+        forgotten: whose rows are dropped.
 
     Returns:
-        Row counts of the four tables.
+        Row counts of the four tables; and `forgotten`, the rows of forgotten users, where there were any.
 
     Raises:
         DataError: a file is missing, empty, or cannot be understood; the message names file, row and column.
@@ -101,18 +110,37 @@ def read_source(settings: Settings, window: Window, out: Path, pushed: PushedLog
     for note in source.notes():
         LOG.info("%s", note)
     mapping = ScenarioMap(settings.data.scenario, source.rule)
-    log = _write_log(source, mapping, window, out / "interactions.parquet")
+    drop = _Forget(forgotten)
+    log = _write_log(source, mapping, window, out / "interactions.parquet", drop)
     if pushed is not None:
-        _add_pushed(log, pushed.between(window, source.ids), out / "interactions.parquet")
-    users = _write_entities(Entities.users(source, mapping), log.users, window, out / "users.parquet")
-    items = _write_entities(Entities.items(source, mapping), log.items, window, out / "items.parquet")
+        _add_pushed(log, drop.rows(pushed.between(window, source.ids)), out / "interactions.parquet")
+    users = _write_entities(Entities.users(source, mapping), log.users, window, out / "users.parquet", drop)
+    items = _write_entities(Entities.items(source, mapping), log.items, window, out / "items.parquet", drop)
     scenarios = scenario_table(settings.data, source, mapping, log.scenarios)
     _write(scenarios, out / "scenarios.parquet")
     ids = {"user_id": str(source.ids.user), "item_id": str(source.ids.item)}
     write_json(out / "meta.json", {**ids, **log.times(), "rows": log.rows, "empty": log.empty})
     _catalogues(source, log, window).write(out)
     rows = {"interactions": log.rows, "users": users, "items": items, "scenarios": scenarios.num_rows}
+    if drop.count:
+        LOG.info("%s rows of forgotten users were dropped", f"{drop.count:,}")
+        rows["forgotten"] = drop.count
     return Built(rows=rows)
+
+
+class _Forget:
+    """Drops the rows of forgotten users, and counts them."""
+
+    def __init__(self, forgotten: Forgotten | None) -> None:
+        self.forgotten, self.count = forgotten, 0
+
+    def rows(self, table: Rows) -> Rows:
+        """The rows of others."""
+        if not self.forgotten or "user_id" not in table.schema.names:
+            return table
+        kept = table.filter(self.forgotten.keep(table["user_id"]))
+        self.count += table.num_rows - kept.num_rows
+        return kept
 
 
 def _catalogues(source: Source, log: _LogWriter, window: Window) -> Catalogues:
@@ -179,10 +207,10 @@ class _LogWriter:
         return {"first": self.first, "last": self.now if self.last is None and self.future else self.last}
 
 
-def _write_log(source: Source, mapping: ScenarioMap, window: Window, path: Path) -> _LogWriter:
+def _write_log(source: Source, mapping: ScenarioMap, window: Window, path: Path, drop: _Forget) -> _LogWriter:
     log, schema = _LogWriter(source), nullable(interactions_schema(source.ids, graded(source.data)))
     with pq.ParquetWriter(path, schema, compression="zstd") as writer:
-        rows = _windowed(source, mapping, window, log)
+        rows = _windowed(source, mapping, window, log, drop)
         for batch in progress(rows, "reading the log", unit="rows", size=lambda batch: batch.num_rows):
             log.note(batch)
             writer.write_batch(batch)
@@ -233,7 +261,9 @@ def _add_pushed(log: _LogWriter, rows: pa.Table, path: Path) -> None:
     LOG.info("%s pushed rows, %s of them in the source too", f"{rows.num_rows:,}", f"{held + replaced:,}")
 
 
-def _windowed(source: Source, mapping: ScenarioMap, window: Window, log: _LogWriter) -> Iterator[pa.RecordBatch]:
+def _windowed(
+    source: Source, mapping: ScenarioMap, window: Window, log: _LogWriter, drop: _Forget
+) -> Iterator[pa.RecordBatch]:
     def kept() -> Iterator[pa.RecordBatch]:
         for raw in source.interactions():
             log.read += raw.num_rows
@@ -242,16 +272,16 @@ def _windowed(source: Source, mapping: ScenarioMap, window: Window, log: _LogWri
             inside = _inside(batch["event_timestamp"], window)
             if log.words is not None:
                 log.words.add(raw[source.label.column].filter(inside))
-            yield batch.filter(inside)
+            yield drop.rows(batch.filter(inside))
 
     return rebatch(kept(), source.data.batch_rows)
 
 
-def _write_entities(entities: Entities, ids: pa.Array | None, window: Window, path: Path) -> int:
+def _write_entities(entities: Entities, ids: pa.Array | None, window: Window, path: Path, drop: _Forget) -> int:
     rows, end = 0, Window(None, window.end)
     with pq.ParquetWriter(path, entities.schema, compression="zstd") as writer:
         for batch in rebatch(entities.batches(ids), entities.source.data.batch_rows):
-            batch = batch.filter(_inside(batch["event_timestamp"], end))
+            batch = drop.rows(batch.filter(_inside(batch["event_timestamp"], end)))
             rows += batch.num_rows
             writer.write_batch(batch)
     return rows

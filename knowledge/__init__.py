@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from knowledge.build import build_knowledge
+    from knowledge.forget import forget_in_cache
     from knowledge.inspection import difference, user_state
     from knowledge.material import read_part, scenario_prompt, user_prompt, workload
     from knowledge.pooler import Pooler, load_pooler
@@ -24,6 +25,7 @@ __all__ = [
     "build_knowledge",
     "difference",
     "due",
+    "forget_in_cache",
     "load_pooler",
     "local_model",
     "make_reasoner",
@@ -36,6 +38,7 @@ __all__ = [
 
 _HOMES = {
     "build_knowledge": "knowledge.build",
+    "forget_in_cache": "knowledge.forget",
     "Pooler": "knowledge.pooler",
     "load_pooler": "knowledge.pooler",
     "Reasoner": "knowledge.reasoners",

@@ -112,9 +112,9 @@ class Cache:
             except Exception as error:
                 if (done := finished_before(error)) is not None:
                     kept = [shard[i] for i in done.rows]
-                    self._add(_write(self._folder, kept, done.vectors, done.answers), kept)
+                    self._add(write_shard(self._folder, kept, done.vectors, done.answers), kept)
                 raise
-            self._add(_write(self._folder, shard, vectors, answers), shard)
+            self._add(write_shard(self._folder, shard, vectors, answers), shard)
         return hashes
 
     def share_known(self, texts: Sequence[str]) -> float:
@@ -215,7 +215,8 @@ def _overlapping(folder: Path, bucket: Bucket) -> list[Path]:
     return [folder / other.name for other in found if other.overlaps(bucket)]
 
 
-def _write(folder: Path, hashes: list[str], vectors: np.ndarray, answers: list[str] | None) -> Path:
+def write_shard(folder: Path, hashes: list[str], vectors: np.ndarray, answers: list[str] | None) -> Path:
+    """Write a shard and rename it into its place; returns where it is."""
     target = folder / sha256_json(hashes)[:24]
     scratch = folder / f".{target.name}.{uuid.uuid4().hex}"
     scratch.mkdir(parents=True)

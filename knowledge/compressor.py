@@ -13,9 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import scipy.linalg
 from safetensors.numpy import load_file, save_file
-from threadpoolctl import threadpool_limits
 
 from core.digest import sha256_file, sha256_json
 from core.errors import CorruptArtifactError, MissingArtifactError
@@ -96,6 +94,9 @@ def fit(raw: np.ndarray, dim: int | None) -> Compressor:
     scale = np.where(varies, 1.0 / np.where(varies, deviation, 1.0), 0.0)
     if dim is None:
         return Compressor(mean, scale, None, 1.0, width)
+    # Here, not above: serving applies a compressor, never fits one, and its image has neither this nor SciPy.
+    from threadpoolctl import threadpool_limits
+
     with threadpool_limits(1):
         components, variances = _principal((rows - mean) * scale, dim)
     total = float(variances.sum())
@@ -172,7 +173,9 @@ def _principal(rows: np.ndarray, dim: int) -> tuple[np.ndarray, np.ndarray]:
         return np.zeros((width, 0)), np.zeros(0)
     small = count < width  # the smaller of the two Gram matrices has the same non-zero spectrum
     gram = (rows @ rows.T if small else rows.T @ rows) / count
-    values, vectors = scipy.linalg.eigh(gram, subset_by_index=[len(gram) - top, len(gram) - 1])
+    from scipy.linalg import eigh
+
+    values, vectors = eigh(gram, subset_by_index=[len(gram) - top, len(gram) - 1])
     values, vectors = values[::-1], vectors[:, ::-1]
     keep = values > max(values[0], 0.0) * 1e-9 if len(values) else values > 0
     values, vectors = values[keep], vectors[:, keep]

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import numpy as np
-import scipy.sparse
 
 from knowledge.snapshots import Snapshots
 from knowledge.sources import Log
@@ -117,7 +116,10 @@ def _means(
         matrix: item vectors on the grid, [m, d].
         running: each owner's first segment, and the owner of each segment, whose sums run on; None: each for itself.
     """
-    segments = scipy.sparse.csr_matrix((weights, columns, bounds), shape=(len(bounds) - 1, len(matrix)))
+    # Here, not above: the push path pools one user without it, in an image that has no SciPy.
+    from scipy.sparse import csr_matrix
+
+    segments = csr_matrix((weights, columns, bounds), shape=(len(bounds) - 1, len(matrix)))
     sums = np.asarray(segments @ matrix)
     counts = np.append(0.0, np.cumsum(weights))[bounds]
     if running is None:

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from models.data import RequestBatch, TrainingData, load_dataset, request_batch_from_rows
     from models.encoded import EncodedItems
     from models.evaluation import compare, evaluate
+    from models.forget import forget_in_bundle, users_in_bundle
     from models.promotion import Verdict, first_verdict, promotion_verdict
     from models.ranker import plain
     from models.training import TrainReport, train
@@ -34,6 +35,7 @@ _HOME = {
     "counting": "baseline",
     "evaluate": "evaluation",
     "first_verdict": "promotion",
+    "forget_in_bundle": "forget",
     "load_bundle": "bundle",
     "load_dataset": "data",
     "plain": "ranker",
@@ -41,6 +43,7 @@ _HOME = {
     "promotion_verdict": "promotion",
     "request_batch_from_rows": "data",
     "train": "training",
+    "users_in_bundle": "forget",
 }
 
 __all__ = [
@@ -57,6 +60,7 @@ __all__ = [
     "counting",
     "evaluate",
     "first_verdict",
+    "forget_in_bundle",
     "load_bundle",
     "load_dataset",
     "plain",
@@ -64,6 +68,7 @@ __all__ = [
     "promotion_verdict",
     "request_batch_from_rows",
     "train",
+    "users_in_bundle",
 ]
 
 

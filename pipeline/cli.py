@@ -172,6 +172,25 @@ def prune(
 
 
 @app.command()
+def forget(
+    ids: Annotated[list[str] | None, typer.Argument(metavar="[ID]...", help="user ids")] = None,
+    settings: SettingsFile = None,
+    file: Annotated[Path | None, typer.Option(help="a file of user ids, one a line")] = None,
+    yes: Annotated[bool, typer.Option("--yes", help="remove them; without it the places are only counted")] = False,
+    lift: Annotated[
+        bool, typer.Option("--lift", help="take them off the list: rows that come again count again")
+    ] = False,
+) -> None:
+    """Remove people from everything below the root and the online store, keep a proof without their ids, and drop what
+    comes of them later.
+    """
+    from pipeline.forget_cli import forget_users, lift_users
+
+    chosen = settings_of(settings)
+    typer.echo(lift_users(chosen, ids or [], file) if lift else forget_users(chosen, ids or [], file, yes))
+
+
+@app.command()
 def serve(
     settings: SettingsFile = None,
     host: Annotated[str | None, typer.Option(help="address to listen on [default: serving.host]")] = None,

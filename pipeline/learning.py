@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from core import Built, Manifest, Settings, Window, as_utc, logger, progress
+from core import ArtifactStore, Built, Manifest, Settings, Window, as_utc, logger, progress
 from core.digest import sha256_file
 from core.errors import MissingArtifactError
 from core.store import replace_json
@@ -121,10 +121,16 @@ def promote(settings: Settings, window: Window = Window()) -> Manifest:  # noqa:
         from models import first_verdict, promotion_verdict
 
         challenger = _test_rows(source, choice["system"])
-        if champion is None:
+        rival = None
+        if champion is not None and _has_other_ids(store, champion, window):
+            LOG.warning(
+                "promote: the champion's ids are of another type (data.ids): the new model is judged as a first one"
+            )
+        elif champion is not None:
+            rival, challenger = _champion_scores(settings, champion, source, window, challenger)
+        if champion is None or rival is None:
             verdict = first_verdict(_json(scores, "metrics.json"), choice["system"], settings.promotion)
         else:
-            rival, challenger = _champion_scores(settings, champion, source, window, challenger)
             age = clock.now() - as_utc(champion["promoted_at"])
             span = _span(store.get("dataset", window))
             verdict = promotion_verdict(rival, challenger, settings.promotion, age, settings.train.seed, span)
@@ -184,7 +190,7 @@ def package(settings: Settings, window: Window = Window()) -> Manifest:  # noqa:
     if not pointer.is_file():
         raise MissingArtifactError(f"no champion yet ({pointer}); run `llm4msr promote` first")
     champion = json.loads(pointer.read_text())
-    from bento.package import LOCK, build_bento, has_bento
+    from bento.package import LOCK, ROOMS, build_bento, has_bento
 
     def build(out: Path) -> Built:
         tag = build_bento(settings, store.root / champion["bundle"], out / "run")
@@ -199,7 +205,7 @@ def package(settings: Settings, window: Window = Window()) -> Manifest:  # noqa:
         window,
         inputs={"bundle": champion["digest"], "lock": sha256_file(LOCK)},
         settings={"project": settings.project},
-        rooms=("core", "models", "feature_repo", "bento"),
+        rooms=ROOMS,
         builder=build,
         still_valid=lambda manifest: has_bento((manifest.path / "run" / "tag").read_text()),
     )
@@ -239,6 +245,13 @@ def _seen(rows: pa.Table) -> pa.Table:
 def _test_rows(source: Manifest, system: str) -> pa.Table:
     table = pq.read_table(source.file(f"predictions_{system}.parquet"))
     return table.filter(pc.equal(table["split"], "test"))
+
+
+def _has_other_ids(store: ArtifactStore, champion: dict[str, Any], window: Window) -> bool:
+    """Whether the champion's users or items have ids of another type than today's: it can score none of their rows."""
+    theirs = json.loads((store.root / champion["bundle"] / "spec.json").read_text())["id_types"]
+    today = pq.read_schema(store.get("dataset", window).file("rows.parquet"))
+    return any(str(today.field(key).type) != kind for key, kind in theirs.items())
 
 
 def _champion_scores(

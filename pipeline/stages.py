@@ -20,6 +20,7 @@ from core import (
     logger,
     to_micros,
 )
+from core.forgotten import Forgotten
 from pipeline.id_types import id_types_of, of_one_type
 from pipeline.windows import (
     artifact_store,
@@ -49,13 +50,19 @@ def ingest(settings: Settings, window: Window = Window()) -> Manifest:  # noqa: 
     digest = pushed.digest(window) if pushed is not None else None
     for late in late_pushes(settings, window):
         LOG.warning("rows of %s to %s were pushed after it was ingested; run that window again", *late)
+    own = {"pushed": digest, "forgotten": Forgotten(settings.root).digest}
+
+    def build(out: Path) -> Built:
+        # The list as it is once this stage has its turn: `forget` may have had it just before.
+        return read_source(settings, window, out, pushed if digest else None, Forgotten(settings.root))
+
     return artifact_store(settings).build(
         "ingest",
         window,
-        inputs={"source": source_digest(settings)} | ({"pushed": digest} if digest else {}),
+        inputs={"source": source_digest(settings)} | {name: known for name, known in own.items() if known},
         settings=settings.section("data"),
         rooms=("core", "ingest"),
-        builder=lambda out: read_source(settings, window, out, pushed if digest else None),
+        builder=build,
     )
 
 

@@ -25,7 +25,7 @@ import time
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
-NAMES = ("dev", "serve", "airflow", "gpu")
+NAMES = ("dev", "serve", "pipeline", "airflow", "gpu")
 OLDEST, NEWEST = (3, 11), (3, 13)
 # Package to module: what must import, where the lock has the package.
 IMPORTS = {

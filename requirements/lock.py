@@ -19,7 +19,7 @@ from packaging.utils import canonicalize_name
 from packaging.version import Version
 
 HERE = Path(__file__).resolve().parent
-NAMES = ("dev", "serve", "airflow", "gpu")
+NAMES = ("dev", "serve", "pipeline", "airflow", "gpu")
 # In order; between two of them no marker of any package changes its mind. Linux only.
 PYTHONS = ("3.11.0", "3.11.3", "3.12.0", "3.13.0")
 MACHINES = ("x86_64", "aarch64")

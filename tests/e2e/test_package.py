@@ -78,7 +78,8 @@ def served(project, home, tmp_path_factory):
 
 def test_it_holds_the_rooms_that_serve_the_seed_and_a_lock_without_addresses(bento):
     rooms = {path.name for path in (bento / "src").iterdir() if path.is_dir()}
-    assert rooms == {"core", "feature_repo", "models", "bento", "seed"}
+    assert rooms == {"core", "ingest", "knowledge", "feature_repo", "models", "bento"}
+    assert (bento / "src" / "bento" / "seed" / "manifest.json").is_file()
     lock = (bento / "env" / "python" / "requirements.txt").read_text()
     assert "bentoml==" in lock
     assert "://" not in lock

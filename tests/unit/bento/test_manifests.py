@@ -1,4 +1,4 @@
-"""The Kubernetes manifests and the image's recipe. Nothing here was ever applied to a cluster or built."""
+"""The Kubernetes manifests, which were never applied to a cluster, and that they agree with the images."""
 
 from __future__ import annotations
 
@@ -187,15 +187,18 @@ def test_values_live_as_long_in_the_pods_as_in_training():
     assert (pods.features, pods.knowledge.lag) == (pipeline.features, pipeline.knowledge.lag)
 
 
-def test_the_image_holds_the_rooms_that_serving_packs_and_runs_as_the_pods_user():
-    from bento.package import ROOMS
+@pytest.mark.parametrize(
+    ("manifest", "image"), [("base/deployment.yaml", "serve"), ("jobs/knowledge.yaml", "pipeline")]
+)
+def test_a_pod_runs_an_image_that_make_image_builds_as_the_user_it_has(manifest, image):
+    from pipeline.image import IMAGES
 
-    recipe = (REPOSITORY / "bento" / "Dockerfile").read_text()
-    assert set(re.findall(r"^COPY (\w+) \./\1$", recipe, re.MULTILINE)) == {*ROOMS, "seed"}
-    assert len(re.findall(r"^FROM \S+:\d", recipe, re.MULTILINE)) == 2
-    assert re.search(r"^USER 10001:10001$", recipe, re.MULTILINE)
-    deployment = yaml.safe_load((DEPLOY / "base" / "deployment.yaml").read_text())
-    assert deployment["spec"]["template"]["spec"]["securityContext"]["runAsUser"] == 10001
+    pod = yaml.safe_load((DEPLOY / manifest).read_text())["spec"]["template"]["spec"]
+    recipe = (REPOSITORY / IMAGES[image].recipe).read_text()
+    assert [container["image"] for container in pod["containers"]] == [f"llm4msr-{image}"]
+    user = f"{pod['securityContext']['runAsUser']}:{pod['securityContext']['runAsGroup']}"
+    assert set(re.findall(r"^USER ([\d:]+)$", recipe, re.MULTILINE)) == {user}
+    assert pod["containers"][0]["securityContext"]["readOnlyRootFilesystem"] is True
 
 
 def test_the_knowledge_job_conforms_and_has_a_pod_for_each_part(monkeypatch):

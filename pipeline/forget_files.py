@@ -1,0 +1,145 @@
+"""A person's rows in the files below a root: where they are, and the files without them."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Collection, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from core.forgotten import belongs
+from core.store import replace_file
+
+KEY = "user_id"
+# Shorter ids, and numbers with fewer digits, are found in any file by chance.
+_LETTERS, _DIGITS = 5, 7
+_CHUNK = 1 << 24
+
+
+def tables_of_users(folder: Path) -> list[Path]:
+    """All parquet files below a folder with a column of user ids."""
+    return [file for file in sorted(folder.rglob("*.parquet")) if file.is_file() and KEY in pq.read_schema(file).names]
+
+
+def rows_of(file: Path, users: Collection[Any]) -> np.ndarray:
+    """Which rows of a file are those of users, int64 [n]."""
+    found, begin = [], 0
+    for batch in pq.ParquetFile(file).iter_batches(columns=[KEY]):
+        found.append(np.flatnonzero(belongs(batch.column(0), users).to_numpy(zero_copy_only=False)) + begin)
+        begin += batch.num_rows
+    return np.concatenate(found) if found else np.zeros(0, np.int64)
+
+
+def without_rows(file: Path, users: Collection[Any]) -> int:
+    """Replace a file by one without the users' rows; returns how many rows are left."""
+    source = pq.ParquetFile(file)
+    count = 0
+
+    def write(scratch: Path) -> None:
+        nonlocal count
+        with pq.ParquetWriter(scratch, source.schema_arrow, compression="zstd") as writer:
+            for group in range(source.num_row_groups):
+                table = source.read_row_group(group)
+                kept = table.filter(pc.invert(belongs(table[KEY], users)))
+                count += kept.num_rows
+                writer.write_table(kept)
+
+    replace_file(file, write)
+    return count
+
+
+def without_matrix_rows(file: Path, rows: np.ndarray, whole: int) -> None:
+    """Replace a matrix of `whole` rows by one without some of them; one that lacks them already stays as it is."""
+    matrix = np.load(file, mmap_mode="r", allow_pickle=False)
+    if len(matrix) != whole:
+        return
+    kept = np.delete(np.asarray(matrix), rows, axis=0)
+    _save(file, kept)
+
+
+def blank_matrix_rows(file: Path, rows: np.ndarray) -> None:
+    """Replace a matrix by one in which some rows are zeros, and the others where they were."""
+    matrix = np.array(np.load(file, mmap_mode="r", allow_pickle=False))
+    matrix[rows[rows < len(matrix)]] = 0
+    _save(file, matrix)
+
+
+def renumber(index: Path, column: str) -> None:
+    """Number the entries of an index from 0 again, in their order."""
+    table = pq.read_table(index)
+    place = table.schema.get_field_index(column)
+    numbers = pa.array(np.arange(table.num_rows), table.schema.field(column).type)
+    table = table.set_column(place, table.schema.field(column), numbers)
+    replace_file(index, lambda scratch: pq.write_table(table, scratch, compression="zstd"))
+
+
+def lines_of(file: Path, users: Collection[Any]) -> tuple[list[str], int]:
+    """The lines of a file of JSON lines that are not of the users, and how many are."""
+    hidden, kept, count = {str(user) for user in users}, [], 0
+    for line in file.read_text(encoding="utf-8", errors="surrogateescape").splitlines(keepends=True):
+        if hidden.isdisjoint(_named_users(line)):
+            kept.append(line)
+        else:
+            count += 1
+    return kept, count
+
+
+def named_in(files: Iterator[Path], users: Collection[Any]) -> list[Path]:
+    """The files whose bytes hold an id that is long enough not to be there by chance."""
+    words = [str(user).encode() for user in users if is_telling(user)]
+    return [file for file in files if words and _holds(file, words)]
+
+
+def is_telling(user: Any) -> bool:
+    """Whether an id is long enough to be looked for in text."""
+    text = str(user)
+    return len(text) >= (_DIGITS if text.isdigit() else _LETTERS)
+
+
+def _holds(file: Path, words: list[bytes]) -> bool:
+    longest, tail = max(map(len, words)), b""
+    try:
+        with file.open("rb") as stream:
+            while block := stream.read(_CHUNK):
+                block = tail + block
+                if any(word in block for word in words):
+                    return True
+                tail = block[-longest:]
+    except OSError:  # gone meanwhile, or no plain file
+        return False
+    return False
+
+
+def _named_users(line: str) -> set[str]:
+    """The users that a JSON line is about, also within a text of it that is JSON; of what is no JSON, all its words."""
+    try:
+        waiting, found = [json.loads(line)], set()
+    except ValueError:
+        return set(re.split(r'[\s",;{}:]+', line))
+    while waiting:
+        value = waiting.pop()
+        if isinstance(value, dict):
+            found |= {str(value[KEY])} if KEY in value else set()
+            waiting += value.values()
+        elif isinstance(value, list):
+            waiting += value
+        elif isinstance(value, str) and "{" in value:
+            found |= _named_users(value) if value != line else set()
+    return found
+
+
+def _save(file: Path, matrix: np.ndarray) -> None:
+    def write(scratch: Path) -> None:
+        with scratch.open("wb") as stream:
+            np.save(stream, matrix, allow_pickle=False)
+            stream.flush()
+            os.fsync(stream.fileno())
+
+    replace_file(file, write)
