@@ -121,6 +121,7 @@ def bare_system(suite: str) -> Iterator[System]:
         place.parent.mkdir(parents=True)
         _call("git", "clone", "--quiet", "--no-hardlinks", CHECKOUT, place)
         _call("git", "-C", place, "remote", "set-url", "origin", "nowhere")
+        (root / "etc" / "hosts").write_text("127.0.0.1 localhost\n")
         with (root / "etc" / "passwd").open("a") as passwd:
             passwd.write(f"somebody:x:{USER}:{USER}::{HOME}:/bin/sh\n")
         _call("chown", "-R", f"{USER}:{USER}", root / HOME.lstrip("/"))
