@@ -47,7 +47,7 @@ USER_MISTAKE = 2
 _SILENCE = 10.0
 _PIP = (sys.executable, "-m", "pip", "install", "--disable-pip-version-check", "--progress-bar", "off", "--no-deps")
 CPU_HINT = (
-    "torch came as a CUDA build, which works without a GPU but is large. The CPU build is some 5 GB smaller: make the "
+    "torch came as a CUDA build, which works without a GPU but is large. The CPU build is 3.6 GiB smaller: make the "
     "environment again with PIP_EXTRA_INDEX_URL set to PyTorch's CPU index (its installation page names it), or with "
     "PIP_FIND_LINKS set to a folder that holds the CPU wheel."
 )
