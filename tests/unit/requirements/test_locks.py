@@ -144,8 +144,8 @@ def test_the_build_of_torch_and_what_it_declares_are_read_without_importing_it(t
     info = tmp_path / "torch-9.9.9.dist-info"
     info.mkdir()
     declared = [
-        'nvidia-cublas==13.1.0.3; platform_system == "Linux"',
-        'triton==3.7.0; platform_system == "Linux"',
+        'nvidia-nowhere==13.1.0.3; platform_system == "Linux"',
+        'triton-nowhere==3.7.0; platform_system == "Linux"',
         "pyyaml>=5",
         'optree>=0.13; extra == "optree"',
     ]
@@ -160,7 +160,7 @@ def test_the_build_of_torch_and_what_it_declares_are_read_without_importing_it(t
     cuda, libraries = done.stdout.splitlines()
     assert cuda == "13.0", done.stderr
     assert libraries == str(
-        ["nvidia-cublas==13.1.0.3; platform_system == 'Linux'", "triton==3.7.0; platform_system == 'Linux'"]
+        ["nvidia-nowhere==13.1.0.3; platform_system == 'Linux'", "triton-nowhere==3.7.0; platform_system == 'Linux'"]
     )
 
 
