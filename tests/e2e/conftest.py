@@ -69,7 +69,7 @@ def make_project(folder: Path, users: int = USERS) -> Project:
     body["data"]["path"] = "data"
     body["knowledge"] |= {"prompt_users": 3}
     # Sixty users tell no two models apart; these tests are about serving one that has knowledge.
-    body["promotion"] = {"resamples": 200, "challenger": "knowledge", "floor": "none"}
+    body["promotion"] = {"resamples": 200, "challenger": "knowledge", "floor": "none", "loss_margin": 10}
     body["serving"] = {"poll_seconds": 0.2}
     body["online"] = {"timeout_ms": 60_000}
     (folder / "llm4msr.yaml").write_text(yaml.safe_dump(body))

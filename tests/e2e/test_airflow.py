@@ -84,7 +84,10 @@ def make_shop(folder: Path) -> Project:
         },
         "split": {"kind": "per_user_tail", "warmup": 0.1, "validation": 0.1, "test": 0.2},
         "train": {"epochs": 1},
-        "promotion": {"min_users": 5, "min_positives": 5, "margin": 1, "resamples": 100},
+        "promotion": {
+            **{"min_users": 5, "min_positives": 5, "margin": 1, "loss_margin": 10, "resamples": 100},
+            **{"challenger": "knowledge", "floor": "none"},
+        },
         "serving": {"poll_seconds": 0.2},
         "online": {"timeout_ms": 60_000},
     }
