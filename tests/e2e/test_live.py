@@ -198,7 +198,7 @@ def test_pushed_interactions_count_at_once_and_once_only(open_project):
             consumer.stdin.flush()
             acknowledged = json.loads(consumer.stdout.readline())
             assert set(asked) == {200}
-        assert acknowledged == {"from": 1, "to": 7, "pushed": 2, "rejected": 5, "users": 1}
+        assert acknowledged == {"from": 1, "to": 7, "pushed": 2, "rejected": 5, "users": 1, "unknown_items": 0}
         assert consumer.returncode == 0
         assert state_of(project, 900_002).values["user_rows"] == 8 + 2
         rejected = [json.loads(line) for line in (project.root / "live" / "rejected.jsonl").read_text().splitlines()]

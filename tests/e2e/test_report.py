@@ -51,7 +51,7 @@ def test_what_it_found_lies_beside_it_for_programs(page):
 
 @pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine")
 def test_nothing_is_cut_off_at_any_width(page, tmp_path):
-    frames = "".join(f'<iframe width="{width}" height="900" src="file://{page}"></iframe>' for width in WIDTHS)
+    frames = "".join(f'<iframe width="{width}" height="900" src="{page.as_uri()}"></iframe>' for width in WIDTHS)
     script = (
         "onload = () => { document.title = [...document.querySelectorAll('iframe')].map(f => {"
         "const page = f.contentDocument; const wide = [...page.querySelectorAll('body *')].filter(e =>"
@@ -67,6 +67,6 @@ def test_nothing_is_cut_off_at_any_width(page, tmp_path):
         "--virtual-time-budget=10000",
     ]
     dumped = subprocess.run(
-        [*command, "--dump-dom", f"file://{tmp_path}/frames.html"], capture_output=True, text=True, timeout=600
+        [*command, "--dump-dom", (tmp_path / "frames.html").as_uri()], capture_output=True, text=True, timeout=600
     )
     assert "<title>0:0 0:0 0:0</title>" in dumped.stdout, re.findall("<title>.*?</title>", dumped.stdout)

@@ -80,7 +80,7 @@ def test_values_are_written_and_read_over_it(server, tmp_path, kind):
     ("url", "password", "said"),
     [
         ("localhost:{port},username=ranker", "hunter2", "invalid username-password"),
-        ("localhost:{port}", None, "Authentication required|NOAUTH"),
+        ("localhost:{port}", None, "Authentication required|NOAUTH|Connection closed by server"),
         ("rediss://ranker@localhost:{tls}/0", SECRET, "certificate verify failed|self-signed"),
     ],
 )

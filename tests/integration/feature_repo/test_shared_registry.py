@@ -9,7 +9,8 @@ from pathlib import Path
 
 import psycopg
 import pytest
-from conftest import ADMIN, overlay_world
+from conftest import overlay_world
+from postgres_database import ADMIN
 
 import feature_repo
 from core.errors import StorageError
