@@ -452,6 +452,23 @@ class TrainSettings(Section):
     device: str = Field("cpu", description="cpu or cuda")
 
 
+Placebo = Literal["shuffled_titles", "other_user"]
+
+
+class ControlsSettings(Section):
+    every: int = Field(
+        7, ge=0, description="train the placebos at the first run and then at every so many runs; 0: never"
+    )
+    placebos: list[Placebo] = Field(
+        default_factory=lambda: ["shuffled_titles", "other_user"],  # type: ignore[arg-type]
+        description="the model with knowledge trained on: titles exchanged between items (what do the texts say?), or each user's "
+        "vectors taken from another user of similar activity (what do a user's own vectors say?)",
+    )
+    without_text: bool = Field(
+        True, description="also train the plain backbone without item text, at every run: what the texts bring to it"
+    )
+
+
 class PromotionSettings(Section):
     challenger: Literal["better", "plain", "knowledge"] = Field(
         "better",
@@ -546,6 +563,7 @@ class Settings(BaseSettings):
     knowledge: KnowledgeSettings = KnowledgeSettings()
     model: ModelSettings = ModelSettings()
     train: TrainSettings = TrainSettings()
+    controls: ControlsSettings = ControlsSettings()
     promotion: PromotionSettings = PromotionSettings()
     online: OnlineSettings = OnlineSettings()
     registry: RegistrySettings = RegistrySettings()

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from knowledge.pooler import Pooler, load_pooler
     from knowledge.reasoners import Reasoner, make_reasoner
     from knowledge.reasoners.folder import local_model
+    from knowledge.shuffled import shuffled_titles
     from knowledge.snapshots import due
 
 __all__ = [
@@ -31,6 +32,7 @@ __all__ = [
     "make_reasoner",
     "read_part",
     "scenario_prompt",
+    "shuffled_titles",
     "user_prompt",
     "user_state",
     "workload",
@@ -44,6 +46,7 @@ _HOMES = {
     "Reasoner": "knowledge.reasoners",
     "make_reasoner": "knowledge.reasoners",
     "local_model": "knowledge.reasoners.folder",
+    "shuffled_titles": "knowledge.shuffled",
     "due": "knowledge.snapshots",
     "difference": "knowledge.inspection",
     "user_state": "knowledge.inspection",

@@ -16,7 +16,7 @@ from knowledge.compressor import MAX_FIT_ROWS, Compressor
 from knowledge.items import Items
 from knowledge.snapshots import Snapshots
 from knowledge.sources import Log
-from knowledge.work import Work, with_vectors
+from knowledge.work import Read, Work, with_vectors
 
 LOG = logger("knowledge")
 
@@ -25,14 +25,12 @@ def fit_pooled(work: Work, items: Items) -> tuple[Compressor, str]:
     """The compressor of pooled vectors and their version."""
 
     def fitted() -> np.ndarray:
-        found = _pooled_sample(work, items)
+        found = pooled_sample(work, items)
         if len(found) >= 2:
             return found
         if items.known.any():
             LOG.warning("fewer than 2 user snapshots before training starts: `pooled` is fitted on item texts instead")
-        raw = items.raw[items.known]
-        nothing = np.zeros_like(raw)
-        return np.concatenate([np.hstack([raw, nothing]), np.hstack([nothing, raw])]).astype(np.float64)
+        return texts_alone(items)
 
     knowledge = work.settings.knowledge
     recipe: dict[str, object] = {"item": work.item_recipe(), "thresholds": knowledge.thresholds}
@@ -65,8 +63,8 @@ def fit_prompt(work: Work, items: Items) -> tuple[Compressor, str]:
     return work.compressor("prompt", recipe, fitted, knowledge.user_dim)
 
 
-def _pooled_sample(work: Work, items: Items) -> np.ndarray:
-    """Raw pooled vectors, float64 [n, 2 d]."""
+def pooled_sample(work: Read, items: Items) -> np.ndarray:
+    """Raw pooled vectors that the compressor is fitted on, float64 [n, 2 d]."""
     found = np.zeros((MAX_FIT_ROWS, 2 * items.raw.shape[1]))
     count = 0
     for bucket, log in work.log.logs(before=work.train_start):
@@ -81,6 +79,13 @@ def _pooled_sample(work: Work, items: Items) -> np.ndarray:
         if count == MAX_FIT_ROWS:
             break
     return found[:count]
+
+
+def texts_alone(items: Items) -> np.ndarray:
+    """What stands in where there are no snapshots: each text as a user who liked it, or disliked it, float64 [2 n, 2 d]."""
+    raw = items.raw[items.known]
+    nothing = np.zeros_like(raw)
+    return np.concatenate([np.hstack([raw, nothing]), np.hstack([nothing, raw])]).astype(np.float64)
 
 
 def _prompt_sample(work: Work) -> np.ndarray:
@@ -104,7 +109,7 @@ def _prompt_sample(work: Work) -> np.ndarray:
     return np.concatenate(found)
 
 
-def _by_hash(work: Work, bucket: Bucket, log: Log, due: Snapshots) -> np.ndarray:
+def _by_hash(work: Read, bucket: Bucket, log: Log, due: Snapshots) -> np.ndarray:
     """Positions of the snapshots in order of (hash of the user, user, watermark)."""
     users = work.log.users(bucket)
     place = pc.index_in(log.user_ids, value_set=users["user_id"].combine_chunks())

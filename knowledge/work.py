@@ -34,18 +34,13 @@ BLOCK_SHARDS = 16
 
 
 @dataclass(frozen=True)
-class Work:
-    """Catalogue, log, reasoner and settings."""
+class Read:
+    """What is read without any reasoner: catalogue, log and settings."""
 
     settings: Settings
     train_start: int
-    cache: Path
-    compressors: ArtifactStore
     catalogue: Catalogue
     log: LogStore
-    reasoner: Reasoner
-    thinker: Reasoner
-    caches: dict[tuple[int, int] | None, Cache] = field(default_factory=dict)
 
     @property
     def half_life(self) -> int | None:
@@ -56,6 +51,17 @@ class Work:
         """All snapshots of a log that were due by the settings' rule."""
         knowledge = self.settings.knowledge
         return snapshots.due_snapshots(log, knowledge.thresholds, micros(knowledge.max_age), micros(knowledge.every))
+
+
+@dataclass(frozen=True)
+class Work(Read):
+    """Catalogue, log, reasoner and settings."""
+
+    cache: Path
+    compressors: ArtifactStore
+    reasoner: Reasoner
+    thinker: Reasoner
+    caches: dict[tuple[int, int] | None, Cache] = field(default_factory=dict)
 
     def prompted_users(self, users: pa.Array) -> pa.Array:
         """Whether each of the users gets prompts: all do, or the most active ones within the cap."""
@@ -158,7 +164,7 @@ def open_work(
     with open_log(sources, cache, catalogue, clock.now_micros()) as log:
         reasoner = make_reasoner(settings.knowledge)
         thinker = make_thinker(settings.knowledge, reasoner)
-        yield Work(settings, train_start, cache, compressors, catalogue, log, reasoner, thinker)
+        yield Work(settings, train_start, catalogue, log, cache, compressors, reasoner, thinker)
 
 
 def marks_of(sources: Sequence[Path], settings: Settings, cache: Path) -> Path:

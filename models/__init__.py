@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from models.baseline import counting
     from models.bundle import Bundle, Scores, load_bundle, predict
     from models.choice import Choice, choose
+    from models.controls import common_scenario, has_text, of_other_users, with_vectors, without_text
     from models.data import RequestBatch, TrainingData, load_dataset, request_batch_from_rows
     from models.encoded import EncodedItems
     from models.evaluation import compare, evaluate
@@ -31,19 +32,24 @@ _HOME = {
     "TrainingData": "data",
     "Verdict": "promotion",
     "choose": "choice",
+    "common_scenario": "controls",
     "compare": "evaluation",
     "counting": "baseline",
     "evaluate": "evaluation",
     "first_verdict": "promotion",
     "forget_in_bundle": "forget",
+    "has_text": "controls",
     "load_bundle": "bundle",
     "load_dataset": "data",
+    "of_other_users": "controls",
     "plain": "ranker",
     "predict": "bundle",
     "promotion_verdict": "promotion",
     "request_batch_from_rows": "data",
     "train": "training",
     "users_in_bundle": "forget",
+    "with_vectors": "controls",
+    "without_text": "controls",
 }
 
 __all__ = [
@@ -56,19 +62,24 @@ __all__ = [
     "TrainingData",
     "Verdict",
     "choose",
+    "common_scenario",
     "compare",
     "counting",
     "evaluate",
     "first_verdict",
     "forget_in_bundle",
+    "has_text",
     "load_bundle",
     "load_dataset",
+    "of_other_users",
     "plain",
     "predict",
     "promotion_verdict",
     "request_batch_from_rows",
     "train",
     "users_in_bundle",
+    "with_vectors",
+    "without_text",
 ]
 
 

@@ -92,6 +92,7 @@ _stage("dataset", "Join the point-in-time training table through Feast; the gate
 _stage("train", "Train the plain backbone and the same backbone with knowledge.")
 _stage("evaluate", "Measure both on the test rows; record the run in MLflow.")
 _stage("promote", "Decide whether the new model goes live; write the verdict and why.")
+_stage("controls", "Train placebos where they are due (controls.every): what is the gain of knowledge made of?")
 _stage("package", "Build a Bento of the service with the champion as its seed.")
 
 

@@ -19,9 +19,10 @@ _COSTS: dict[str, tuple[float, float, float, float]] = {
     "knowledge": (2.0, 30, 200, 2_800),
     "materialize": (5.0, 10, 500, 150),
     "dataset": (1.0, 20, 0, 0),
-    "train": (1.0, 60, 0, 0),
+    "train": (1.0, 90, 0, 0),
     "evaluate": (2.5, 5, 0, 0),
     "promote": (0.2, 5, 0, 0),
+    "controls": (1.0, 80, 5, 20),
     "report": (0.4, 3, 0, 0),
 }
 _ROW_BYTES = 30

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import datetime as dt
 import json
+import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +27,8 @@ LOG = logger("pipeline")
 SYSTEMS = ("plain", "knowledge")
 # Smoothed rates, nothing trained: what any model has to beat.
 COUNTING = "counting"
+# The backbone alone, without item text: what text brings before any knowledge of users.
+WITHOUT_TEXT = "without_text"
 ROLLED_BACK = "rolled back"
 
 
@@ -35,7 +38,7 @@ def train(settings: Settings, window: Window = Window()) -> Manifest:  # noqa: B
     source = store.get("dataset", window)
 
     def build(out: Path) -> Built:
-        from models import counting, load_bundle, load_dataset, plain, predict
+        from models import counting, has_text, load_bundle, load_dataset, plain, predict, without_text
         from models import train as fit
 
         data = load_dataset(source.path)
@@ -49,7 +52,14 @@ def train(settings: Settings, window: Window = Window()) -> Manifest:  # noqa: B
             )
             pq.write_table(scored, out / f"predictions_{name}.parquet", compression="zstd")
             rows[f"scored_{name}"] = scored.num_rows
-        pq.write_table(counting(data, "test"), out / f"predictions_{COUNTING}.parquet", compression="zstd")
+        others = {COUNTING: counting(data, "test")}
+        if settings.controls.without_text and has_text(data):
+            bare, work = without_text(data), out / "run" / WITHOUT_TEXT
+            fit(bare, plain(settings.model), settings.train, work, name=WITHOUT_TEXT)
+            others[WITHOUT_TEXT] = predict(load_bundle(work), bare, "test")
+            shutil.rmtree(work)
+        for name, scored in others.items():
+            pq.write_table(scored, out / f"predictions_{name}.parquet", compression="zstd")
         (out / "curves.json").write_text(json.dumps(curves, indent=1, sort_keys=True) + "\n")
         pq.write_table(_seen(data.rows), out / "seen.parquet", compression="zstd")
         return Built(rows=rows, versions={**source.versions, "dataset": source.digest})
@@ -58,14 +68,14 @@ def train(settings: Settings, window: Window = Window()) -> Manifest:  # noqa: B
         "train",
         window,
         inputs={"dataset": source.digest},
-        settings=settings.section("model", "train"),
+        settings=settings.section("model", "train") | {"without_text": settings.controls.without_text},
         rooms=("core", "models"),
         builder=build,
     )
 
 
 def evaluate(settings: Settings, window: Window = Window()) -> Manifest:  # noqa: B008
-    """Metrics of both systems and of counting on the test rows, differences with intervals, and the run in MLflow."""
+    """Metrics of every system on the test rows, differences with intervals, and the run in MLflow."""
     store = artifact_store(settings)
     source = store.get("train", window)
 
@@ -73,7 +83,8 @@ def evaluate(settings: Settings, window: Window = Window()) -> Manifest:  # noqa
         from models import choose, compare
         from models import evaluate as measure
 
-        names = (COUNTING, *SYSTEMS)
+        others = [COUNTING, WITHOUT_TEXT] if source.file(f"predictions_{WITHOUT_TEXT}.parquet").is_file() else [COUNTING]
+        names = (*others, *SYSTEMS)
         tables = {name: pq.read_table(source.file(f"predictions_{name}.parquet")) for name in names}
         test = {name: table.filter(pc.equal(table["split"], "test")) for name, table in tables.items()}
         spec = json.loads((source.path / "bundle_knowledge" / "spec.json").read_text())
@@ -86,6 +97,8 @@ def evaluate(settings: Settings, window: Window = Window()) -> Manifest:  # noqa
         _write(out / "lift.json", lift)
         _write(out / "choice.json", choice.as_json())
         _write(out / "over_counting.json", over_counting)
+        over = {name: compare(test[name], test["knowledge"], settings.promotion, settings.train.seed) for name in others}
+        _write(out / "ladder.json", over | {"plain": lift})
         return Built(rows={"test": test["plain"].num_rows}, versions=dict(source.versions))
 
     manifest = store.build(

@@ -31,6 +31,7 @@ CUMULATIVE = (
     "train",
     "evaluate",
     "promote",
+    "controls",
     "package",
     "report",
 )

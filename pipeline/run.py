@@ -7,6 +7,7 @@ from core.errors import SettingsError
 from core.pace import Run, duration, whole
 from core.words import did_you_mean
 from pipeline import learning, stages
+from pipeline.controls import controls
 from pipeline.estimate import planned, remember
 from pipeline.profile import profile, surprises
 from pipeline.report import report
@@ -23,6 +24,7 @@ STAGES = {
     "train": learning.train,
     "evaluate": learning.evaluate,
     "promote": learning.promote,
+    "controls": controls,
     "report": report,
     "package": learning.package,
 }

@@ -1,0 +1,138 @@
+"""The stage `controls`: placebos of the model with knowledge, trained now and then, so that every report can say what the gain is of.
+
+It stands after `promote`: no model waits for its placebos.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from core import ArtifactStore, Built, Manifest, Settings, Window, logger, progress
+from core.digest import canonical_json
+from core.store import write_json
+from pipeline.windows import artifact_store, clean_tables, stage_clock, training_start
+
+if TYPE_CHECKING:
+    from models import TrainingData
+
+LOG = logger("pipeline")
+FILE = "controls.json"
+
+
+def controls(settings: Settings, window: Window = Window()) -> Manifest:  # noqa: B008
+    """Train the placebos where they are due; else pass on what the last ones showed, with the number of runs since."""
+    store = artifact_store(settings)
+    source, table, known = (store.get(name, window) for name in ("train", "dataset", "knowledge"))
+    shaping = settings.section("model", "train", "controls")
+    shaping |= {"judged": settings.promotion.model_dump(mode="json", include={"confidence", "resamples", "cold_rows"})}
+    earlier = None if settings.controls.every == 0 else _earlier(store, window, source, shaping, settings.controls.every)
+
+    def build(out: Path) -> Built:
+        before = next((m for m in _every(store) if m["digest"] == earlier), None)
+        if before is not None:
+            body = _read(before["path"])
+            write_json(out / FILE, {**body, "runs_ago": body["runs_ago"] + 1})
+            return Built()
+        found = {} if settings.controls.every == 0 else _measure(settings, window, source, table, known, out)
+        write_json(out / FILE, {"runs_ago": 0, "window": window.as_json(), "placebos": found})
+        return Built(rows={name: body["against"]["overall"]["rows"] for name, body in found.items()})
+
+    return store.build(
+        "controls",
+        window,
+        inputs={"train": source.digest} | ({"earlier": earlier} if earlier is not None else {}),
+        settings=shaping,
+        rooms=("core", "models", "knowledge"),
+        builder=build,
+    )
+
+
+def _earlier(
+    store: ArtifactStore, window: Window, source: Manifest, shaping: dict[str, Any], every: int
+) -> str | None:
+    """The digest of the artifact whose placebos still count; None where new ones are due.
+
+    They are due at the first run, after `every` runs, and when the model's settings have changed. A run that is repeated decides
+    as it did.
+    """
+    known = [m for m in _every(store) if m["settings"] == json.loads(canonical_json(shaping))]
+    for mine in known:
+        if mine["window"] == window.as_json() and mine["inputs"]["train"] == source.digest:
+            return mine["inputs"].get("earlier")
+    newest = max(known, key=lambda m: (m["path"] / "manifest.json").stat().st_mtime_ns, default=None)
+    if newest is None or _read(newest["path"])["runs_ago"] + 1 >= every:
+        return None
+    return str(newest["digest"])
+
+
+def _every(store: ArtifactStore) -> list[dict[str, Any]]:
+    """The manifest of every artifact of the stage that was not pruned, each with its `path`."""
+    found = sorted((store.root / "objects" / "controls").glob("*/manifest.json"))
+    return [{**json.loads(path.read_text()), "path": path.parent} for path in found]
+
+
+def _measure(
+    settings: Settings, window: Window, source: Manifest, table: Manifest, known: Manifest, out: Path
+) -> dict[str, Any]:
+    """Train each placebo and compare the model with knowledge with it, on the same test rows."""
+    from models import compare, evaluate, load_bundle, load_dataset, predict, train
+
+    ours = pq.read_table(source.file("predictions_knowledge.parquet"))
+    ours = ours.filter(pc.equal(ours["split"], "test"))
+    found, judged = {}, settings.promotion
+    for name, data in progress(_placebos(settings, window, load_dataset(table.path), known), unit="placebos"):
+        work = out / "run" / name
+        train(data, settings.model, settings.train, work, name=name)
+        theirs = predict(load_bundle(work), data, "test")
+        shutil.rmtree(work)
+        found[name] = {
+            "metrics": evaluate(theirs, judged.cold_rows),
+            "against": compare(theirs, ours, judged, settings.train.seed),
+        }
+        gain = found[name]["against"]["overall"]["auc"]
+        LOG.info("controls: %s has a test AUC of %.4f, knowledge %.4f", name, gain["champion"], gain["challenger"])
+    return found
+
+
+def _placebos(
+    settings: Settings, window: Window, data: TrainingData, known: Manifest
+) -> Iterator[tuple[str, TrainingData]]:
+    """The tables to train on, by name; none where there is nothing to exchange."""
+    from models import common_scenario, has_text, of_other_users, with_vectors
+    from models.ranker import user_vectors_read
+
+    kinds = [kind for kind in user_vectors_read(settings.model) if kind in data.spec["vectors"]]
+    wanted, seed = settings.controls.placebos, settings.train.seed
+    if "shuffled_titles" in wanted and has_text(data):
+        from knowledge import shuffled_titles
+
+        clean = clean_tables(settings, window)
+        vectors = shuffled_titles(
+            [m.path for m in clean],
+            known.path,
+            settings,
+            stage_clock(settings, window),
+            train_start=training_start(settings, clean),
+            cache=artifact_store(settings).root / "cache",
+            groups=common_scenario(data),
+            seed=seed,
+        )
+        # Prompts would have to be read anew; the vectors of another user's say as little about this one.
+        rest = [kind for kind in kinds if kind not in vectors]
+        table = of_other_users(data, rest, seed) or data
+        yield "shuffled_titles", with_vectors(table, vectors)
+    if "other_user" in wanted and (swapped := of_other_users(data, kinds, seed)) is not None:
+        yield "other_user", swapped
+
+
+def _read(folder: Path) -> dict[str, Any]:
+    body: dict[str, Any] = json.loads((folder / FILE).read_text(encoding="utf-8"))
+    return body
