@@ -43,7 +43,7 @@ STAGES = {
     "train": 720,
     "evaluate": 120,
     "promote": 30,
-    "controls": 1440,
+    "controls": 720,
     "report": 30,
 }
 USER_MISTAKE = 2

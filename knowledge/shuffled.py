@@ -6,7 +6,7 @@ what the texts say.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -117,7 +117,9 @@ def _pooled(work: Read, items: Items, folder: Path) -> np.ndarray:
             out[place[place >= 0]] = compress.apply(values[place >= 0])
             made += int((place >= 0).sum())
     if made < len(out):
-        LOG.warning("%s of %s user vectors have no rows in the log any more and keep their titles", len(out) - made, len(out))
+        LOG.warning(
+            "%s of %s user vectors have no rows in the log any more and keep their titles", len(out) - made, len(out)
+        )
     return out
 
 

@@ -69,7 +69,11 @@ def common_scenario(data: TrainingData) -> pa.Table:
     """The scenario that each item has most rows in: item_id, scenario; ties go to the first name."""
     counts = data.rows.group_by(["item_id", "scenario"]).aggregate([("label", "count")])
     ordered = counts.sort_by([("item_id", "ascending"), ("label_count", "descending"), ("scenario", "ascending")])
-    return ordered.group_by("item_id", use_threads=False).aggregate([("scenario", "first")]).rename_columns(["item_id", "scenario"])
+    return (
+        ordered.group_by("item_id", use_threads=False)
+        .aggregate([("scenario", "first")])
+        .rename_columns(["item_id", "scenario"])
+    )
 
 
 def _swapped(users: np.ndarray, reference: np.ndarray, order: np.ndarray) -> np.ndarray | None:

@@ -11,7 +11,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
@@ -33,7 +32,9 @@ def controls(settings: Settings, window: Window = Window()) -> Manifest:  # noqa
     source, table, known = (store.get(name, window) for name in ("train", "dataset", "knowledge"))
     shaping = settings.section("model", "train", "controls")
     shaping |= {"judged": settings.promotion.model_dump(mode="json", include={"confidence", "resamples", "cold_rows"})}
-    earlier = None if settings.controls.every == 0 else _earlier(store, window, source, shaping, settings.controls.every)
+    earlier = (
+        None if settings.controls.every == 0 else _earlier(store, window, source, shaping, settings.controls.every)
+    )
 
     def build(out: Path) -> Built:
         before = next((m for m in _every(store) if m["digest"] == earlier), None)
@@ -55,9 +56,7 @@ def controls(settings: Settings, window: Window = Window()) -> Manifest:  # noqa
     )
 
 
-def _earlier(
-    store: ArtifactStore, window: Window, source: Manifest, shaping: dict[str, Any], every: int
-) -> str | None:
+def _earlier(store: ArtifactStore, window: Window, source: Manifest, shaping: dict[str, Any], every: int) -> str | None:
     """The digest of the artifact whose placebos still count; None where new ones are due.
 
     They are due at the first run, after `every` runs, and when the model's settings have changed. A run that is repeated decides

@@ -38,6 +38,7 @@ def findings(
     rows_in: int,
     unknown_share: float,
     texts: bool = True,
+    controls: Mapping[str, Any],
 ) -> list[Finding]:
     """Everything that stands out in a run's results.
 
@@ -51,6 +52,7 @@ def findings(
         rows_in: rows of all tables that came in.
         unknown_share: share of the training table's rows whose user has no vector of any kind.
         texts: whether any item has a text.
+        controls: what the placebos showed, as the stage `controls` writes it.
 
     Returns:
         Findings, the most pressing first.
@@ -58,6 +60,7 @@ def findings(
     harm = list(_harm(metrics["knowledge"], lift))
     live = verdict.get("choice", {}).get("system", "knowledge")
     found = [*_below(metrics, over_counting, live), *_not_knowledge(verdict), *_promoted_although(verdict, harm, live)]
+    found += _no_better_than_placebo(lift, controls)
     # Harm that was kept out is worth knowing, and no alarm.
     found += harm if live == "knowledge" else [Finding("warning", one.text) for one in harm]
     found += _calibration(metrics["knowledge"]["scenarios"])
@@ -137,6 +140,25 @@ def _not_knowledge(verdict: Mapping[str, Any]) -> Iterator[Finding]:
     choice = verdict.get("choice", {})
     if choice.get("system") == "plain":
         yield Finding("warning", f"What may go live is {choice['reason']}.")
+
+
+def _no_better_than_placebo(lift: Mapping[str, Any], controls: Mapping[str, Any]) -> Iterator[Finding]:
+    """Where knowledge is better than the plain model, and so is a model whose knowledge means nothing."""
+    gain = lift["overall"]["auc"]
+    if gain["says"] != "better":
+        return
+    what = {
+        "shuffled_titles": "titles shuffled: the gain is not of what the texts say",
+        "other_user": "the vectors of other users: the gain is not of what a user's own vectors say",
+    }
+    for name, body in controls["placebos"].items():
+        change = body["against"]["overall"]["auc"]
+        if change["says"] != "better" and change["difference"] is not None:
+            yield Finding(
+                "warning",
+                f"Knowledge adds {gain['difference']:+.4f} AUC to the plain model, but only {change['difference']:+.4f} to the same model with "
+                f"{what[name]} ({change['says']}).",
+            )
 
 
 def _promoted_although(verdict: Mapping[str, Any], harm: list[Finding], system: str) -> Iterator[Finding]:

@@ -83,7 +83,9 @@ def evaluate(settings: Settings, window: Window = Window()) -> Manifest:  # noqa
         from models import choose, compare
         from models import evaluate as measure
 
-        others = [COUNTING, WITHOUT_TEXT] if source.file(f"predictions_{WITHOUT_TEXT}.parquet").is_file() else [COUNTING]
+        others = (
+            [COUNTING, WITHOUT_TEXT] if source.file(f"predictions_{WITHOUT_TEXT}.parquet").is_file() else [COUNTING]
+        )
         names = (*others, *SYSTEMS)
         tables = {name: pq.read_table(source.file(f"predictions_{name}.parquet")) for name in names}
         test = {name: table.filter(pc.equal(table["split"], "test")) for name, table in tables.items()}
@@ -97,7 +99,9 @@ def evaluate(settings: Settings, window: Window = Window()) -> Manifest:  # noqa
         _write(out / "lift.json", lift)
         _write(out / "choice.json", choice.as_json())
         _write(out / "over_counting.json", over_counting)
-        over = {name: compare(test[name], test["knowledge"], settings.promotion, settings.train.seed) for name in others}
+        over = {
+            name: compare(test[name], test["knowledge"], settings.promotion, settings.train.seed) for name in others
+        }
         _write(out / "ladder.json", over | {"plain": lift})
         return Built(rows={"test": test["plain"].num_rows}, versions=dict(source.versions))
 

@@ -15,6 +15,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from core import Manifest, Settings, Window
+from pipeline.ladder import worth
 
 # What the numbers need, and a file gets; nothing is cut off where a terminal is narrower.
 _WIDE, _NARROW = 124, 80
@@ -42,6 +43,9 @@ def print_outcome(out: Console, settings: Settings, window: Window, done: dict[s
         _print_rows(out, done["ingest"], done["validate"])
     if "evaluate" in done:
         _print_quality(out, settings, done["evaluate"])
+    if "controls" in done:
+        controls = json.loads(done["controls"].file("controls.json").read_text())
+        _said(out, "Texts", worth(controls, bool(done["knowledge"].rows.get("item_text", 1))))
     if "promote" in done:
         _said(out, "Promotion", _promotion(settings, done["promote"], done["train"]))
     if "report" in done:

@@ -14,6 +14,9 @@ matplotlib.use("svg")
 
 import matplotlib.pyplot as plt  # noqa: E402
 from matplotlib.lines import Line2D  # noqa: E402
+from matplotlib.ticker import MaxNLocator  # noqa: E402
+
+from pipeline.ladder import Rung  # noqa: E402
 
 PLAIN, KNOWING, MUTED, WORSE = "#6b7280", "#2457a6", "#c9ced6", "#b42318"
 # Told apart also by readers who do not see red and green alike (Okabe and Ito).
@@ -53,6 +56,45 @@ def lift(comparison: dict[str, Any]) -> str:
         axes.tick_params(length=0)
         said = {"better": KNOWING, "worse": WORSE, "cannot be told": PLAIN}
         _legend_below(figure, {name: {"color": colour, "marker": "o", "ms": 4} for name, colour in said.items()})
+        return _svg(figure)
+
+
+def ladder(rungs: list[Rung]) -> str:
+    """AUC and log loss of every system, less those of the model with knowledge, with bars over users: the best stands at 0."""
+    shown = [
+        rung for rung in rungs if rung.change is not None and rung.change["overall"]["auc"]["difference"] is not None
+    ]
+    looks = {"better": PLAIN, "worse": WORSE}
+    with plt.rc_context(_STYLE):
+        size = (_WIDTH, 1.3 + 0.3 * (len(shown) + 1))
+        figure, both = plt.subplots(1, 2, sharey=True, figsize=size, width_ratios=(1, 1))
+        for axes, measure, title in zip(both, ("auc", "logloss"), ("AUC", "log loss"), strict=True):
+            axes.axvline(0, color=MUTED, lw=1, zorder=0)
+            axes.plot(0, 0, "o", color=KNOWING, ms=5)
+            for place, rung in enumerate(reversed(shown), start=1):
+                change = rung.change["overall"][measure]
+                # How knowledge compares: better than this system is grey, worse is red, untold is open.
+                colour = looks.get(change["says"], PLAIN)
+                if change["low"] is not None:
+                    axes.plot(
+                        [-change["low"], -change["high"]], [place, place], color=colour, lw=2, solid_capstyle="round"
+                    )
+                face = colour if change["told"] else "white"
+                axes.plot(-change["difference"], place, "o", color=colour, mfc=face, ms=5)
+            axes.set_xlabel(f"{title} minus knowledge's")
+            axes.tick_params(length=0)
+            axes.margins(x=0.12)
+            axes.xaxis.set_major_locator(MaxNLocator(3))
+        labels = ["with knowledge", *(_short(rung.label, 40) for rung in reversed(shown))]
+        both[0].set_yticks(range(len(labels)), labels)
+        both[0].set_ylim(-0.7, len(labels) - 0.3)
+        dot = {"marker": "o", "ls": "", "ms": 4}
+        said = {
+            "told apart from knowledge": {**dot, "color": PLAIN},
+            "not told apart": {**dot, "color": PLAIN, "mfc": "white"},
+            "knowledge is worse": {**dot, "color": WORSE},
+        }
+        _legend_below(figure, said)
         return _svg(figure)
 
 

@@ -18,6 +18,7 @@ from core.store import write_json
 from pipeline import plots
 from pipeline.drift import measure_drift
 from pipeline.findings import findings
+from pipeline.ladder import ladder, worth
 from pipeline.stages import DATA_DOCS, artifact_store
 
 TEMPLATES = Path(__file__).parent / "templates"
@@ -25,7 +26,18 @@ TEMPLATES = Path(__file__).parent / "templates"
 _SHOWN = ("data", "features", "split", "knowledge", "model", "train", "validation", "promotion")
 _HIDDEN = {"data.path", "knowledge.base_url", "knowledge.api_key"}
 _SHORT_SPAN = dt.timedelta(days=3)
-_STAGES = ("ingest", "validate", "features", "knowledge", "materialize", "dataset", "train", "evaluate", "promote")
+_STAGES = (
+    "ingest",
+    "validate",
+    "features",
+    "knowledge",
+    "materialize",
+    "dataset",
+    "train",
+    "evaluate",
+    "promote",
+    "controls",
+)
 
 
 def report(settings: Settings, window: Window = Window()) -> Manifest:  # noqa: B008
@@ -82,7 +94,9 @@ def _content(settings: Settings, parts: dict[str, Manifest]) -> dict[str, Any]:
     rows = pq.read_table(parts["dataset"].file("rows.parquet"), columns=columns)
     rejected = _rejected(parts["validate"])
     verdict, drift = _json(parts["promote"], "verdict.json"), _json(parts["drift"], "drift.json")
-    curves = _json(parts["train"], "curves.json")
+    curves, controls = _json(parts["train"], "curves.json"), _json(parts["controls"], "controls.json")
+    rungs = ladder(metrics, _json(parts["evaluate"], "ladder.json"), controls)
+    texts = bool(parts["knowledge"].rows.get("item_text", 1))
     return {
         "project": settings.project,
         "settings": settings,
@@ -99,12 +113,14 @@ def _content(settings: Settings, parts: dict[str, Manifest]) -> dict[str, Any]:
         "drawn": parts["dataset"].rows.get("sampled", 0),
         "metrics": metrics,
         "lift": lift,
-        "over_counting": over_counting,
+        "ladder": rungs,
+        "worth": worth(controls, texts),
         "verdict": verdict,
         "best_epoch": {name: max(points, key=_quality)["epoch"] for name, points in curves.items()},
         "versions": parts["knowledge"].versions,
         "artifacts": {name: manifest.digest for name, manifest in parts.items()},
         "plots": {
+            "ladder": Markup(plots.ladder(rungs)),
             "lift": Markup(plots.lift(lift)),
             "curves": Markup(plots.curves(curves)),
             "calibration": Markup(plots.calibration(metrics["knowledge"])),
@@ -121,7 +137,8 @@ def _content(settings: Settings, parts: dict[str, Manifest]) -> dict[str, Any]:
             rejected=rejected,
             rows_in=sum(parts["ingest"].rows.values()),
             unknown_share=_unknown_share(rows),
-            texts=bool(parts["knowledge"].rows.get("item_text", 1)),
+            texts=texts,
+            controls=controls,
         ),
     }
 

@@ -31,7 +31,7 @@ from pipeline.serve import example_request, running_service
 
 pytestmark = pytest.mark.e2e
 STAGES = ["ingest", "validate", "features", "knowledge", "materialize", "dataset"]
-STAGES += ["train", "evaluate", "promote", "report"]
+STAGES += ["train", "evaluate", "promote", "controls", "report"]
 DAYS = [f"2024-03-0{day}" for day in range(1, 9)]
 # The log of each day; the first run takes in February before it. The fifth day's file is bad until it is mended.
 ROWS = {DAYS[0]: 120, DAYS[1]: 130, DAYS[2]: 0, DAYS[3]: 140, DAYS[4]: 110, DAYS[5]: 100}

@@ -28,8 +28,18 @@ def test_it_opens_without_a_network(page):
 
 def test_it_says_what_was_trained_on_what_and_how_it_was_measured(page):
     text = " ".join(re.sub(r"<[^>]+>", " ", page.read_text()).split())
-    for words in ("Backbone shared_bottom", "user level gate", "reasoner minilm", "seed 1", "counting: smoothed rates"):
+    for words in (
+        "Backbone shared_bottom",
+        "user level gate",
+        "reasoner minilm",
+        "seed 1",
+        "shuffled titles",
+        "plain without text",
+    ):
         assert words in text
+    # The first sentence is what texts are worth, the first picture the ladder.
+    sentence, headline = text.index("What the texts say"), text.index("test AUC with knowledge")
+    assert sentence < text.index("counting") < text.index("other user's vectors") < headline
     assert re.search(r"Test rows: [\d,]+ of \d+ users, \d{4}-\d\d-\d\d to \d{4}-\d\d-\d\d", text)
     assert "train.epochs 3" in text and "promotion.resamples 200" in text
     assert text.index("What came in with this window") < text.index("The training table: the log so far")

@@ -24,6 +24,7 @@ STAGES = [
     "train",
     "evaluate",
     "promote",
+    "controls",
     "report",
 ]
 ROOMS = ["core", "ingest", "knowledge", "validation", "feature_repo", "models", "bento", "pipeline"]
