@@ -90,7 +90,9 @@ def write_shop(
     users: int = 700,
     items: int = 12_000,
     positives: int = 8_000,
+    negatives: int = 2,
     shuffled: bool = False,
+    turned: str | None = None,
     seed: int = 1,
 ) -> Shop:
     """Write clicks.csv, items.csv and llm4msr.yaml with nothing set but the data.
@@ -99,7 +101,9 @@ def write_shop(
         folder: made here.
         users: how many; each visits one to three categories.
         items: how many, all categories together; two rows an item is what a shop has.
-        positives: how many; two negatives are drawn for each.
+        positives: how many.
+        negatives: drawn for each positive.
+        turned: a category whose users like what they disliked from the last third of the log on: what was learned of them does harm there.
         shuffled: give each item the title of another item of its category: the placebo, in which texts say nothing.
         seed: of everything.
     """
@@ -120,13 +124,15 @@ def write_shop(
 
     rows: list[tuple[int, int, int, int, int]] = []
     odds: list[float] = []
+    labels = (1, *(0,) * negatives)
     for t, u, c in zip(when.tolist(), who.tolist(), where.tolist(), strict=True):
         own, weight = of[c], weights[c]
-        likely = weight * np.exp(liking[u, c, kind[own]])
-        drawn = [rng.choice(own, p=likely / likely.sum()), *rng.choice(own, 2, p=weight, replace=False)]
-        for item, label in zip(drawn, (1, 0, 0), strict=True):
+        sign = -1 if turned == names[c] and t >= _BEGIN + _DAYS * 86_400 * 2 / 3 else 1
+        likely = weight * np.exp(sign * liking[u, c, kind[own]])
+        drawn = [rng.choice(own, p=likely / likely.sum()), *rng.choice(own, negatives, p=weight, replace=False)]
+        for item, label in zip(drawn, labels, strict=True):
             rows.append((t, u, int(item), c, label))
-            odds.append(float(liking[u, c, kind[item]] - np.log(expected[u, c])))
+            odds.append(float(sign * liking[u, c, kind[item]] - np.log(expected[u, c])))
     titles = [_title(rng, names[c], k, n) for n, (c, k) in enumerate(zip(category, kind, strict=True))]
     if shuffled:
         for own in of:

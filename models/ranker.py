@@ -79,6 +79,14 @@ class Head(nn.Module):
             self.scenario_neutral = Neutral(layout.scenario_dim)
             self.scenario_code = Bottleneck(layout.scenario_dim, code)
             self.scenario_tower = MetaTower(inputs, width, code, form, size, settings.meta_depth)
+        # What rates and other numbers say alone; fitted before training begins, and trained on with the rest.
+        self.base = nn.Linear(layout.dense, 1) if layout.dense else None
+        if self.base is not None:
+            nn.init.zeros_(self.base.weight)
+            nn.init.zeros_(self.base.bias)
+        # 1, or 0 where nothing that was learned beside it is better than the base.
+        self.trust: Tensor
+        self.register_buffer("trust", torch.ones(()))
         # Of the scenarios' calibration, [S]; fitted after training, no change before.
         self.slope: Tensor
         self.shift: Tensor
@@ -104,11 +112,21 @@ class Head(nn.Module):
         backbone = self.backbone(Inputs.of(x, side.scenario, self.shape))
         backbone = backbone if pairs is None else backbone + pairs
         backbone = backbone if self.cross is None else backbone + self.cross(x)
+        backbone = self.trust * backbone
+        if self.base is not None:
+            backbone = backbone + self.base(side.dense).squeeze(1)
         if self.scenario_code is None:
             return self._calibrated(Parts(backbone, torch.zeros_like(backbone)), side.scenario)
         scenarios = self.scenario_neutral(side.scenario_vectors, side.scenario_known)
         scenario = self.scenario_tower(x, self.scenario_code([scenarios]), side.scenario_index)
-        return self._calibrated(Parts(backbone, scenario), side.scenario)
+        return self._calibrated(Parts(backbone, self.trust * scenario), side.scenario)
+
+    def begin(self, weight: Tensor, bias: Tensor) -> None:
+        """Set the base, float [dense] and []."""
+        if self.base is not None:
+            with torch.no_grad():
+                self.base.weight.copy_(weight[None])
+                self.base.bias.copy_(bias)
 
     def calibrate(self, slope: Tensor, shift: Tensor) -> None:
         """Set what is applied to each scenario's logits outside of training, [S] each."""

@@ -23,6 +23,7 @@ from core.log import logger
 from core.pace import progress
 from core.settings import ModelSettings, TrainSettings
 from models.bundle import write_bundle
+from models.base import fit_base
 from models.calibration import fit_calibration
 from models.data import TrainingData
 from models.distributed import (
@@ -139,13 +140,21 @@ def fit(data: TrainingData, model: ModelSettings, train: TrainSettings, world: W
         raise DataError("the training table has no row of split 'validation'; raise split.validation")
     encoded = encoder.encode(data)
     wrapped = build(encoder, model, train, world, len(rows))
+    head = unwrap(wrapped).head
+    head.begin(*map(torch.from_numpy, fit_base(encoded.dense[rows], encoded.label[rows], encoded.weight[rows])))
     criterion = GradedLoss(train.grade_levels, train.grade_weight, encoded.label[rows], encoded.grade[rows])
     criterion = criterion.to(world.device)
     parameters = [*unwrap(wrapped).head.parameters(), *criterion.parameters()]
     optimizer = torch.optim.Adam(parameters, lr=train.learning_rate, weight_decay=train.weight_decay, fused=True)
     rates = _Rates(train, optimizer, wrapped)
-    rule, kept = StoppingRule(train.patience), snapshot(wrapped)
-    run = Fit(encoder, {}, unwrap(wrapped).head, rows=len(rows))
+    rule = StoppingRule(train.patience)
+    head.trust.fill_(0.0)
+    alone = [quality(validate(wrapped, encoder, encoded, part, world), encoded.label[part]) for part in (rows, held_out)]
+    rule.keeps(0, alone[1]["logloss"], alone[1]["auc"])
+    kept = snapshot(wrapped)
+    head.trust.fill_(1.0)
+    run = Fit(encoder, {}, head, rows=len(rows))
+    run.curves.append({"epoch": 0, "loss": alone[0]["logloss"], **alone[1]})
     speeds = []
     # Most trainings stop early: the time left is the longest it can be.
     for epoch in progress(range(1, train.epochs + 1), f"training {name}", unit="epochs at most", share=0.95):
@@ -346,7 +355,7 @@ class StoppingRule:
         self._best = min(self._best[0], loss), max(self._best[1], area)
         self.done = epoch - self._last >= self.patience
         kept, tie = self._kept[0], TIE * self._kept[0]
-        better = not self.epoch or loss < kept - tie or (loss <= kept + tie and area > self._kept[1])
+        better = self._kept[0] == np.inf or loss < kept - tie or (loss <= kept + tie and area > self._kept[1])
         if better:
             self.epoch, self._kept = epoch, (loss, area)
         return better
@@ -363,12 +372,12 @@ def _threads(count: int) -> Iterator[None]:
 
 
 def _report(fitted: Fit, out: Path, name: str) -> TrainReport:
-    best = fitted.curves[fitted.best - 1]
+    best = next(point for point in fitted.curves if point["epoch"] == fitted.best)
     counted: Callable[[Any], int] = lambda tensors: sum(tensor.numel() for tensor in tensors)  # noqa: E731
     return TrainReport(
         name=name,
         path=out,
-        epochs=len(fitted.curves),
+        epochs=fitted.curves[-1]["epoch"],
         best_epoch=fitted.best,
         validation={key: best[key] for key in ("auc", "logloss")},
         curves=fitted.curves,
