@@ -430,7 +430,7 @@ class TrainSettings(Section):
         ge=1,
         description="stop after so many epochs in which neither validation AUC nor log loss was the best so far",
     )
-    learning_rate: float = Field(2e-3, gt=0, description="of Adam, for everything but the embedding tables")
+    learning_rate: float = Field(3e-3, gt=0, description="of Adam, for everything but the embedding tables")
     embedding_learning_rate: float = Field(0.5, gt=0, description="of the tables' row-wise Adagrad")
     embedding_eps: float = Field(
         100.0,

@@ -37,9 +37,10 @@ from models.encoder import Encoder
 from models.ranker import Head, Parts
 from models.vocabulary import Vocabulary
 
-FORMAT = 2
-# Bundles of the format before have no calibration; they are read as they were.
-READABLE = (1, FORMAT)
+FORMAT = 3
+# Bundles of format 1 have no calibration, those before 3 no base: they are read as they were.
+READABLE = (1, 2, FORMAT)
+_NEWER = ("slope", "shift", "trust", "base.weight", "base.bias")
 GOLDEN_ROWS = 32
 TOLERANCE = 1e-5
 _ONE_USER = np.zeros(1, np.int64)
@@ -195,7 +196,7 @@ def load_bundle(path: Path) -> Bundle:
     info = json.loads((path / "spec.json").read_text(encoding="utf-8"))
     if info["format"] not in READABLE:
         raise BundleError(
-            f"{path / 'spec.json'}: bundle format {info['format']}, this code reads {' and '.join(map(str, READABLE))}; "
+            f"{path / 'spec.json'}: bundle format {info['format']}, this code reads {', '.join(map(str, READABLE))}; "
             "train again"
         )
     vocabularies = {
@@ -206,7 +207,8 @@ def load_bundle(path: Path) -> Bundle:
     weights = load_file(path / "weights.safetensors")
     head = Head(ModelSettings(**info["model"]), encoder.layout)
     given = {key.removeprefix("head."): t for key, t in weights.items() if key.startswith("head.")}
-    head.load_state_dict({"slope": head.slope, "shift": head.shift, **given})
+    unset = {name: value for name, value in head.state_dict().items() if name in _NEWER}
+    head.load_state_dict({**unset, **given} if info["format"] < FORMAT else given)
     found = {key.removeprefix("tables."): t for key, t in weights.items() if key.startswith("tables.")}
     return Bundle(path, info, manifest, encoder, FusedTables(encoder.layout, found), head.requires_grad_(False))
 

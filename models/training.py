@@ -149,7 +149,9 @@ def fit(data: TrainingData, model: ModelSettings, train: TrainSettings, world: W
     rates = _Rates(train, optimizer, wrapped)
     rule = StoppingRule(train.patience)
     head.trust.fill_(0.0)
-    alone = [quality(validate(wrapped, encoder, encoded, part, world), encoded.label[part]) for part in (rows, held_out)]
+    alone = [
+        quality(validate(wrapped, encoder, encoded, part, world), encoded.label[part]) for part in (rows, held_out)
+    ]
     rule.keeps(0, alone[1]["logloss"], alone[1]["auc"])
     kept = snapshot(wrapped)
     head.trust.fill_(1.0)

@@ -116,7 +116,7 @@ def _content(settings: Settings, parts: dict[str, Manifest]) -> dict[str, Any]:
         "ladder": rungs,
         "worth": worth(controls, texts),
         "verdict": verdict,
-        "best_epoch": {name: max(points, key=_quality)["epoch"] for name, points in curves.items()},
+        "best_epoch": {name: _json(parts["train"], f"bundle_{name}/metrics.json")["best_epoch"] for name in curves},
         "versions": parts["knowledge"].versions,
         "artifacts": {name: manifest.digest for name, manifest in parts.items()},
         "plots": {
@@ -141,10 +141,6 @@ def _content(settings: Settings, parts: dict[str, Manifest]) -> dict[str, Any]:
             controls=controls,
         ),
     }
-
-
-def _quality(point: dict[str, Any]) -> float:
-    return float(-point["logloss"] if point["auc"] is None else point["auc"])
 
 
 def _unknown_share(rows: pa.Table) -> float:

@@ -63,7 +63,7 @@ FILES = [
 def test_where_titles_say_everything_knowledge_goes_live_and_beats_its_placebo(came):
     shop = came()
     assert shop.choice["system"] == "knowledge" and shop.live, shop
-    assert shop.auc["knowledge"] > shop.auc["plain"] > shop.auc["counting"]
+    assert shop.auc["knowledge"] > 0.1 + max(shop.auc["plain"], shop.auc["counting"])
     assert shop.worth["says"] == "better" and shop.worth["difference"] > 0.03
 
 
@@ -71,6 +71,8 @@ def test_where_titles_say_nothing_knowledge_stays_out(came):
     shop = came(shuffled=True)
     assert shop.choice["system"] == "plain", shop
     assert shop.worth["says"] != "better"
+    # Nothing that was learned of noise makes the model worse than what rates say alone.
+    assert shop.auc["plain"] > shop.auc["counting"] - 0.01
 
 
 def test_two_thousand_rows_run_and_are_judged_by_what_they_can_tell(came):
