@@ -22,8 +22,8 @@ from core.errors import DataError, SettingsError
 from core.log import logger
 from core.pace import progress
 from core.settings import ModelSettings, TrainSettings
-from models.bundle import write_bundle
 from models.base import fit_base
+from models.bundle import write_bundle
 from models.calibration import fit_calibration
 from models.data import TrainingData
 from models.distributed import (
@@ -149,20 +149,20 @@ def fit(data: TrainingData, model: ModelSettings, train: TrainSettings, world: W
     rates = _Rates(train, optimizer, wrapped)
     rule = StoppingRule(train.patience)
     head.trust.fill_(0.0)
-    alone = [
+    begin: list[dict[str, Any]] = [
         quality(validate(wrapped, encoder, encoded, part, world), encoded.label[part]) for part in (rows, held_out)
     ]
-    rule.keeps(0, alone[1]["logloss"], alone[1]["auc"])
+    rule.keeps(0, begin[1]["logloss"], begin[1]["auc"])
     kept = snapshot(wrapped)
     head.trust.fill_(1.0)
     run = Fit(encoder, {}, head, rows=len(rows))
-    run.curves.append({"epoch": 0, "loss": alone[0]["logloss"], **alone[1]})
+    run.curves.append({"epoch": 0, "loss": begin[0]["logloss"], **begin[1]})
     speeds = []
     # Most trainings stop early: the time left is the longest it can be.
     for epoch in progress(range(1, train.epochs + 1), f"training {name}", unit="epochs at most", share=0.95):
-        begin = np.array([time.perf_counter(), time.process_time()])
+        start = np.array([time.perf_counter(), time.process_time()])
         loss = _epoch(wrapped, criterion, rates, encoder, encoded, rows, train, epoch, world)
-        spent = np.array([time.perf_counter(), time.process_time()]) - begin
+        spent = np.array([time.perf_counter(), time.process_time()]) - start
         speeds.append(len(rows) / world.size / spent)
         if not np.isfinite(loss):
             raise SettingsError(
