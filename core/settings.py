@@ -144,11 +144,13 @@ class CsvSettings(CsvDialect):
 OWN_COLUMNS = frozenset(
     (
         *("row_id", "user_id", "item_id", "scenario", "scenarios", "event_timestamp", "created_timestamp", "watermark"),
-        *("label", "weight", "grade", "split", "sampled", "published", "history_end", "file_row_number"),
+        *("label", "weight", "grade", "split", "sampled", "published", "history", "history_end", "file_row_number"),
+        *("rule", "run"),
         *(f"{entity}_{name}" for entity in ("user", "item") for name in ("rows", "positives", "rate")),
     )
 )
 """Names, in lower case, that tables of declared columns have for their own."""
+_LONGEST_NAME = 80  # bytes, so that a file can have it as its name whatever has to be escaped
 _OWN_ENDS = ("_row", "_watermark", "_published")
 
 
@@ -228,8 +230,8 @@ class DataSettings(Section):
                 mend = f"give the column another name by data.columns, e.g. {{other_name: {name!r}}}, and declare that"
                 if not name.strip() or any(ord(c) < 32 for c in name):
                     raise ValueError(f"{field} names {name!r}, which is no printable name; {mend}")
-                if "." in name:
-                    raise ValueError(f"{field} names {name!r}: a model's parts have no dot in their names; {mend}")
+                if len(name.encode("utf-8", "replace")) > _LONGEST_NAME:
+                    raise ValueError(f"{field} names {name!r}, which has more than {_LONGEST_NAME} bytes; {mend}")
                 own = name.casefold() in OWN_COLUMNS or name.casefold().endswith(_OWN_ENDS)
                 if own and field != "item_text":
                     raise ValueError(f"{field} names {name!r}, which is the name of a column of our own; {mend}")

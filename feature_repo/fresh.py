@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -48,21 +48,38 @@ def read_records(
 ) -> tuple[pa.Table, list[int], list[Fault]]:
     """Decoded JSON objects as a table of interactions; arguments and results as of `read_columns`.
 
-    Each record may have our names or the source's; fields that are neither are not looked at.
+    Each record has our names or the source's, whatever the others have; fields that are neither are not looked at.
     """
-    faults: dict[int, Fault] = {}
-    header = dict.fromkeys(str(name) for record in records if isinstance(record, Mapping) for name in record)
-    names = column_names(list(header), data)
-    columns: dict[str, list[Any]] = {name: [] for name in dict.fromkeys(names.values())}
+    alike: dict[tuple[Any, ...], list[int]] = {}
     for place, record in enumerate(records):
-        fields = record if isinstance(record, Mapping) else {}
-        if fields is not record:
+        alike.setdefault(tuple(record) if isinstance(record, Mapping) else (), []).append(place)
+    tables, places, faults = [interactions_schema(ids).empty_table()], [], []
+    for fields, at in alike.items():
+        table, sound, wrong = _read_alike([records[place] for place in at], fields, ids, data, scenarios)
+        tables.append(table)
+        places += [at[row] for row in sound]
+        faults += [replace(fault, row=at[fault.row]) for fault in wrong]
+    order = np.argsort(places, kind="stable")
+    rows = pa.concat_tables(tables).take(pa.array(order, pa.int64()))
+    return rows, sorted(places), sorted(faults, key=lambda fault: fault.row)
+
+
+def _read_alike(
+    records: Sequence[Any], fields: Sequence[Any], ids: IdTypes, data: DataSettings, scenarios: Sequence[str]
+) -> tuple[pa.Table, list[int], list[Fault]]:
+    """Records with the same fields."""
+    names = column_names([str(name) for name in fields], data)
+    columns: dict[str, list[str | None]] = {name: [] for name in names.values() if name in fields}
+    faults: dict[int, Fault] = {}
+    for place, record in enumerate(records):
+        if not isinstance(record, Mapping):
             faults[place] = Fault(place, "", "not a JSON object")
+            continue
         for role, name in names.items():
             if name not in columns or len(columns[name]) > place:
                 continue
             try:
-                columns[name].append(_cell(fields.get(name), role, ids, data))
+                columns[name].append(_cell(record[name], role, ids, data))
             except ValueError as error:
                 columns[name].append(None)
                 faults.setdefault(place, Fault(place, name, str(error)))
@@ -92,15 +109,18 @@ def read_columns(
     Returns:
         The rows that could be read, the place of each among all, and a fault for each of the others.
     """
-    names, faults = column_names(list(columns), data), dict(known or {})
+    names, faults = column_names(columns, data), dict(known or {})
+    foreign = any(theirs != role and theirs in columns for role, theirs in names.items())
     read: dict[str, pa.Array] = {}
     schema = interactions_schema(ids)
     for role, name in names.items():
         column = columns.get(name)
+        if role == "label" and data.label.op == "all" and (foreign or column is None):
+            column = pa.repeat(pa.scalar("1"), count)
         if column is None:
             column = pa.nulls(count, pa.string())
         try:
-            read[role], wrong = _values(role, column, name, ids, data, scenarios, columns)
+            read[role], wrong = _values(role, column, name, ids, data, scenarios, foreign)
         except UnfitColumnError as error:
             read[role], wrong = pa.nulls(count, schema.field(role).type), dict.fromkeys(range(count), str(error))
         for row, reason in wrong.items():
@@ -152,7 +172,7 @@ def _values(
     ids: IdTypes,
     data: DataSettings,
     scenarios: Sequence[str],
-    columns: Mapping[str, pa.Array],
+    foreign: bool,
 ) -> tuple[pa.Array, Faults]:
     if role in ("user_id", "item_id"):
         return read_ids(column, ids.user if role == "user_id" else ids.item, data.nulls)
@@ -162,7 +182,6 @@ def _values(
         return _scenarios(words(column, data.nulls), data, scenarios), {}
     if role == "weight":
         return numbers(column, data.nulls)
-    foreign = any(theirs != role and theirs in columns for role, theirs in column_names(list(columns), data).items())
     if name == "label" and not (foreign and name == data.label.column):
         return read_labels(column, _OURS, data.nulls)
     return read_labels(column, data.label, data.nulls)

@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 
 from core import Built, Clock, Settings, Window, logger
 from core.duck import arrow_of
-from core.errors import GateError, MissingArtifactError, SettingsError
+from core.errors import GateError, MissingArtifactError
 from core.store import write_json
 from core.tables import GRADE, TIMESTAMP
 from feature_repo.dimension import dimension
@@ -65,7 +65,6 @@ def build_training_table(
 
     Raises:
         GateError: the join lost, repeated or reordered rows.
-        SettingsError: a declared column has a name the table needs itself.
     """
     work = out / ".work"
     try:
@@ -80,7 +79,6 @@ def build_training_table(
         users, items = dimension(sources, "users", work), dimension(sources, "items", work)
         paths = SourcePaths(users, items, features, knowledge, work / "online")
         generation = generation_of(settings, users=users, items=items, knowledge=knowledge)
-        _check_names(generation)
         joined = point_in_time(settings, generation, paths, log.select(["row_id", *KEYS]), work / "registry.db")
         rows = _compose(generation, log, joined)
         pq.write_table(rows, out / "rows.parquet", compression="zstd", row_group_size=ROW_GROUP)
@@ -185,23 +183,6 @@ def _compose(generation: Generation, log: pa.Table, joined: pa.Table) -> pa.Tabl
         columns[f"{view}_watermark"] = joined[f"{view}__watermark"].cast(TIMESTAMP)
         columns[f"{view}_published"] = joined[f"{view}__event_timestamp"].cast(TIMESTAMP)
     return pa.table({name: column.combine_chunks() for name, column in columns.items()})
-
-
-def _check_names(generation: Generation) -> None:
-    """Declared columns share one table: no name may be there twice.
-
-    Raises:
-        SettingsError: one is; the message names it.
-    """
-    taken = {"row_id", *KEYS, "label", "weight", GRADE, "split", "history_end", SAMPLED}
-    taken |= {f"{entity}_{name}" for entity in ("user", "item") for name in ("rows", "positives", "rate")}
-    for column in [*generation.user_columns, *generation.item_columns]:
-        if column in taken or column.endswith(("_row", "_watermark", "_published")):
-            raise SettingsError(
-                f"declared column {column!r} is named like another column of the training table; "
-                "give it another name in data.columns"
-            )
-        taken.add(column)
 
 
 def _unversioned(name: str, plain: Mapping[str, str]) -> str:

@@ -47,8 +47,6 @@ VECTOR_VIEWS = {"pooled": "user_pooled", "prompt": "user_prompt", "scenario": "s
 ENTITY_OF = {"user": "user_id", "item": "item_id", "scenario": "scenario"}
 STAT_COLUMNS = ("rows", "positives", "rate")
 TIME_COLUMNS = ("event_timestamp", "created_timestamp")
-# Every value view holds these beside its own.
-_OWN_COLUMNS = ("watermark", "published")
 
 
 @dataclass(frozen=True)
@@ -164,7 +162,7 @@ def generation_of(settings: Settings, *, users: Path, items: Path, knowledge: Pa
 
     Raises:
         MissingArtifactError: the knowledge folder has no versions.json.
-        SettingsError: a declared column is in neither file, or has a name that the views need themselves.
+        SettingsError: a declared column is in neither file.
     """
     try:
         versions = json.loads((knowledge / "versions.json").read_text())
@@ -362,11 +360,6 @@ def _value_type(kind: str) -> ValueType:
 
 def _declared(schema: pa.Schema, columns: list[str], file: Path) -> dict[str, str]:
     for column in columns:
-        if column in (*TIME_COLUMNS, *_OWN_COLUMNS, *ENTITY_OF.values()):
-            raise SettingsError(
-                f"declared column {column!r} is named like a column of the views themselves; "
-                "give it another name in data.columns"
-            )
         if column not in schema.names:
             raise SettingsError(f"the settings declare column {column!r}, which {file} does not hold")
     return {column: str(schema.field(column).type) for column in columns}

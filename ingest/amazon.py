@@ -24,7 +24,7 @@ from core.settings import LabelRule
 from core.tables import IdTypes
 from ingest.delimited import BLOCK_BYTES, opened, translated
 from ingest.place import Place
-from ingest.source import Source, declared_ids
+from ingest.source import VALUE, VALUES, Source, declared_ids
 from ingest.values import Values
 
 LOG = logger("ingest")
@@ -77,7 +77,7 @@ class Amazon(Source):
                         "item_id": values.ids(item, self.ids.item, place.at("asin")),
                         "event_timestamp": values.times(time, place.at("unixReviewTime"), "s"),
                         "rating": stars,
-                        "value": pa.repeat(pa.scalar(category), batch.num_rows),
+                        VALUE: pa.repeat(pa.scalar(category), batch.num_rows),
                     }
                 )
                 place = place.after(batch.num_rows)
@@ -96,7 +96,7 @@ class Amazon(Source):
             yield self._item_batch(rows)
 
     def _item_batch(self, rows: list[dict[str, Any]]) -> pa.RecordBatch:
-        kinds = {"item_id": pa.string(), "title": pa.string(), **_ITEM, "values": pa.list_(pa.string())}
+        kinds = {"item_id": pa.string(), "title": pa.string(), **_ITEM, VALUES: pa.list_(pa.string())}
         batch = pa.RecordBatch.from_pylist(rows, schema=pa.schema(kinds))
         if pa.types.is_string(self.ids.item):
             return batch
@@ -142,9 +142,9 @@ class Amazon(Source):
                 if not isinstance(asin, str):
                     raise DataError("this product has no asin", file=path, row=number, column="asin")
                 if asin in left:
-                    yield {"item_id": asin, **item_facts(record, category), "values": left.pop(asin)}
+                    yield {"item_id": asin, **item_facts(record, category), VALUES: left.pop(asin)}
         for asin, categories in left.items():
-            yield {"item_id": asin, "values": categories}
+            yield {"item_id": asin, VALUES: categories}
 
     def _reviewed(self) -> dict[str, list[str]]:
         """Each reviewed product's categories; the whole log counts, so that all windows have one catalogue."""

@@ -13,7 +13,7 @@ from core.spelling import numbers
 from core.tables import TIMESTAMP, UNDATED_MICROS, graded, interactions_schema, items_schema, users_schema
 from ingest.labels import read_labels
 from ingest.scenarios import ScenarioMap
-from ingest.source import Source
+from ingest.source import VALUE, VALUES, Source
 
 
 def nullable(schema: pa.Schema) -> pa.Schema:
@@ -30,7 +30,7 @@ def canonical_interactions(raw: pa.RecordBatch, source: Source, mapping: Scenari
     label = _label(raw, source)
     weight = pc.fill_null(raw["weight"].cast(pa.float32()), 1.0) if "weight" in raw.schema.names else _ones(raw)
     time = raw["event_timestamp"]
-    columns = [raw["user_id"], raw["item_id"], mapping.apply(raw["value"]), time, label, weight, time]
+    columns = [raw["user_id"], raw["item_id"], mapping.apply(raw[VALUE]), time, label, weight, time]
     context = graded(source.data)
     columns += [_grade(raw, source)] if context else []
     return pa.RecordBatch.from_arrays(columns, schema=nullable(interactions_schema(source.ids, context)))
@@ -113,11 +113,11 @@ class Entities:
 
     def _scenarios(self, raw: pa.RecordBatch) -> pa.Array:
         """String lists [n]: names of the item's values, without those that belong to no scenario."""
-        if "values" not in raw.schema.names:
+        if VALUES not in raw.schema.names:
             return pa.nulls(raw.num_rows, pa.list_(pa.string()))
         names = [
             None if values is None else _known(self.mapping.name(value) for value in values)
-            for values in raw["values"].to_pylist()
+            for values in raw[VALUES].to_pylist()
         ]
         return pa.array(names, pa.list_(pa.string()))
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -67,20 +67,32 @@ def fresh_rows(data: DataSettings, file: Path) -> FreshRows:
     return FreshRows(raw.rows, columns, line=place.number)
 
 
-def column_names(header: list[str], data: DataSettings) -> dict[str, str]:
-    """Which column of a header each field of an interaction is read from: ours if it is there, else the source's own."""
+def column_names(header: Collection[str], data: DataSettings) -> dict[str, str]:
+    """Which column of a header each field of an interaction is read from.
+
+    Where all that the source's own rows need is there, they are the source's; else ours if it is there, else the source's.
+    """
 
     def own(name: str) -> str:
         return data.columns.get(f"interactions.{name}", data.columns.get(name, name))
 
     theirs = {role: own(role) for role in ("user_id", "item_id", "event_timestamp", "weight", "created_timestamp")}
     theirs |= {"scenario": own(data.scenario.column or "scenario"), "label": own(data.label.column)}
-    return {role: role if role in header or name not in header else name for role, name in theirs.items()}
+    if data.label.op == "all":
+        theirs["label"] = "label"
+    needed = [role for role in theirs if role not in _optional(data)]
+    foreign = all(theirs[role] in header for role in needed)
+    return {role: name if name in header and (foreign or role not in header) else role for role, name in theirs.items()}
+
+
+def _optional(data: DataSettings) -> tuple[str, ...]:
+    """Fields that rows of the source may lack."""
+    return ("weight", "created_timestamp", *(["label"] if data.label.op == "all" else []))
 
 
 def _check_names(header: list[str], data: DataSettings, file: Path) -> None:
     for role, name in column_names(header, data).items():
-        if name not in header and role not in ("weight", "created_timestamp"):
+        if name not in header and role not in _optional(data):
             raise DataError(
                 f"no such column, needed as {role}; the file has: {', '.join(header)}", file=file, column=name
             )

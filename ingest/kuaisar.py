@@ -18,7 +18,7 @@ import pyarrow.compute as pc
 from core.settings import CsvDialect, LabelRule
 from core.tables import IdTypes
 from ingest.delimited import Delimited
-from ingest.source import Source, declared_ids, existing
+from ingest.source import VALUE, Source, declared_ids, existing
 from ingest.values import Values
 
 
@@ -89,7 +89,7 @@ class KuaiSar(Source):
                         "item_id": values.ids(item, self.ids.item, place.at("item_id")),
                         "event_timestamp": values.times(time, place.at(log.time), "ms"),
                         "click": values.outcomes(clicks, self.label, place.at(log.clicks)),
-                        "value": pa.repeat(pa.scalar(log.scenario), batch.num_rows),
+                        VALUE: pa.repeat(pa.scalar(log.scenario), batch.num_rows),
                     }
                 )
                 place = place.after(batch.num_rows)

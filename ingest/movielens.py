@@ -17,7 +17,7 @@ from core.settings import CsvDialect, DataSettings
 from core.tables import IdTypes
 from ingest.delimited import Delimited, opened, wrong_encoding
 from ingest.place import Place
-from ingest.source import Source, declared_ids, existing
+from ingest.source import VALUE, VALUES, Source, declared_ids, existing
 from ingest.values import Values
 
 _KNOWN = CsvDialect(delimiter=",", quote='"', escape="none")
@@ -90,7 +90,7 @@ class MovieLens(Source):
                     "item_id": item,
                     "event_timestamp": values_of.times(time, place.at("timestamp"), "s"),
                     "rating": values_of.numbers(rating, place.at("rating")),
-                    "value": values.take(found),
+                    VALUE: values.take(found),
                 }
             )
             place = place.after(batch.num_rows)
@@ -102,7 +102,7 @@ class MovieLens(Source):
         items = self._movies
         if self.rule == "first_genre":
             values = [[value] if value is not None else [None] for value in items["first_genre"].to_pylist()]
-            items = items.append_column("values", pa.array(values, pa.list_(pa.string())))
+            items = items.append_column(VALUES, pa.array(values, pa.list_(pa.string())))
         yield from items.to_batches()
 
     def values(self) -> list[str]:

@@ -13,12 +13,15 @@ from core.errors import DataError, SettingsError
 from core.settings import DataSettings, LabelRule
 from core.tables import IdTypes
 
+# What the scenario rule maps: of a row one value, of an item a list. No file has columns of these names.
+VALUE, VALUES = "\0value", "\0values"
+
 
 class Source(ABC):
     """A raw log, its users and its items, as streams of Arrow record batches.
 
     Interactions come in the source's own order with the columns `user_id`, `item_id`, `event_timestamp`
-    (`core.tables.TIMESTAMP`), `value` (string: what the scenario rule maps to a scenario), the column that the label
+    (`core.tables.TIMESTAMP`), `VALUE` (string: what the scenario rule maps to a scenario), the column that the label
     rule reads, that of the grade where the settings name one, and optionally `weight`. Cells may be null: judging rows
     is the next room's task.
 
@@ -85,7 +88,7 @@ class Source(ABC):
 
     @abstractmethod
     def items(self) -> Iterator[pa.RecordBatch] | None:
-        """`item_id`, `title`, the item columns, optionally `event_timestamp` and `values` (list of string: what the
+        """`item_id`, `title`, the item columns, optionally `event_timestamp` and `VALUES` (list of string: what the
         scenario rule maps to the scenarios an item can be shown in). None: the source says nothing but the id.
         """
 

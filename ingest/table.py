@@ -27,13 +27,13 @@ from core.words import did_you_mean
 from ingest.parts import Parts, parts_of
 from ingest.place import Place
 from ingest.raw import RawFile
-from ingest.source import Source
+from ingest.source import VALUE, VALUES, Source
 from ingest.values import Values
 
 LOG = logger("ingest")
 
 TABLES = ("interactions", "users", "items")
-_OURS = ("user_id", "item_id", "event_timestamp", "value")  # roles of interactions
+_OURS = ("user_id", "item_id", "event_timestamp", VALUE)  # roles of interactions
 _ONE_LINE = {*_OURS, "scenarios", "weight"}  # and the label and the grade
 
 
@@ -50,7 +50,7 @@ class Table(Source):
         if unknown := sorted(set(data.files) - set(TABLES)):
             raise SettingsError(f"data.files: unknown table {unknown[0]!r}; there are {', '.join(TABLES)}")
         for field, name in (("data.label.column", data.label.column), ("data.grade", data.grade)):
-            if name in _OURS:
+            if name in (*_OURS, "weight"):
                 raise SettingsError(
                     f"{field}: {name!r} has a meaning of its own here; give the column another name, e.g. "
                     f"data.columns: {{outcome: {name}}}"
@@ -82,13 +82,16 @@ class Table(Source):
             "user_id": self.ids.user,
             "item_id": self.ids.item,
             "event_timestamp": TIMESTAMP,
-            "value": pa.string(),
+            VALUE: pa.string(),
         }
         if self.data.label.op != "all":
             roles[self.data.label.column] = None
         if self.data.grade:
             roles.setdefault(self.data.grade, pa.float64())
-        return self._stream("interactions", roles, {"weight": pa.float64()})
+        columns, outcomes = self.data.columns, (self.data.label.column, self.data.grade or self.data.label.column)
+        # A column that is called weight may be the outcome.
+        weighs_not = columns.get("weight", "weight") in {columns.get(name, name) for name in outcomes}
+        return self._stream("interactions", roles, {} if weighs_not else {"weight": pa.float64()})
 
     def users(self) -> Iterator[pa.RecordBatch] | None:
         if "users" not in self.data.files:
@@ -187,7 +190,7 @@ class Table(Source):
         data, mend = self.data, f"map it by data.columns.{role}"
         if role == data.label.column:
             mend = f"set data.label.column to the column that says what the user did, or {mend}"
-        elif role == "value":
+        elif role == VALUE:
             mend = "set data.scenario.column to the column that names the scenario"
         elif role == data.grade:
             mend = f"set data.grade, or {mend}"
@@ -197,13 +200,13 @@ class Table(Source):
                     without = " ([] does without text)" if field == "item_text" else ""
                     mend = f"correct data.{field}{without}, or {mend}"
                     break
-        wanted = "the scenario" if role == "value" else role
+        wanted = "the scenario" if role == VALUE else role
         return f"no such column, needed as {wanted}; {mend}; the file has: {', '.join(header)}"
 
     def _column(self, table: str, role: str, header: list[str]) -> str:
         """The source's name of a role, as the settings map it."""
         columns = self.data.columns
-        if role == "value":
+        if role == VALUE:
             role = self.data.scenario.column or "scenario"
         if f"{table}.{role}" in columns:
             return columns[f"{table}.{role}"]
@@ -297,4 +300,4 @@ def _with_values(batch: pa.RecordBatch) -> pa.RecordBatch:
     if "scenarios" not in batch.schema.names:
         return batch
     values = pc.split_pattern(batch["scenarios"], "|")
-    return batch.drop_columns(["scenarios"]).append_column("values", values)
+    return batch.drop_columns(["scenarios"]).append_column(VALUES, values)

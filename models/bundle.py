@@ -34,6 +34,7 @@ from models.data import RequestBatch, TrainingData, request_batch_from_rows
 from models.embeddings import FusedTables
 from models.encoded import EncodedItems, EncodedRows
 from models.encoder import Encoder
+from models.inputs import part_name
 from models.ranker import Head, Parts
 from models.vocabulary import Vocabulary
 
@@ -166,7 +167,7 @@ def write_bundle(
     write_json(out / "spec.json", _spec(data, encoder, head, name))
     for feature, vocabulary in encoder.vocabularies.items():
         pq.write_table(
-            pa.table({"key": vocabulary.keys}), out / "vocabulary" / f"{feature}.parquet", compression="zstd"
+            pa.table({"key": vocabulary.keys}), out / "vocabulary" / f"{part_name(feature)}.parquet", compression="zstd"
         )
     weights = {f"tables.{table}": value for table, value in tables.items()}
     weights |= {f"head.{key}": value.detach().cpu() for key, value in head.state_dict().items()}
@@ -200,7 +201,9 @@ def load_bundle(path: Path) -> Bundle:
             "train again"
         )
     vocabularies = {
-        feature: Vocabulary(pq.read_table(path / "vocabulary" / f"{feature}.parquet").column("key").combine_chunks())
+        feature: Vocabulary(
+            pq.read_table(path / "vocabulary" / f"{part_name(feature)}.parquet").column("key").combine_chunks()
+        )
         for feature in info["encoder"]["layout"]["rows"]
     }
     encoder = Encoder.from_json(info["encoder"], vocabularies)

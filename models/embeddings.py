@@ -16,25 +16,28 @@ import torch
 from torch import Tensor, nn
 from torchrec import EmbeddingBagCollection, EmbeddingBagConfig, KeyedJaggedTensor, PoolingType
 
-from models.inputs import HISTORY, ITEM_ID, SCENARIO, Bags, Layout
+from models.inputs import HISTORY, ITEM_ID, SCENARIO, Bags, Layout, part_name
 
 INIT_BLOCK = 65_536
 
 
 def table_rows(layout: Layout) -> dict[str, int]:
-    """Table -> number of rows, in the order of `Layout.features`."""
-    return {name: layout.rows.get(name, len(layout.scenarios)) for name in layout.features if name != HISTORY}
+    """Table (the feature's `part_name`) -> number of rows, in the order of `Layout.features`."""
+    return {
+        part_name(name): layout.rows.get(name, len(layout.scenarios)) for name in layout.features if name != HISTORY
+    }
 
 
 def table_configs(layout: Layout, dim: int) -> list[EmbeddingBagConfig]:
     """One mean-pooled table per one-hot feature; the history bag reads the item table."""
-    features = {ITEM_ID: [HISTORY, ITEM_ID] if layout.history else [ITEM_ID]}
+    features = {part_name(name): [name] for name in layout.features}
+    features[ITEM_ID] = [HISTORY, ITEM_ID] if layout.history else [ITEM_ID]
     return [
         EmbeddingBagConfig(
             name=name,
             num_embeddings=rows,
             embedding_dim=dim,
-            feature_names=features.get(name, [name]),
+            feature_names=features[name],
             pooling=PoolingType.MEAN,
         )
         for name, rows in table_rows(layout).items()
@@ -131,8 +134,8 @@ class FusedTables(nn.Module):
         self.register_buffer("weight", torch.cat([weights[name] for name in names]), persistent=False)
         item = base[ITEM_ID]
         self.register_buffer("item_weight", self.weight[item : item + len(weights[ITEM_ID])], persistent=False)
-        self.user_base = np.array([base[name] for name in layout.user], np.int64)[:, None]
-        self.item_base = np.array([base[name] for name in layout.item], np.int64)[:, None]
+        self.user_base = np.array([base[part_name(name)] for name in layout.user], np.int64)[:, None]
+        self.item_base = np.array([base[part_name(name)] for name in layout.item], np.int64)[:, None]
         self.scenario_base, self.history = base[SCENARIO], layout.history
 
     def forward(self, bags: Bags, user_index: np.ndarray) -> Tensor:

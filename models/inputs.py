@@ -2,16 +2,29 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 HISTORY = "history"
 SCENARIO = "scenario"
 USER_ID, ITEM_ID = "user_id", "item_id"
+_MODULE_FIELDS = frozenset(vars(nn.ModuleDict()))
+
+
+def part_name(feature: str) -> str:
+    """A feature's name as one of a module or a file: any text can be a column's name, `a.b`, `type` and `a/b` among them.
+
+    Example:
+        >>> part_name("genre"), part_name("a.b"), part_name("type")
+        ('genre', 'a%2Eb', '%type')
+    """
+    name = re.sub(r"[%./\\]", lambda found: f"%{ord(found[0]):02X}", feature)
+    return f"%{name}" if hasattr(nn.ModuleDict, name) or name in _MODULE_FIELDS else name
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from core import Clock, Settings, Window, from_micros
-from core.duck import connect, quoted
+from core.duck import connect, name_of, quoted
 
 _MEMORY = "1GB"
 # From this share of items that occur in one scenario only, scenarios that share a catalogue are most likely a mistake.
@@ -119,7 +119,7 @@ def _log(connection: Any) -> dict[str, Any]:
 def _catalogue(connection: Any, settings: Settings) -> dict[str, Any]:
     there = {row[0] for row in connection.execute("DESCRIBE items").fetchall()}
     texts = [name for name in settings.data.item_text if name in there]
-    blank = " AND ".join(f"trim(coalesce({_name(text)}::VARCHAR, '')) = ''" for text in texts) or "true"
+    blank = " AND ".join(f"trim(coalesce({name_of(text)}::VARCHAR, '')) = ''" for text in texts) or "true"
     total, ids, untexted, placed = connection.execute(
         f"SELECT count(*), count(DISTINCT item_id), count(*) FILTER ({blank}), count(scenarios) FROM items"
     ).fetchone()
@@ -137,10 +137,6 @@ def _catalogue(connection: Any, settings: Settings) -> dict[str, Any]:
         Scenario(n, rows, users, items, everywhere + members.get(n, 0), rate) for n, rows, users, items, rate in found
     ]
     return {"scenarios": scenarios, "catalogue": total, "untexted": untexted, "repeated": total - ids, "placed": placed}
-
-
-def _name(column: str) -> str:
-    return '"' + column.replace('"', '""') + '"'
 
 
 def lines(found: Profile) -> Iterator[tuple[str, str]]:

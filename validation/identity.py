@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from core.digest import vector_digests
+from core.duck import name_of
 from core.limits import ValidationSettings
 from validation.database import database, view
 from validation.files import read_digests, read_matrix
@@ -105,17 +106,17 @@ def against(folder: Path, previous: Path, key: str, active: Path | None, limits:
         view(connection, "old", previous / "index.parquet")
         view(connection, "new", folder / "index.parquet")
         same = connection.execute(
-            f"""SELECT DISTINCT ON (n.row) o.row AS old, n.row AS new FROM old o JOIN new n USING ("{key}", version)
+            f"""SELECT DISTINCT ON (n.row) o.row AS old, n.row AS new FROM old o JOIN new n USING ({name_of(key)}, version)
             WHERE o.prompt_sha256 = n.prompt_sha256 AND o.watermark = n.watermark ORDER BY n.row, o.row"""
         ).fetchnumpy()
-        newest = """(SELECT * FROM {0} QUALIFY row_number() OVER (PARTITION BY "{1}" ORDER BY watermark DESC) = 1)"""
+        newest = """(SELECT * FROM {0} QUALIFY row_number() OVER (PARTITION BY {1} ORDER BY watermark DESC) = 1)"""
         other = connection.execute(
-            f"""SELECT o.row AS old, n.row AS new FROM {newest.format("old", key)} o
-            JOIN {newest.format("new", key)} n USING ("{key}", version)
+            f"""SELECT o.row AS old, n.row AS new FROM {newest.format("old", name_of(key))} o
+            JOIN {newest.format("new", name_of(key))} n USING ({name_of(key)}, version)
             WHERE o.prompt_sha256 <> n.prompt_sha256 ORDER BY n.row"""
         ).fetchnumpy()
-        lost = f"""SELECT avg(("{key}" NOT IN (SELECT "{key}" FROM new))::INT)
-            FROM (SELECT DISTINCT "{key}" FROM old WHERE version IN (SELECT version FROM new))"""
+        lost = f"""SELECT avg(({name_of(key)} NOT IN (SELECT {name_of(key)} FROM new))::INT)
+            FROM (SELECT DISTINCT {name_of(key)} FROM old WHERE version IN (SELECT version FROM new))"""
         gone: dict[str, Any] = {}
         if key == "user_id":
             gone["lost_ids"] = connection.execute(lost).fetchall()[0][0]
@@ -165,7 +166,7 @@ def reference_problems(dataset: Path, knowledge: Path, kind: str, key: str, date
         found = connection.execute(
             f"""SELECT count(*), min(r.row_id) FROM training r LEFT JOIN entries e ON e.row = r.{kind}_row
             WHERE r.{kind}_row IS NOT NULL
-                AND (e.row IS NULL OR e."{key}" <> r."{key}" OR e.version <> ? {watermark})""",
+                AND (e.row IS NULL OR e.{name_of(key)} <> r.{name_of(key)} OR e.version <> ? {watermark})""",
             [version],
         ).fetchone()
     if not found or not found[0]:

@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from core import Clock, Settings
+from core.duck import name_of
 from core.tables import knowledge_schema, knowledge_text_schema
 from validation import frames, identity
 from validation.database import database, one_row, view
@@ -212,7 +213,7 @@ def _index_facts(file: Path, key: str) -> dict[str, Any]:
         found = one_row(
             connection,
             f"""SELECT list(DISTINCT version) AS versions, list(DISTINCT kind) AS kinds,
-                count(DISTINCT "{key}") AS entities FROM entries""",
+                count(DISTINCT {name_of(key)}) AS entities FROM entries""",
         )
     return {**found, "repeated_keys": _repeated_keys(file, key)}
 
@@ -256,7 +257,7 @@ def _repeated_keys(file: Path, key: str) -> int:
             one_row(
                 connection,
                 f"""SELECT count(*) AS n FROM (SELECT 1 FROM entries
-                GROUP BY "{key}", event_timestamp, created_timestamp HAVING count(*) > 1)""",
+                GROUP BY {name_of(key)}, event_timestamp, created_timestamp HAVING count(*) > 1)""",
             )["n"]
         )
 

@@ -71,3 +71,27 @@ def test_the_sources_own_columns_are_read_by_its_rules():
     assert len(set(rows["event_timestamp"].to_pylist())) == 1
     canonical, _, _ = read_records([{**ROW, "label": 0}], TEXTS, data, ["red"])
     assert canonical["label"].to_pylist() == [0]
+
+
+def test_each_record_is_read_by_its_own_names():
+    """A log may have columns that are called as ours are and mean something else."""
+    data = DataSettings(
+        source="table",
+        columns={"user_id": "uid", "interactions.item_id": "it's", "event_timestamp": "t"},
+        timestamp_unit="iso",
+        label={"column": "clicks", "op": ">", "value": 1},
+        scenario={"rule": "column", "column": "order"},
+    )
+    own = {"uid": "bob", "it's": "i2", "t": ROW["event_timestamp"], "clicks": 1, "order": "red"}
+    records = [ROW, {**own, "label": "x", "user_id": "9", "scenario": "exp 1"}, "text", {**own, "clicks": 2}, ROW]
+    rows, places, faults = read_records(records, TEXTS, data, ["red"])
+    assert (places, [f.row for f in faults]) == ([0, 1, 3, 4], [2])
+    assert rows["user_id"].to_pylist() == ["ann", "bob", "bob", "ann"]
+    assert rows["label"].to_pylist() == [1, 0, 1, 1]
+
+
+def test_rows_of_a_log_of_positives_need_no_label():
+    data = DataSettings(source="table", columns={"user_id": "uid"}, label={"op": "all"})
+    rows = [{**{k: v for k, v in ROW.items() if k not in ("label", "user_id")}, "uid": "bob"}, {**ROW, "label": 0}]
+    got, _, faults = read_records([rows[0], {**rows[0], "label": "words"}, rows[1]], TEXTS, data, ["red"])
+    assert (got["label"].to_pylist(), faults) == ([1, 1, 0], [])

@@ -13,7 +13,7 @@ from feature_worlds import DIM, Row, Snapshot, at, random_rows, write_source
 from pydantic import ValidationError
 
 from core import Window, from_micros, replay
-from core.errors import GateError, SettingsError
+from core.errors import GateError
 from core.tables import UNDATED_MICROS, IdTypes
 from feature_repo import statistics
 from feature_repo.training_table import check_rows
@@ -254,17 +254,6 @@ def test_a_user_and_an_item_column_of_one_name_are_refused(world):
     data = type(world([Row(1, 10, 1)]).settings.data)
     with pytest.raises(ValidationError, match="'gender'"):
         data(user_categorical=["gender"], item_categorical=["gender"])
-
-
-@pytest.mark.parametrize("name", ["grade", "weight", "user_rows", "user_pooled_row"])
-def test_a_declared_column_cannot_have_a_name_the_table_needs(world, name):
-    here = world([Row(1, 10, 1)], overrides=TODAY)
-    path = here.source / "items.parquet"
-    pq.write_table(pq.read_table(path).append_column(name, pa.array([1.0])), path)
-    data = here.settings.data.model_copy(update={"item_dense": [name]})
-    here.settings = here.settings.model_copy(update={"data": data})
-    with pytest.raises(SettingsError, match=f"{name!r} is named like another"):
-        here.train_table()
 
 
 @pytest.mark.parametrize("seed", range(2))

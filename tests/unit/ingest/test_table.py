@@ -308,12 +308,20 @@ def test_a_grade_that_cannot_be_read_is_named(folder, ingest, grade, message):
         ingest(path=folder, **{**SECTION, "grade": grade})
 
 
-@pytest.mark.parametrize("section", [{"grade": "value"}, {"label": {"column": "value"}}])
+@pytest.mark.parametrize("section", [{"grade": "weight"}, {"label": {"column": "weight"}}, {"grade": "item_id"}])
 def test_a_column_cannot_be_asked_for_by_a_name_of_ours(simple, section):
-    text = "user_id,item_id,scenario,event_timestamp,label,value\n1,a,home,1700000000,1,5\n"
-    with pytest.raises(SettingsError, match="value' has a meaning"):
+    text = "user_id,item_id,scenario,event_timestamp,label,weight\n1,a,home,1700000000,1,5\n"
+    with pytest.raises(SettingsError, match="' has a meaning"):
         simple(text, **section)
-    assert simple(text, grade="outcome", columns={"outcome": "value"}).column("interactions", "grade") == [5.0]
+    got = simple(text, grade="outcome", columns={"outcome": "weight"})
+    assert (got.column("interactions", "grade"), got.column("interactions", "weight")) == ([5.0], [1.0])
+
+
+def test_a_column_called_value_is_like_any_other(simple):
+    text = "user_id,item_id,scenario,event_timestamp,value,values\n1,a,home,1700000000,5,2\n"
+    got = simple(text, label={"column": "value", "op": ">", "value": 4}, grade="values")
+    assert (got.column("interactions", "label"), got.column("interactions", "grade")) == ([1], [2.0])
+    assert got.column("interactions", "scenario") == ["home"]
 
 
 def test_a_grade_that_is_no_number_is_empty(tmp_path, raw, ingest):
