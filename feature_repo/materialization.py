@@ -14,9 +14,6 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from feast import FeatureStore, FeatureView
-from feast.errors import FeatureViewNotFoundException
-from feast.feature_view import FeatureViewState
 from sqlalchemy.exc import SQLAlchemyError
 
 from core import Clock, Settings, from_micros, logger, progress
@@ -25,6 +22,7 @@ from core.errors import StorageError
 from core.store import replace_json
 from feature_repo import views
 from feature_repo.dimension import dimension
+from feature_repo.feast_names import FeatureStore, FeatureView, FeatureViewNotFoundException, FeatureViewState
 from feature_repo.online import OnlineTable, use_write_ahead_log
 from feature_repo.online_ids import OnlineIds, wanted_ids
 from feature_repo.online_source import Span, state_of, write_source

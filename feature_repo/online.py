@@ -18,17 +18,23 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import redis
-from feast import FeatureStore, FeatureView
-from feast.infra.key_encoding_utils import serialize_entity_key
-from feast.infra.online_stores.helpers import _mmh3, _redis_key
-from feast.infra.online_stores.redis import RedisOnlineStore
-from feast.infra.online_stores.sqlite import SqliteOnlineStore, _quote_id, _table_id
-from feast.protos.feast.types.EntityKey_pb2 import EntityKey
-from feast.protos.feast.types.Value_pb2 import Value
-from feast.utils import _convert_arrow_to_proto
 
 from core.addresses import RedisAddress
 from core.errors import DataError, StorageError
+from feature_repo.feast_names import (
+    EntityKey,
+    FeatureStore,
+    FeatureView,
+    RedisOnlineStore,
+    SqliteOnlineStore,
+    Value,
+    convert_arrow_to_proto,
+    mmh3,
+    quote_id,
+    redis_key,
+    serialize_entity_key,
+    table_id,
+)
 from feature_repo.held_connections import HeldConnections
 
 _ARRAYS = {"float_list_val": np.float32, "double_list_val": np.float64}
@@ -86,7 +92,7 @@ class OnlineTable:
             kinds = {entity.name: entity.dtype.to_value_type() for entity in view.entity_columns}
             try:
                 # One record batch: Feast converts the first chunk of a table only.
-                encoded = _convert_arrow_to_proto(chosen, view, kinds)
+                encoded = convert_arrow_to_proto(chosen, view, kinds)
             except ValueError as error:
                 raise DataError(f"view {view.name}: {error}") from error
             with storage_errors(self.config):
@@ -107,16 +113,16 @@ class OnlineTable:
         with storage_errors(self.config):
             if isinstance(self.backend, SqliteOnlineStore):
                 connection = self.backend._get_conn(self.config)
-                table = _quote_id(_table_id(self.config.project, view))
+                table = quote_id(table_id(self.config.project, view))
                 with connection:
                     connection.executemany(
                         f"DELETE FROM {table} WHERE entity_key = ?", [(serialize_entity_key(k, version),) for k in keys]
                     )
                 return
-            fields = [_mmh3(f"{view.name}:{field.name}") for field in view.features] + [f"_ts:{view.name}".encode()]
+            fields = [mmh3(f"{view.name}:{field.name}") for field in view.features] + [f"_ts:{view.name}".encode()]
             with self.backend._get_client(self.config.online_store).pipeline(transaction=False) as pipe:
                 for key in keys:
-                    pipe.hdel(_redis_key(self.config.project, key, version), *fields)
+                    pipe.hdel(redis_key(self.config.project, key, version), *fields)
                 pipe.execute()
 
     def erase(self, key: str, ids: Sequence[Any], *, count_only: bool = False) -> int:
@@ -135,7 +141,7 @@ class OnlineTable:
             if not isinstance(self.backend, SqliteOnlineStore):
                 with self.backend._get_client(self.config.online_store).pipeline(transaction=False) as pipe:
                     for one in keys:
-                        address = _redis_key(self.config.project, one, version)
+                        address = redis_key(self.config.project, one, version)
                         _ = pipe.exists(address) if count_only else pipe.delete(address)
                     return int(sum(pipe.execute()))
             connection, count = self.backend._get_conn(self.config), 0
@@ -145,10 +151,10 @@ class OnlineTable:
             names = connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'").fetchall()
             with connection:
                 for (table,) in names:
-                    columns = {row[1] for row in connection.execute(f"PRAGMA table_info({_quote_id(table)})")}
+                    columns = {row[1] for row in connection.execute(f"PRAGMA table_info({quote_id(table)})")}
                     if "entity_key" not in columns:
                         continue
-                    where = f"FROM {_quote_id(table)} WHERE entity_key = ?"
+                    where = f"FROM {quote_id(table)} WHERE entity_key = ?"
                     found = (connection.execute(f"SELECT count(*) {where}", one).fetchone()[0] for one in addresses)
                     count += sum(found)
                     if not count_only:
@@ -182,7 +188,7 @@ class OnlineTable:
             return True
         with storage_errors(self.config):
             query = "SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = ?"
-            found = self.backend._get_conn(self.config).execute(query, (_table_id(self.config.project, view),))
+            found = self.backend._get_conn(self.config).execute(query, (table_id(self.config.project, view),))
             return found.fetchone() is not None
 
     def _published(self, view: FeatureView, ids: Sequence[Any]) -> list[int | None]:
@@ -195,7 +201,7 @@ class OnlineTable:
         """Feast's own read would fetch all columns of the rows, vectors too."""
         version = self.config.entity_key_serialization_version
         keys = [serialize_entity_key(key, version) for key in entity_keys(view.join_keys[0], ids)]
-        table = _table_id(self.config.project, view)
+        table = table_id(self.config.project, view)
         query = f'SELECT entity_key, value FROM "{table}" WHERE feature_name = ? AND entity_key IN ({_marks(keys)})'
         with storage_errors(self.config):
             rows = self.backend._get_conn(self.config).execute(query, ["published", *keys]).fetchall()
@@ -212,7 +218,7 @@ class OnlineTable:
 
     def _read_hash(self, plan: _Plan, key: EntityKey) -> list[dict[str, Any] | None]:
         """All views of an entity are fields of one Redis hash."""
-        address = _redis_key(self.config.project, key, self.config.entity_key_serialization_version)
+        address = redis_key(self.config.project, key, self.config.entity_key_serialization_version)
         client = self._held or self.backend._get_client(self.config.online_store)
         values = client.hmget(address, plan.fields)
         rows, begin = [], 0
@@ -238,8 +244,8 @@ class OnlineTable:
         known = tuple(view.name for view in views)
         if known not in self._plans:
             names = [[field.name for field in view.features] for view in views]
-            fields = [_mmh3(f"{view}:{name}") for view, own in zip(known, names, strict=True) for name in own]
-            tables = (_table_id(self.config.project, view) for view in views)
+            fields = [mmh3(f"{view}:{name}") for view, own in zip(known, names, strict=True) for name in own]
+            tables = (table_id(self.config.project, view) for view in views)
             query = " UNION ALL ".join(
                 f'SELECT {place}, feature_name, value FROM "{table}" WHERE entity_key = ?'
                 for place, table in enumerate(tables)

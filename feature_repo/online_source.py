@@ -16,12 +16,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-from feast import FeatureView
 
 from core.duck import connect, quoted
 from core.errors import MissingArtifactError
 from core.tables import UNDATED_MICROS
 from feature_repo.dimension import without_withdrawn
+from feature_repo.feast_names import FeatureView
 from feature_repo.log import MEMORY_LIMIT
 from feature_repo.views import Generation, SourcePaths
 

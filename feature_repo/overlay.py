@@ -15,19 +15,17 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from core import Settings
 from core.errors import SettingsError, StorageError
-
-# Importing Feast sets this for its own server's metrics; it would flip prometheus_client of the whole process.
-_METRICS_FOLDER = os.environ.get("PROMETHEUS_MULTIPROC_DIR")
-from feast import FeatureStore  # noqa: E402
-from feast.infra.online_stores.sqlite import SqliteOnlineStoreConfig  # noqa: E402
-from feast.infra.registry.base_registry import BaseRegistry  # noqa: E402
-from feast.infra.registry.sql import SqlRegistryConfig  # noqa: E402
-from feast.repo_config import MaterializationConfig, RegistryConfig, RepoConfig  # noqa: E402
-
-from feature_repo.point_in_time import PointInTimeOfflineStoreConfig  # noqa: E402
-
-if _METRICS_FOLDER is None:
-    os.environ.pop("PROMETHEUS_MULTIPROC_DIR", None)
+from feature_repo.feast_names import (
+    BaseRegistry,
+    FeatureStore,
+    MaterializationConfig,
+    RedisOnlineStoreConfig,
+    RegistryConfig,
+    RepoConfig,
+    SqliteOnlineStoreConfig,
+    SqlRegistryConfig,
+)
+from feature_repo.point_in_time import PointInTimeOfflineStoreConfig
 
 WRITE_BATCH = 1000
 CACHE_SECONDS = 300
@@ -114,8 +112,6 @@ def _registry(settings: Settings, folder: Path, private: Path | None) -> Registr
 def _online(settings: Settings, folder: Path, timeout_ms: int) -> Any:
     if settings.online.store == "sqlite":
         return SqliteOnlineStoreConfig(path=str(folder / "online.db"))
-    from feast.infra.online_stores.redis import RedisOnlineStoreConfig
-
     seconds = timeout_ms / 1000
     address = settings.online.address.as_list(socket_timeout=seconds, socket_connect_timeout=seconds)
     # Feast's own check drops a correction that has the same timestamp; ours (in `online`) keeps the newer row.

@@ -24,17 +24,23 @@ from typing import Any
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
-from feast import FeatureView, FileSource, RepoConfig
-from feast.data_format import ParquetFormat
-from feast.infra.offline_stores.duckdb import DuckDBOfflineStore, DuckDBOfflineStoreConfig
-from feast.infra.offline_stores.offline_store import RetrievalJob, RetrievalMetadata
-from feast.infra.offline_stores.offline_utils import infer_event_timestamp_from_entity_df
-from feast.on_demand_feature_view import OnDemandFeatureView
 from pydantic import StrictStr
 
 from core.duck import connect, name_of, quoted
 from core.errors import DataError, MissingArtifactError
 from core.tables import TIMESTAMP
+from feature_repo.feast_names import (
+    DuckDBOfflineStore,
+    DuckDBOfflineStoreConfig,
+    FeatureView,
+    FileSource,
+    OnDemandFeatureView,
+    ParquetFormat,
+    RepoConfig,
+    RetrievalJob,
+    RetrievalMetadata,
+    infer_event_timestamp_from_entity_df,
+)
 from feature_repo.log import MEMORY_LIMIT
 
 _STATES = """

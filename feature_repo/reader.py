@@ -14,12 +14,11 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import numpy as np
-from feast import FeatureView
-from feast.errors import FeatureViewNotFoundException
 from sqlalchemy.exc import SQLAlchemyError
 
 from core import Clock, Settings
 from core.errors import StorageError
+from feature_repo.feast_names import FeatureView, FeatureViewNotFoundException
 from feature_repo.materialization import is_live, probes_of
 from feature_repo.online import OnlineTable
 from feature_repo.overlay import open_store

@@ -6,13 +6,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from feast.infra.registry.file import FileRegistryStore
-from feast.protos.feast.core.Registry_pb2 import Registry
-from feast.repo_config import RegistryConfig
 from google.protobuf.message import DecodeError
 
 from core import logger
 from core.store import replace_file
+from feature_repo.feast_names import FileRegistryStore, Registry, RegistryConfig
 
 LOG = logger("feature_repo")
 

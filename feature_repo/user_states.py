@@ -9,13 +9,12 @@ from typing import Any, Protocol
 
 import numpy as np
 import pyarrow as pa
-from feast import FeatureView
-from feast.errors import FeatureViewNotFoundException
 from sqlalchemy.exc import SQLAlchemyError
 
 from core import Settings
 from core.errors import MissingArtifactError, StorageError
 from core.tables import TIMESTAMP
+from feature_repo.feast_names import FeatureView, FeatureViewNotFoundException
 from feature_repo.online import OnlineTable
 from feature_repo.overlay import WRITE_BATCH, open_store
 from feature_repo.statistics import TICK, EntityState

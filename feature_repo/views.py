@@ -36,11 +36,26 @@ import pyarrow.parquet as pq
 from core import Settings
 from core.digest import sha256_json
 from core.errors import MissingArtifactError, SettingsError
+from feature_repo.feast_names import (
+    Array,
+    Bool,
+    Entity,
+    FeastType,
+    FeatureService,
+    FeatureStore,
+    FeatureView,
+    Field,
+    FileSource,
+    Float32,
+    Float64,
+    Int32,
+    Int64,
+    ParquetFormat,
+    String,
+    UnixTimestamp,
+    ValueType,
+)
 from feature_repo.overlay import feast_folder
-
-from feast import Entity, FeatureService, FeatureStore, FeatureView, Field, FileSource, ValueType  # isort: skip
-from feast.data_format import ParquetFormat  # isort: skip
-from feast.types import Array, Bool, FeastType, Float32, Float64, Int32, Int64, String, UnixTimestamp  # isort: skip
 
 # Knowledge kind -> name of the view and of its folder.
 VECTOR_VIEWS = {"pooled": "user_pooled", "prompt": "user_prompt", "scenario": "scenario", "item_text": "item_text"}

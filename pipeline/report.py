@@ -15,7 +15,6 @@ from markupsafe import Markup
 
 from core import Built, Manifest, Settings, Window
 from core.store import write_json
-from pipeline import plots
 from pipeline.drift import measure_drift
 from pipeline.findings import findings
 from pipeline.ladder import ladder, worth
@@ -92,6 +91,9 @@ def _content(settings: Settings, parts: dict[str, Manifest]) -> dict[str, Any]:
     vectors = [f"{kind}_row" for kind in _json(parts["dataset"], "spec.json")["vectors"] if kind.startswith("user_")]
     columns = ["user_id", "item_id", "scenario", "label", "split", "event_timestamp", *vectors]
     rows = pq.read_table(parts["dataset"].file("rows.parquet"), columns=columns)
+    # Every stage imports this file; only this one draws.
+    from pipeline import plots
+
     rejected = _rejected(parts["validate"])
     verdict, drift = _json(parts["promote"], "verdict.json"), _json(parts["drift"], "drift.json")
     curves, controls = _json(parts["train"], "curves.json"), _json(parts["controls"], "controls.json")
