@@ -2,13 +2,14 @@
 
     python requirements/hashes.py serve && make image NAME=serve HASHES=requirements/serve.hashes.txt
 
-pip refuses any other file from then on. The hashes are those of this machine's platform and Python, and of the index and wheels that
+pip refuses any other file from then on. Where torch comes as a CUDA build, the CUDA libraries that it declares are among them. The hashes are those of this machine's platform and Python, and of the index and wheels that
 its pip is set to, so write them where you trust these, on the platform of the image, and keep the file.
 """
 
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 import tempfile
@@ -17,13 +18,29 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 
 
-def report(lock: Path) -> dict:
-    """Pip's account of what it would install from a lock."""
+def account(lock: Path) -> dict:
+    """Pip's account of what would be installed from a lock, with the CUDA libraries that torch's build declares."""
+    found = _pip("-r", lock, "--no-deps")
+    names = {_normal(one["metadata"]["name"]) for one in found["install"]}
+    torch = [one["metadata"] for one in found["install"] if one["metadata"]["name"] == "torch"]
+    declared = [line for one in torch for line in one.get("requires_dist", []) if "extra ==" not in line]
+    missing = [line for line in declared if _normal(re.match(r"[\w.-]+", line)[0]) not in names]  # type: ignore[index]
+    if missing:
+        more = _pip(*missing, "-c", lock)["install"]
+        found["install"] += [one for one in more if _normal(one["metadata"]["name"]) not in names]
+    return found
+
+
+def _pip(*what: str | Path) -> dict:
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "report.json"
-        options = ["--dry-run", "--ignore-installed", "--no-deps", "--quiet", "--report", file]
-        subprocess.run([sys.executable, "-m", "pip", "install", *options, "-r", lock], check=True)
-        return json.loads(file.read_text(encoding="utf-8"))
+        options = ["--dry-run", "--ignore-installed", "--quiet", "--report", file]
+        subprocess.run([sys.executable, "-m", "pip", "install", *options, *what], check=True)
+        return dict(json.loads(file.read_text(encoding="utf-8")))
+
+
+def _normal(name: str) -> str:
+    return re.sub(r"[-_.]+", "-", name).lower()
 
 
 def render(found: dict) -> str:
@@ -33,8 +50,8 @@ def render(found: dict) -> str:
         ValueError: pip does not know the hash of a file, as of one that is not in an index or a folder of wheels.
     """
     lines = ["# Written by `python requirements/hashes.py`; holds for one platform and Python version."]
-    for one in sorted(found["install"], key=lambda each: each["metadata"]["name"].lower()):
-        name, version = one["metadata"]["name"], one["metadata"]["version"]
+    for one in sorted(found["install"], key=lambda each: _normal(each["metadata"]["name"])):
+        name, version = _normal(one["metadata"]["name"]), one["metadata"]["version"]
         digest = one["download_info"].get("archive_info", {}).get("hashes", {}).get("sha256")
         if digest is None:
             raise ValueError(f"pip names no sha256 of {name} {version} ({one['download_info']['url']})")
@@ -49,7 +66,7 @@ def main() -> int:
         print(f"usage: python requirements/hashes.py {'|'.join(names)}", file=sys.stderr)
         return 2
     target = HERE / f"{sys.argv[1]}.hashes.txt"
-    target.write_text(render(report(HERE / f"{sys.argv[1]}.txt")), encoding="utf-8")
+    target.write_text(render(account(HERE / f"{sys.argv[1]}.txt")), encoding="utf-8")
     print(f"wrote {target}")
     return 0
 

@@ -17,11 +17,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from images.debian import CACHE, bare_root, call
 
 CHECKOUT = Path(__file__).resolve().parents[2]
-# Kept between runs: the bare roots, and what pip fetched.
-CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "llm4msr" / "bare"
-PACKAGES = "python3,python3-venv,make,git,ca-certificates"
 USER = 1000
 HOME = "/home/somebody"
 # Where the clone lies: a folder's name may hold a space.
@@ -113,42 +111,19 @@ def need_room(gib: float) -> None:
 @contextmanager
 def bare_system(suite: str) -> Iterator[System]:
     """A Debian of a suite with a fresh clone of this checkout's last commit; removed at the end."""
-    base = _base(suite)
+    base = bare_root(suite)
     with tempfile.TemporaryDirectory(prefix=f"{suite}-", dir=CACHE) as folder:
         root = Path(folder) / "root"
-        _call("cp", "-a", "--reflink=auto", base, root)
+        call("cp", "-a", "--reflink=auto", base, root)
         place = root / CLONE.lstrip("/")
         place.parent.mkdir(parents=True)
-        _call("git", "clone", "--quiet", "--no-hardlinks", CHECKOUT, place)
-        _call("git", "-C", place, "remote", "set-url", "origin", "nowhere")
+        call("git", "clone", "--quiet", "--no-hardlinks", CHECKOUT, place)
+        call("git", "-C", place, "remote", "set-url", "origin", "nowhere")
         (root / "etc" / "hosts").write_text("127.0.0.1 localhost\n")
         with (root / "etc" / "passwd").open("a") as passwd:
             passwd.write(f"somebody:x:{USER}:{USER}::{HOME}:/bin/sh\n")
-        _call("chown", "-R", f"{USER}:{USER}", root / HOME.lstrip("/"))
+        call("chown", "-R", f"{USER}:{USER}", root / HOME.lstrip("/"))
         yield System(root)
-
-
-def _base(suite: str) -> Path:
-    """A bare root, made where it is not there yet; a half one is never taken."""
-    base = CACHE / suite
-    if not base.is_dir():
-        CACHE.mkdir(parents=True, exist_ok=True)
-        unfinished = Path(tempfile.mkdtemp(prefix=f"{suite}-new-", dir=CACHE))
-        try:
-            _call("debootstrap", "--variant=minbase", f"--include={PACKAGES}", suite, unfinished, *_mirror())
-            _call("chroot", unfinished, "apt-get", "clean")
-            unfinished.chmod(0o755)
-            unfinished.rename(base)
-        finally:
-            shutil.rmtree(unfinished, ignore_errors=True)
-    return base
-
-
-def _mirror() -> list[str]:
-    """The archive that this machine's own apt reads, if it is a Debian; debootstrap's own choice otherwise."""
-    form = "$(REPO_URI) $(ORIGIN) $(LABEL)"
-    said = subprocess.run(["apt-get", "indextargets", "--format", form], capture_output=True, text=True).stdout
-    return sorted({line.split()[0] for line in said.splitlines() if line.endswith(" Debian Debian")})[:1]
 
 
 def _fetched() -> Path:
@@ -181,8 +156,3 @@ def _pip_says(key: str) -> str:
         return from_environment
     command = [sys.executable, "-m", "pip", "config", "get", f"global.{key}"]
     return subprocess.run(command, capture_output=True, text=True).stdout.strip()
-
-
-def _call(*command: str | Path) -> None:
-    done = subprocess.run([*map(str, command)], capture_output=True, text=True, stdin=subprocess.DEVNULL)
-    assert done.returncode == 0, f"{command[0]}: {(done.stdout + done.stderr)[-3000:]}"

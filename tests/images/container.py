@@ -10,18 +10,22 @@ import json
 import os
 import shutil
 import subprocess
+import sys
 import tarfile
-from collections.abc import Iterator, Mapping
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 
 import pytest
+from images.debian import CACHE, bare_root
 
-# One suite's bare root is made once and kept; `make clean` leaves it alone.
-CACHE = Path(os.environ.get("LLM4MSR_IMAGES_CACHE", "/var/tmp/llm4msr-images"))
-ENVIRONMENT = {**os.environ, "BUILDAH_ISOLATION": "chroot", "STORAGE_DRIVER": "vfs"}
+REPOSITORY = Path(__file__).resolve().parents[2]
 RUNTIME = "runc"
-PACKAGES = "python3,python3-venv,python3-pip,ca-certificates"
+STORAGE = Path("/var/lib/containers")
+# What slim images leave out as well.
+LEFT_OUT = ("var/lib/apt/lists", "usr/share/doc", "usr/share/info", "usr/share/locale", "usr/share/man")
 
 
 def need_tools() -> None:
@@ -33,37 +37,45 @@ def need_tools() -> None:
         pytest.skip(f"not installed: {', '.join(missing)}")
 
 
+def build(name: str, tag: str, *more: str | Path) -> str:
+    """Build one of the product's images on the bare Debian, as `make image` does; returns its tag."""
+    command = [sys.executable, REPOSITORY / "pipeline" / "image.py", name, "--engine", "buildah", "--tag", tag]
+    done = subprocess.run(
+        [*map(str, command), "--base", base_image(), *map(str, more)], env=environment(), capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
+    return tag
+
+
+@cache
+def environment() -> dict[str, str]:
+    """Of buildah: without user namespaces, and with layers that share their files, where the kernel lets them."""
+    STORAGE.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=STORAGE) as folder:
+        lower, upper, work, merged = (Path(folder) / name for name in ("lower", "upper", "work", "merged"))
+        for one in (lower, upper, work, merged):
+            one.mkdir()
+        options = f"lowerdir={lower},upperdir={upper},workdir={work}"
+        command = ["unshare", "--mount", "mount", "-t", "overlay", "overlay", "-o", options, merged]
+        works = subprocess.run(command, capture_output=True).returncode == 0
+    return {**os.environ, "BUILDAH_ISOLATION": "chroot", "STORAGE_DRIVER": "overlay" if works else "vfs"}
+
+
 def buildah(*arguments: str | Path) -> str:
     """What a buildah command prints."""
-    done = subprocess.run(["buildah", *map(str, arguments)], env=ENVIRONMENT, capture_output=True, text=True)
+    done = subprocess.run(["buildah", *map(str, arguments)], env=environment(), capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-3000:]
     return done.stdout.strip()
-
-
-def bare_root(suite: str) -> Path:
-    """A Debian of a suite with its own Python, made by debootstrap where it is not there yet."""
-    root = CACHE / suite
-    if not (root / "usr" / "bin" / "python3").exists() or (CACHE / f"{suite}.part").exists():
-        root.mkdir(parents=True, exist_ok=True)
-        (CACHE / f"{suite}.part").touch()
-        command = ["debootstrap", "--variant=minbase", f"--include={PACKAGES}", suite, root]
-        done = subprocess.run(command, capture_output=True, text=True)
-        assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
-        subprocess.run(["chroot", root, "apt-get", "clean"], check=True)
-        # What slim images leave out as well.
-        for part in ("var/lib/apt/lists", "usr/share/doc", "usr/share/info", "usr/share/locale", "usr/share/man"):
-            shutil.rmtree(root / part, ignore_errors=True)
-        (CACHE / f"{suite}.part").unlink()
-    return root
 
 
 def base_image(suite: str = "bookworm") -> str:
     """The name of an image that holds a bare Debian."""
     name = f"localhost/llm4msr-bare:{suite}"
     if not buildah("images", "--quiet", "--filter", f"reference={name}"):
+        root = bare_root(suite)
         packed = CACHE / f"{suite}.tar"
         with tarfile.open(packed, "w") as tar:
-            tar.add(bare_root(suite), arcname=".", filter=_without_mounts)
+            tar.add(root, arcname=".", filter=_wanted)
         container = buildah("from", "scratch")
         try:
             buildah("add", container, packed, "/")
@@ -88,14 +100,24 @@ def image_size(name: str) -> int:
 
 
 @contextmanager
-def started(image: str, folder: Path, mounts: Mapping[str, Path], log: Path) -> Iterator[Container]:
-    """An image's own command as a container whose root cannot be written.
+def started(
+    image: str,
+    folder: Path,
+    mounts: Mapping[str, Path],
+    log: Path,
+    *,
+    writable: Sequence[str] = (),
+    command: Sequence[str] = (),
+) -> Iterator[Container]:
+    """A container whose root cannot be written.
 
     Args:
         image: its name.
         folder: for the runtime's files.
         mounts: place in the container to a folder or file of ours, read-only.
         log: takes what it prints.
+        writable: places of `mounts` that can be written after all.
+        command: what to run; none: the image's own.
     """
     container = buildah("from", "--pull-never", image)
     name = f"llm4msr-{os.getpid()}-{folder.name}"
@@ -103,7 +125,8 @@ def started(image: str, folder: Path, mounts: Mapping[str, Path], log: Path) -> 
         root = buildah("mount", container)
         described = json.loads(buildah("inspect", "--type", "image", image))["Docker"]["config"]
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / "config.json").write_text(json.dumps(_specification(root, described, mounts)))
+        described["Cmd"] = list(command) or described["Cmd"]
+        (folder / "config.json").write_text(json.dumps(_specification(root, described, mounts, writable)))
         with log.open("wb") as stream:
             process = subprocess.Popen(
                 [RUNTIME, "run", "--bundle", folder, name], stdin=subprocess.DEVNULL, stdout=stream, stderr=stream
@@ -131,15 +154,21 @@ class Container:
         subprocess.run([RUNTIME, "kill", self.name, which], check=True)
 
 
-def _without_mounts(member: tarfile.TarInfo) -> tarfile.TarInfo | None:
-    return None if member.name.startswith(("./proc/", "./sys/", "./dev/")) else member
+def _wanted(member: tarfile.TarInfo) -> tarfile.TarInfo | None:
+    place = member.name.removeprefix("./")
+    return None if place.startswith(("proc/", "sys/", "dev/", *LEFT_OUT)) else member
 
 
-def _specification(root: str, described: dict, mounts: Mapping[str, Path]) -> dict:
+def _specification(root: str, described: dict, mounts: Mapping[str, Path], writable: Sequence[str]) -> dict:
     user, group = (int(part) for part in described["User"].split(":"))
     quiet = ["nosuid", "noexec", "nodev"]
     bound = [
-        {"destination": place, "type": "bind", "source": str(source), "options": ["rbind", "ro"]}
+        {
+            "destination": place,
+            "type": "bind",
+            "source": str(source),
+            "options": ["rbind", "rw" if place in writable else "ro"],
+        }
         for place, source in {"/etc/hosts": "/etc/hosts", **mounts}.items()
     ]
     return {

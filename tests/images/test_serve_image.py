@@ -7,27 +7,22 @@ from __future__ import annotations
 
 import os
 import shutil
-import subprocess
-import sys
 import threading
 import time
-from pathlib import Path
 
 import httpx
 import pytest
 import yaml
 from e2e.conftest import make_project
-from images.container import base_image, buildah, image_size, need_tools, started
+from images.container import build, buildah, image_size, need_tools, started
 from postgres_database import own_database
 from redis_process import own_redis
 
 from core import load_settings
 from pipeline.serve import running_service
 
-REPOSITORY = Path(__file__).resolve().parents[2]
-NAME = "localhost/llm4msr-serve:tried"
 # With the CPU build of torch.
-LARGEST = 1.25e9
+LARGEST = 1.2e9
 WAIT = 600
 REQUESTS = [
     {"user_id": 1, "scenario": "comedy", "k": 20},
@@ -58,12 +53,7 @@ def expected(project) -> list[dict]:
 
 @pytest.fixture(scope="module")
 def image(project) -> str:
-    command = [sys.executable, REPOSITORY / "pipeline" / "image.py", "serve", "--engine", "buildah", "--tag", NAME]
-    more = ["--base", base_image(), "--root", project.root]
-    environment = {**os.environ, "BUILDAH_ISOLATION": "chroot", "STORAGE_DRIVER": "vfs"}
-    done = subprocess.run([*command, *more], env=environment, capture_output=True, text=True)
-    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
-    return NAME
+    return build("serve", "localhost/llm4msr-serve:tried", "--root", project.root)
 
 
 @pytest.fixture

@@ -121,3 +121,48 @@ def test_airflow_knows_each_option_that_is_set():
     }
     # Provider sections (FAB and the simple manager's) are not in the core's description.
     assert {key for key in environment(SERVICES["airflow-api"]) if key.startswith("AIRFLOW__")} <= known
+
+
+def test_each_command_is_one_that_its_program_understands():
+    from airflow.cli import cli_parser
+    from mlflow.cli import cli as mlflow
+
+    commands = {name: body["command"] for name, body in OURS.items() if "command" in body}
+    assert {words[0] for words in commands.values()} == {"airflow", "mlflow"}
+    for program, *words in commands.values():
+        if program == "airflow":
+            assert callable(cli_parser.get_parser().parse_args(words).func)
+        else:
+            command = mlflow.get_command(None, words[0])
+            assert command.make_context(words[0], words[1:]).params["port"] == 5000
+    # The service runs its image's own command.
+    assert set(OURS) - set(commands) == {"service"}
+
+
+def test_each_published_port_is_the_one_that_is_listened_at_and_asked_for_health():
+    for name, body in OURS.items():
+        for _, port, inside in (mount.split(":") for mount in body.get("ports", [])):
+            recipe = (REPOSITORY / "bento" / "Dockerfile").read_text() if name == "service" else json.dumps(body)
+            command = recipe.rsplit("CMD", 1)[-1] if name == "service" else json.dumps(body["command"])
+            assert port == inside
+            assert re.search(rf'--port(=|", "){port}"', command)
+            assert re.search(rf"C\('127.0.0.1', {port},", recipe)
+
+
+def test_places_in_our_images_hold_what_is_expected_there():
+    """Settings, DAG, plugins and data lie in the image or are mounted; see the recipes' COPY lines."""
+    recipe = (REPOSITORY / "pipeline" / "Dockerfile").read_text()
+    found = environment(SERVICES["airflow-api"]) | dict(re.findall(r"(AIRFLOW__\w+)=(\S+)", recipe))
+    places = {
+        found["LLM4MSR_SETTINGS"]: REPOSITORY / "config" / "airflow-demo.yaml",
+        found["AIRFLOW__CORE__DAGS_FOLDER"]: REPOSITORY / "dags",
+        found["AIRFLOW__CORE__PLUGINS_FOLDER"]: REPOSITORY / "dags" / "plugins",
+    }
+    for place, ours in places.items():
+        assert Path(place).relative_to("/opt/llm4msr") == ours.relative_to(REPOSITORY)
+        assert ours.exists()
+        assert f"COPY {ours.relative_to(REPOSITORY).parts[0]} ." in recipe
+    assert SERVICES["service"]["volumes"][1].split(":")[:2] == [
+        "./config/airflow-demo.yaml",
+        environment(SERVICES["service"])["LLM4MSR_SETTINGS"],
+    ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import importlib.metadata as metadata
 import importlib.util
 import platform
@@ -16,6 +17,8 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from packaging.version import Version
 
+from pipeline.image import ALL_ROOMS
+
 REQUIREMENTS = Path(__file__).resolve().parents[3] / "requirements"
 
 
@@ -28,7 +31,7 @@ def _module(name: str) -> ModuleType:
 
 
 lock, install = _module("lock"), _module("install")
-NAMES = ("dev", "serve", "airflow", "gpu")
+NAMES = lock.NAMES
 # Every package that any Python needs is installed there.
 on_the_oldest = pytest.mark.skipif(
     sys.version_info[:2] != (3, 11), reason="locks are written and checked on Python 3.11"
@@ -75,7 +78,7 @@ def test_every_line_is_a_name_and_one_version_in_order(name):
 @on_the_oldest
 @pytest.mark.parametrize("machine", lock.MACHINES)
 @pytest.mark.parametrize("python", ["3.11.0", "3.11.2", "3.11.14", "3.12.3", "3.13.5"])
-@pytest.mark.parametrize("name", ["dev", "serve", "airflow"])
+@pytest.mark.parametrize("name", ["dev", "serve", "pipeline", "airflow"])
 def test_a_lock_is_whole_on_every_python_it_is_for(name, python, machine):
     assert holes(pins_on(name, python, machine), python, machine) == []
 
@@ -114,6 +117,28 @@ def test_lean_locks_leave_out_what_their_image_does_not_run():
     assert not pins("serve").keys() & {"apache-airflow", "great-expectations", "mlflow", "pytest"}
     assert not pins("airflow").keys() & {"torch", "feast", "great-expectations", "bentoml", "mlflow"}
     assert not pins("gpu").keys() & {"apache-airflow", "fbgemm-gpu-cpu", "pytest"}
+
+
+@pytest.mark.parametrize(
+    ("name", "folders"),
+    [
+        ("dev", (*ALL_ROOMS, "dags", "benchmarks", "tests")),
+        ("pipeline", ALL_ROOMS),
+        ("serve", ("core", "feature_repo")),
+    ],
+)
+def test_what_the_code_imports_is_asked_for_by_name(name, folders):
+    """Not just there because another package happens to need it."""
+    asked = {canonicalize_name(one.name) for one in lock.chosen(name)} | {"llm4msr"}
+    imported: dict[str, str] = {}
+    for file in (file for folder in folders for file in (REQUIREMENTS.parent / folder).rglob("*.py")):
+        for node in ast.walk(ast.parse(file.read_text())):
+            names = [one.name for one in node.names] if isinstance(node, ast.Import) else []
+            names += [node.module] if isinstance(node, ast.ImportFrom) and node.module and not node.level else []
+            imported |= {one.split(".")[0]: str(file) for one in names}
+    homes = metadata.packages_distributions()
+    unasked = {top for top in imported.keys() & homes if not asked & {canonicalize_name(home) for home in homes[top]}}
+    assert {top: imported[top] for top in unasked} == {}
 
 
 @on_the_oldest
