@@ -440,6 +440,13 @@ class TrainSettings(Section):
         description="of the tables' row-wise Adagrad, per seen row: a rarely seen id moves by embedding_learning_rate / "
         "embedding_eps times its rows' gradients, whatever the batch size; smaller values let rare ids jump",
     )
+    averaging: float = Field(
+        0.5,
+        ge=0,
+        lt=1,
+        description="validated and kept are averages over epochs, of which this share is what was before; 0: the weights themselves, "
+        "which saves two copies of them in memory",
+    )
     weight_decay: float = Field(1e-6, ge=0, description="of Adam; tables have none")
     schedule: Literal["constant", "linear"] = Field(
         "constant", description="linear: both learning rates fall to 0 over all `epochs`"

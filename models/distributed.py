@@ -147,6 +147,39 @@ def restore(model: nn.Module, copies: list[Tensor]) -> None:
             tensor.copy_(copy)
 
 
+class Averages:
+    """Running averages of a model's weights over epochs; between `enter` and `leave` the model has them.
+
+    Args:
+        model: sharded; what this process holds of it is averaged.
+        share: that the average so far keeps at each `enter`; 0: no averages, and nothing is copied.
+    """
+
+    def __init__(self, model: nn.Module, share: float) -> None:
+        self._model, self._share = model, share
+        self._mean: list[Tensor] = []
+        self._now: list[Tensor] = []
+
+    def enter(self) -> None:
+        """Take the weights into the average, and put the average in their place."""
+        if not self._share:
+            return
+        self._now = snapshot(self._model)
+        if not self._mean:
+            self._mean = [tensor.clone() for tensor in self._now]
+        for mean, now in zip(self._mean, self._now, strict=True):
+            if now.is_floating_point():
+                mean.lerp_(now, 1 - self._share)
+            else:
+                mean.copy_(now)
+        restore(self._model, self._mean)
+
+    def leave(self) -> None:
+        """Put the weights back, to be trained on."""
+        if self._share:
+            restore(self._model, self._now)
+
+
 def whole_tables(model: nn.Module, world: World) -> dict[str, Tensor]:
     """The tables in one piece, table -> float32 [rows, d] on the CPU of the first process; empty elsewhere."""
     own = [(t, r, c, tensor.detach().cpu().numpy()) for t, r, c, tensor in local_shards(model.state_dict())]

@@ -27,6 +27,7 @@ from models.bundle import write_bundle
 from models.calibration import fit_calibration
 from models.data import TrainingData
 from models.distributed import (
+    Averages,
     World,
     average_buffers,
     process_group,
@@ -157,7 +158,7 @@ def fit(data: TrainingData, model: ModelSettings, train: TrainSettings, world: W
     head.trust.fill_(1.0)
     run = Fit(encoder, {}, head, rows=len(rows))
     run.curves.append({"epoch": 0, "loss": begin[0]["logloss"], **begin[1]})
-    speeds = []
+    averages, speeds = Averages(wrapped, train.averaging), []
     # Most trainings stop early: the time left is the longest it can be.
     for epoch in progress(range(1, train.epochs + 1), f"training {name}", unit="epochs at most", share=0.95):
         start = np.array([time.perf_counter(), time.process_time()])
@@ -170,6 +171,7 @@ def fit(data: TrainingData, model: ModelSettings, train: TrainSettings, world: W
                 "train.embedding_learning_rate"
             )
         average_buffers(wrapped, world)
+        averages.enter()
         scores = validate(wrapped, encoder, encoded, held_out, world)
         run.curves.append({"epoch": epoch, "loss": loss, **quality(scores, encoded.label[held_out])})
         LOG.info("%s: epoch %d, loss %.5f, validation AUC %s", name, epoch, loss, run.curves[-1]["auc"])
@@ -177,6 +179,7 @@ def fit(data: TrainingData, model: ModelSettings, train: TrainSettings, world: W
             kept = snapshot(wrapped)
         if rule.done:
             break
+        averages.leave()
     restore(wrapped, kept)
     run.best = rule.epoch
     scores = validate(wrapped, encoder, encoded, held_out, world)

@@ -275,3 +275,23 @@ def test_dropout_keeps_the_mean_and_the_share():
 def test_quality_of_one_class_has_no_auc():
     assert quality(np.zeros(4, np.float32), np.ones(4))["auc"] is None
     assert quality(np.zeros(4, np.float32), np.array([0, 1, 0, 1]))["logloss"] == pytest.approx(np.log(2))
+
+
+def test_what_is_validated_and_kept_are_averages_over_epochs_and_training_goes_on_from_the_weights(
+    data, model, settings
+):
+    """Two epochs by hand: the second's average is half of the first's weights and half of the second's."""
+    run = settings.model_copy(update={"averaging": 0.0, "patience": 9, "epochs": 1})
+    still = model.model_copy(update={"dropout": 0.0, "embedding_dropout": 0.0, "knowledge_dropout": 0.0})
+
+    def trained(**update):
+        with process_group("cpu") as world, pytest.MonkeyPatch.context() as patch:
+            patch.setattr(StoppingRule, "keeps", lambda *_: True)  # the last epoch
+            patch.setattr("models.training.fit_calibration", lambda *_: (np.ones(3), np.zeros(3)))
+            found = fit(data, still, run.model_copy(update=update), world, "k")
+        return {**found.tables, **{f"head.{name}": value for name, value in found.head.state_dict().items()}}
+
+    first, second, averaged = trained(), trained(epochs=2), trained(epochs=2, averaging=0.5)
+    assert not torch.equal(first["item_id"], second["item_id"])
+    for name, value in averaged.items():
+        torch.testing.assert_close(value, (first[name] + second[name]) / 2, rtol=0, atol=1e-6)
