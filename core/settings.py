@@ -145,7 +145,7 @@ OWN_COLUMNS = frozenset(
     (
         *("row_id", "user_id", "item_id", "scenario", "scenarios", "event_timestamp", "created_timestamp", "watermark"),
         *("label", "weight", "grade", "split", "sampled", "published", "history", "history_end", "file_row_number"),
-        *("rule", "run"),
+        *("rule", "run", "row_number"),
         *(f"{entity}_{name}" for entity in ("user", "item") for name in ("rows", "positives", "rate")),
     )
 )

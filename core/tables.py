@@ -20,6 +20,7 @@ from core.errors import DataError
 from core.settings import DataSettings
 
 TIMESTAMP = pa.timestamp("us", tz="UTC")
+ROW_NUMBER = "row_number"  # of a row in quarantine
 GRADE = "grade"  # context column of interactions: an outcome in steps, float32, null where unknown
 UNDATED_MICROS = to_micros(UNDATED)
 
@@ -138,12 +139,16 @@ def knowledge_text_schema(key: str, key_type: pa.DataType) -> pa.Schema:
 
 
 def quarantine_schema(source: pa.Schema) -> pa.Schema:
-    """The source's columns, all nullable, and the rule that rejected the row and the run that saw it."""
+    """The source's columns, all nullable; the rule that rejected the row, the run that saw it, and which row it was.
+
+    `row_number` counts from 1 in what was ingested for the window.
+    """
     return pa.schema(
         [
-            *(field.with_nullable(True) for field in source),
+            *(field.with_nullable(True) for field in source if field.name != ROW_NUMBER),
             pa.field("rule", pa.string(), nullable=False),
             pa.field("run", pa.string(), nullable=False),
+            pa.field(ROW_NUMBER, pa.int64()),
         ]
     )
 
@@ -175,7 +180,7 @@ def conform(table: pa.Table, schema: pa.Schema, name: str, file: str | Path | No
                 message = f"table {name} needs {field.type} here, not {column.type} ({error})"
                 raise DataError(message, file=file, column=field.name) from error
         if not field.nullable and column.null_count:
-            row = pc.index(column.is_null(), True).as_py()
+            row = pc.index(column.is_null(), True).as_py() + 1
             raise DataError(f"table {name} allows no null here", file=file, row=row, column=field.name)
         columns.append(column)
     return pa.Table.from_arrays(columns, schema=schema)

@@ -15,7 +15,7 @@ from core.ids import read_id, read_ids
 from core.settings import DataSettings, LabelRule
 from core.spelling import Faults, UnfitColumnError, numbers, words
 from core.tables import TIMESTAMP, UNDATED_MICROS, IdTypes, interactions_schema
-from ingest.fresh import column_names
+from ingest.fresh import Unread, column_names
 from ingest.labels import read_labels
 from ingest.scenarios import ScenarioMap
 from ingest.times import read_times
@@ -73,7 +73,8 @@ def _read_alike(
     faults: dict[int, Fault] = {}
     for place, record in enumerate(records):
         if not isinstance(record, Mapping):
-            faults[place] = Fault(place, "", "not a JSON object")
+            reason = record.reason if isinstance(record, Unread) else "not a JSON object"
+            faults[place] = Fault(place, "", reason)
             continue
         for role, name in names.items():
             if name not in columns or len(columns[name]) > place:

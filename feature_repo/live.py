@@ -26,11 +26,11 @@ from core.forgotten import Forgotten
 from core.tables import TIMESTAMP, conform, interactions_schema
 from feature_repo.fresh import Fault, find_faults, read_columns, read_records
 from feature_repo.log import id_types
-from feature_repo.overlay import WRITE_BATCH
 from feature_repo.statistics import entity_state
 from feature_repo.user_log import Rows, UserLog
 from feature_repo.user_states import Pooler, StateWriter, due_snapshots
-from feature_repo.views import safe
+from feature_repo.user_store import WRITE_BATCH
+from feature_repo.wire import safe
 
 LOG = logger("feature_repo")
 POINTER = Path("serving") / "push.json"
@@ -86,7 +86,6 @@ class Pusher:
 
     Raises:
         MissingArtifactError: nothing was validated yet.
-        StorageError: the registry cannot be read.
     """
 
     def __init__(
@@ -113,7 +112,7 @@ class Pusher:
         """
         rows = conform(rows, interactions_schema(self.ids), "interactions")
         if faults := self.faults(rows):
-            raise DataError(faults[0].reason, row=faults[0].row, column=faults[0].field)
+            raise DataError(faults[0].reason, row=faults[0].row + 1, column=faults[0].field)
         return self.push_sound(rows)
 
     def faults(self, rows: pa.Table) -> list[Fault]:
@@ -157,7 +156,7 @@ class Pusher:
         if not rows.num_rows:
             return Pushed()
         if self._writer is None:
-            self._writer = StateWriter(self.settings, self.ids.user)
+            self._writer = StateWriter(self.settings)
         written: dict[str, int] = {}
         with pushing(self.settings.root):
             # Read within the turn: `llm4msr forget` takes its turn, too.
@@ -227,7 +226,6 @@ class CurrentPusher:
 
         Raises:
             MissingArtifactError: nothing was materialised yet.
-            StorageError: the registry cannot be read.
         """
         file = self.settings.root / POINTER
         try:

@@ -26,7 +26,8 @@ from feature_repo.feast_names import FeatureStore, FeatureView, FeatureViewNotFo
 from feature_repo.online import OnlineTable, use_write_ahead_log
 from feature_repo.online_ids import OnlineIds, wanted_ids
 from feature_repo.online_source import Span, state_of, write_source
-from feature_repo.overlay import WRITE_BATCH, feast_folder, open_store
+from feature_repo.overlay import feast_folder, open_store
+from feature_repo.user_store import WRITE_BATCH
 from feature_repo.views import Generation, SourcePaths
 from ingest import PushedLog
 

@@ -26,10 +26,9 @@ from feature_repo.feast_names import (
     SqlRegistryConfig,
 )
 from feature_repo.point_in_time import PointInTimeOfflineStoreConfig
+from feature_repo.user_store import TIMEOUT_MS, WRITE_BATCH
 
-WRITE_BATCH = 1000
 CACHE_SECONDS = 300
-WRITE_TIMEOUT_MS = 30_000
 # A SQL registry starts a thread that renews its copy and never ends, and keeps connections: one for all stores of a
 # process. A forked process has neither the thread nor connections of its own.
 _SQL_REGISTRIES: dict[tuple[int, str, str], BaseRegistry] = {}
@@ -69,7 +68,7 @@ def repo_config(settings: Settings, *, registry: Path | None = None, timeout_ms:
         provider="local",
         repo_path=folder,
         registry=_registry(settings, folder, registry),
-        online_store=_online(settings, folder, timeout_ms or WRITE_TIMEOUT_MS),
+        online_store=_online(settings, folder, timeout_ms or TIMEOUT_MS),
         offline_store=PointInTimeOfflineStoreConfig(),
         entity_key_serialization_version=3,
         # All rows in one batch would be read; more than one Arrow chunk would be lost.

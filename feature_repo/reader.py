@@ -23,7 +23,8 @@ from feature_repo.materialization import is_live, probes_of
 from feature_repo.online import OnlineTable
 from feature_repo.overlay import open_store
 from feature_repo.statistics import lag_micros
-from feature_repo.views import STAT_COLUMNS, VECTOR_VIEWS, safe
+from feature_repo.views import STAT_COLUMNS, VECTOR_VIEWS
+from feature_repo.wire import safe
 
 Status = Literal["found", "missing", "stale"]
 FOUND: Status = "found"

@@ -4,21 +4,19 @@ from __future__ import annotations
 
 import datetime as dt
 from bisect import bisect_left
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
 import pyarrow as pa
-from sqlalchemy.exc import SQLAlchemyError
 
 from core import Settings
-from core.errors import MissingArtifactError, StorageError
-from core.tables import TIMESTAMP
-from feature_repo.feast_names import FeatureView, FeatureViewNotFoundException
-from feature_repo.online import OnlineTable
-from feature_repo.overlay import WRITE_BATCH, open_store
+from core.errors import StorageError
 from feature_repo.statistics import TICK, EntityState
 from feature_repo.user_log import Rows
+from feature_repo.user_store import WRITE_BATCH, UserRow, user_store
+
+_STATS = {"user_rows": pa.int64(), "user_positives": pa.int64(), "user_rate": pa.float32()}
 
 
 class Pooler(Protocol):
@@ -36,83 +34,45 @@ class StateWriter:
     """Writes users' rows into value views; each view's row says when it was published.
 
     Args:
-        settings: whose stores count.
-        user: type of the user ids.
+        settings: whose online store counts.
     """
 
-    def __init__(self, settings: Settings, user: pa.DataType) -> None:
-        self.user = user
-        self.store = open_store(settings)
-        self.table = OnlineTable(self.store)
+    def __init__(self, settings: Settings) -> None:
+        self.store = user_store(settings)
 
     def write_states(self, states: Mapping[Any, EntityState], item: pa.DataType) -> dict[str, int]:
         """Counters and histories; returns view name to users written.
 
         Raises:
             MissingArtifactError: nothing was materialised yet.
-            StorageError: the store or the registry does not answer, or not all rows arrived.
+            StorageError: the store does not answer, or not all rows arrived.
         """
-        kind = pa.list_(item)
+        stats = [UserRow(user, s.watermark, (s.rows, s.positives, s.rate)) for user, s in states.items()]
+        histories = [UserRow(user, s.watermark, (s.history,)) for user, s in states.items()]
         return {
-            "user_stats": self._write_states("user_stats", states, _stats),
-            "user_history": self._write_states("user_history", states, lambda s: {"history": (s.history, kind)}),
+            "user_stats": self._write("user_stats", stats, _STATS),
+            "user_history": self._write("user_history", histories, {"history": pa.list_(item)}),
         }
-
-    def _write_states(
-        self, name: str, states: Mapping[Any, EntityState], columns: Callable[[EntityState], dict]
-    ) -> int:
-        rows = [(user, state.watermark, columns(state)) for user, state in states.items()]
-        return self._write(self._view(name), rows)
 
     def write_pooled(self, name: str, snapshots: Sequence[tuple[Any, int, list, list]], pooler: Pooler) -> int:
         """Only users whose row count passed a threshold since their vector was made."""
-        view, rows = self._view(name), []
-        held = self.table.read(view, [user for user, *_ in snapshots])
+        held = self.store.times(name, [user for user, *_ in snapshots], "watermark") if snapshots else []
+        rows = []
         for (user, watermark, positives, negatives), old in zip(snapshots, held, strict=True):
-            if old is not None and old["watermark"] >= watermark:
+            if old is not None and old >= watermark:
                 continue
             vector = pooler.pool(positives, negatives, watermark)
             if vector is not None:
-                values = np.asarray(vector, dtype=np.float32).tolist()
-                rows.append((user, watermark, {"vector": (values, pa.list_(pa.float32()))}))
-        return self._write(view, rows)
+                rows.append(UserRow(user, watermark, (np.asarray(vector, dtype=np.float32),)))
+        return self._write(name, rows, {"vector": pa.list_(pa.float32())})
 
-    def _write(self, view: FeatureView, rows: list[tuple[Any, int, dict]]) -> int:
+    def _write(self, view: str, rows: list[UserRow], kinds: Mapping[str, pa.DataType]) -> int:
         count = 0
         for begin in range(0, len(rows), WRITE_BATCH):
-            count += self.table.write(view, self._batch(rows[begin : begin + WRITE_BATCH]))
+            count += self.store.write(view, rows[begin : begin + WRITE_BATCH], kinds)
         if count != len(rows):
-            raise StorageError(f"view {view.name}: {len(rows):,} rows were pushed, {count:,} arrived; push them again")
+            raise StorageError(f"view {view}: {len(rows):,} rows were pushed, {count:,} arrived; push them again")
         return count
-
-    def _batch(self, rows: list[tuple[Any, int, dict]]) -> pa.RecordBatch:
-        marks = pa.array([mark for _, mark, _ in rows], pa.int64())
-        columns = {
-            "user_id": pa.array([user for user, _, _ in rows], self.user),
-            "event_timestamp": marks.cast(TIMESTAMP),
-            "created_timestamp": marks.cast(TIMESTAMP),
-            "watermark": marks,
-            "published": marks,
-        }
-        for name, (_, kind) in rows[0][2].items():
-            columns[name] = pa.array([values[name][0] for _, _, values in rows], kind)
-        return pa.RecordBatch.from_pydict(columns)
-
-    def _view(self, name: str) -> FeatureView:
-        try:
-            return self.store.registry.get_feature_view(name, self.store.project)
-        except FeatureViewNotFoundException as error:
-            raise MissingArtifactError(f"Feast knows no view {name}; run `llm4msr materialize` first") from error
-        except (SQLAlchemyError, OSError) as error:
-            raise StorageError(f"Feast registry of project {self.store.project}: {error}") from error
-
-
-def _stats(state: EntityState) -> dict[str, tuple[Any, pa.DataType]]:
-    return {
-        "user_rows": (state.rows, pa.int64()),
-        "user_positives": (state.positives, pa.int64()),
-        "user_rate": (state.rate, pa.float32()),
-    }
 
 
 def due_snapshots(logs: Mapping[Any, Rows], settings: Settings) -> Iterator[tuple[Any, int, list[Any], list[Any]]]:

@@ -56,6 +56,7 @@ from feature_repo.feast_names import (
     ValueType,
 )
 from feature_repo.overlay import feast_folder
+from feature_repo.wire import safe
 
 # Knowledge kind -> name of the view and of its folder.
 VECTOR_VIEWS = {"pooled": "user_pooled", "prompt": "user_prompt", "scenario": "scenario", "item_text": "item_text"}
@@ -262,11 +263,6 @@ def online_name(generation: Generation, view: str) -> str:
 def ref_name(generation: Generation, view: str) -> str:
     """The Feast name of the training twin of an unversioned view."""
     return f"{online_name(generation, view)}_ref"
-
-
-def safe(version: str) -> str:
-    """A version id as part of a Feast name."""
-    return re.sub(r"\W", "_", version)[:24]
 
 
 def feast_type(kind: pa.DataType | str) -> FeastType:

@@ -11,7 +11,7 @@ import functools
 import html
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,9 @@ from pyarrow import json as arrow_json
 
 from core.errors import DataError
 from core.log import logger
-from core.settings import LabelRule
+from core.objects import once, read_json
+from core.settings import NULLS, LabelRule
+from core.spelling import BLANKS, words
 from core.tables import IdTypes
 from ingest.delimited import BLOCK_BYTES, opened, translated
 from ingest.place import Place
@@ -69,7 +71,7 @@ class Amazon(Source):
     def interactions(self) -> Iterator[pa.RecordBatch]:
         for category, path in self._reviews.items():
             place, values = Place(path, 1), Values(self.data)
-            for batch in read_reviews(path, _REVIEW):
+            for batch in read_reviews(path, _REVIEW, self.data.nulls):
                 user, item, stars, time = batch.columns
                 yield pa.RecordBatch.from_pydict(
                     {
@@ -139,10 +141,14 @@ class Amazon(Source):
         for category, path in self._meta.items():
             for number, record in read_metadata(path):
                 asin = record.get("asin")
+                if isinstance(asin, int) and not isinstance(asin, bool):
+                    asin = str(asin)
                 if not isinstance(asin, str):
                     raise DataError("this product has no asin", file=path, row=number, column="asin")
+                asin = asin.strip(BLANKS)
                 if asin in left:
-                    yield {"item_id": asin, **item_facts(record, category), VALUES: left.pop(asin)}
+                    facts = item_facts(record, category, self.data.nulls)
+                    yield {"item_id": asin, **facts, VALUES: left.pop(asin)}
         for asin, categories in left.items():
             yield {"item_id": asin, VALUES: categories}
 
@@ -150,60 +156,138 @@ class Amazon(Source):
         """Each reviewed product's categories; the whole log counts, so that all windows have one catalogue."""
         found: dict[str, list[str]] = {}
         for category, path in self._reviews.items():
-            for batch in read_reviews(path, pa.schema([_REVIEW.field("asin")])):
-                for asin in batch["asin"].drop_null().unique().to_pylist():
+            for batch in read_reviews(path, pa.schema([_REVIEW.field("asin")]), self.data.nulls):
+                for asin in words(batch["asin"], self.data.nulls).drop_null().unique().to_pylist():
                     categories = found.setdefault(asin, [])
                     if category not in categories:
                         categories.append(category)
         return found
 
 
-def read_reviews(path: Path, schema: pa.Schema) -> Iterator[pa.RecordBatch]:
+def read_reviews(path: Path, schema: pa.Schema, nulls: Sequence[str] = NULLS) -> Iterator[pa.RecordBatch]:
     """Stream some keys of a file with one JSON object per line.
 
     Raises:
-        DataError: a line is not JSON, a value has the wrong type, or a key is in no line.
+        DataError: a line is not JSON or has a key twice, a value has the wrong type, or a key is in no line.
     """
+    known = dict.fromkeys(schema.names, False)
+    for batch in _batches(path, schema, nulls):
+        for name in schema.names:
+            known[name] |= batch[name].null_count < batch.num_rows
+        if not all(known.values()):
+            raise DataError("no line has this key", file=path, column=min(known, key=known.__getitem__))
+        yield batch
+
+
+def _batches(path: Path, schema: pa.Schema, nulls: Sequence[str]) -> Iterator[pa.RecordBatch]:
+    count = 0
     try:
-        with translated(path, [], None), opened(path) as stream:
+        with translated(path), opened(path) as stream:
             reader = arrow_json.open_json(
                 stream,
                 read_options=arrow_json.ReadOptions(use_threads=False, block_size=BLOCK_BYTES),
                 parse_options=arrow_json.ParseOptions(explicit_schema=schema, unexpected_field_behavior="ignore"),
             )
-            for index, batch in enumerate(reader):
-                for name in schema.names:
-                    if index == 0 and batch.num_rows and batch[name].null_count == batch.num_rows:
-                        raise DataError("no line has this key", file=path, column=name)
+            for batch in reader:
+                batch.validate(full=True)  # Arrow takes bytes that are no text
+                count += batch.num_rows
                 yield batch
+        return
     except DataError as error:
         if "decompressed" in str(error):
             raise
-        raise _bad_line(path, schema) or error from error
+        fault = error
+    # A line that Arrow does not take: a value in another spelling, or a fault, whose line is found here.
+    rows: list[list[Any]] = []
+    for number, record in enumerate(_reviews_of(path, schema, nulls)):
+        if number >= count:
+            rows.append(record)
+        if len(rows) == _ITEM_BATCH:
+            yield _batch(rows, schema)
+            rows = []
+    if rows:
+        yield _batch(rows, schema)
+    elif not count:
+        raise fault
+
+
+def _batch(rows: list[list[Any]], schema: pa.Schema) -> pa.RecordBatch:
+    return pa.RecordBatch.from_arrays(
+        [pa.array(column, kind) for column, kind in zip(zip(*rows, strict=True), schema.types, strict=True)],
+        schema=schema,
+    )
+
+
+def _reviews_of(path: Path, schema: pa.Schema, nulls: Sequence[str]) -> Iterator[list[Any]]:
+    """The values of each line, one by one."""
+    with translated(path), opened(path) as stream:
+        for number, line in enumerate(_lines(stream), start=1):
+            if not line.strip():
+                continue
+            try:
+                record = read_json(line)
+            except ValueError as error:
+                raise DataError(str(error), file=path, row=number) from error
+            if not isinstance(record, dict):
+                raise DataError("not a JSON object", file=path, row=number)
+            values = []
+            for field in schema:
+                try:
+                    values.append(_value(record.get(field.name), field.type, nulls))
+                except ValueError as error:
+                    raise DataError(str(error), file=path, row=number, column=field.name) from error
+            yield values
+
+
+def _value(value: Any, kind: pa.DataType, nulls: Sequence[str]) -> Any:
+    """A JSON value as one of a column; text may spell a number, or nothing."""
+    if isinstance(value, str):
+        text = value.strip(BLANKS)
+        if not text or text in nulls:
+            return None
+        if pa.types.is_string(kind):
+            return text
+        try:
+            return int(text) if pa.types.is_integer(kind) else float(text)
+        except ValueError as error:
+            raise ValueError(f"{value!r} is no {kind}") from error
+    whole = isinstance(value, int) and not isinstance(value, bool)
+    if value is None or (whole and not pa.types.is_string(kind)):
+        return value
+    if whole:
+        return str(value)
+    if isinstance(value, float) and (pa.types.is_floating(kind) or (pa.types.is_integer(kind) and value.is_integer())):
+        return value if pa.types.is_floating(kind) else int(value)
+    raise ValueError(f"{value!r} is no {kind}")
 
 
 def read_metadata(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     """Line number (from 1) and product of each line: strict JSON (2018) or a Python literal (2014), never evaluated.
 
     Raises:
-        DataError: a line is neither.
+        DataError: a line is neither, or has a key twice.
     """
-    with translated(path, [], None), opened(path) as stream:
+    with translated(path), opened(path) as stream:
         for number, line in enumerate(_lines(stream), start=1):
-            record = _literal(line)
+            if not line.strip():
+                continue
+            try:
+                record = _literal(line)
+            except _TwiceError as error:
+                raise DataError(str(error), file=path, row=number) from error
             if not isinstance(record, dict):
                 raise DataError("neither a JSON object nor a Python literal of one", file=path, row=number)
             yield number, record
 
 
-def item_facts(record: Mapping[str, Any], category: str) -> dict[str, Any]:
+def item_facts(record: Mapping[str, Any], category: str, nulls: Sequence[str] = NULLS) -> dict[str, Any]:
     """title, brand, category (the most specific one named) and price of a product; null where unknown."""
     paths = record.get("categories") or [record.get("category") or []]
     path = [name for name in paths[0] if isinstance(name, str)] if isinstance(paths[0], list) else []
     return {
-        "title": _text(record.get("title")),
-        "brand": _text(record.get("brand")),
-        "category": _text(path[-1]) if path else category.replace("_", " "),
+        "title": _text(record.get("title"), nulls),
+        "brand": _text(record.get("brand"), nulls),
+        "category": _text(path[-1], nulls) if path else category.replace("_", " "),
         "price": _price(record.get("price")),
     }
 
@@ -217,42 +301,38 @@ def _lines(stream: pa.NativeFile) -> Iterator[bytes]:
         yield rest
 
 
+class _TwiceError(Exception):
+    """A key stands twice in one object."""
+
+
 def _literal(line: bytes) -> Any:
     try:
-        return json.loads(line)
+        return json.loads(line, object_pairs_hook=_once)
     except ValueError:
         pass
     try:
-        return ast.literal_eval(line.decode("utf-8").strip())
+        tree = ast.parse(line.decode("utf-8").strip(), mode="eval")
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Dict):
+                _once([(key.value, None) for key in node.keys if isinstance(key, ast.Constant)])
+        return ast.literal_eval(tree)
     except (ValueError, SyntaxError, MemoryError, RecursionError):
         return None
 
 
-def _bad_line(path: Path, schema: pa.Schema) -> DataError | None:
-    """The first line that is no JSON object or holds a wrong type, found by reading again."""
-    with opened(path) as stream:
-        for number, line in enumerate(_lines(stream), start=1):
-            try:
-                record = json.loads(line) if line.strip() else {}
-            except UnicodeDecodeError as error:
-                return DataError(f"byte {error.start} of this line is not UTF-8 text", file=path, row=number)
-            except ValueError as error:
-                return DataError(f"not JSON ({error})", file=path, row=number)
-            if not isinstance(record, dict):
-                return DataError("not a JSON object", file=path, row=number)
-            for field in schema:
-                value, text = record.get(field.name), pa.types.is_string(field.type)
-                if value is not None and (isinstance(value, bool) or isinstance(value, str) != text):
-                    return DataError(f"{value!r} is no {field.type}", file=path, row=number, column=field.name)
-    return None
+def _once(pairs: list[tuple[Any, Any]]) -> dict[Any, Any]:
+    try:
+        return once(pairs)
+    except ValueError as error:
+        raise _TwiceError(str(error)) from error
 
 
-def _text(value: Any) -> str | None:
-    """Text without entities; null where it is raw markup."""
+def _text(value: Any, nulls: Sequence[str]) -> str | None:
+    """Text without entities; null where it is raw markup, or a word for nothing."""
     if not isinstance(value, str):
         return None
     value = html.unescape(value).strip()
-    return None if not value or re.search(r"</?[a-zA-Z!][^>]*>|<!--", value) else value
+    return None if not value or value in nulls or re.search(r"</?[a-zA-Z!][^>]*>|<!--", value) else value
 
 
 def _price(value: Any) -> float | None:

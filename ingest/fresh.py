@@ -12,6 +12,7 @@ from typing import Any
 import pyarrow as pa
 
 from core.errors import DataError
+from core.objects import read_json
 from core.settings import DataSettings
 from ingest.parts import one_part
 from ingest.raw import RawFile
@@ -21,6 +22,18 @@ _JSON = re.compile(r"\.(jsonl|ndjson|json)(\.\w+)?$")
 _OURS = ("user_id", "item_id", "scenario", "event_timestamp", "label", "weight", "created_timestamp")
 
 
+class Unread(str):
+    """A line that could not be decoded, and why."""
+
+    reason: str
+
+    def __new__(cls, text: str, reason: str) -> Unread:
+        """The line's text."""
+        line = super().__new__(cls, text)
+        line.reason = reason
+        return line
+
+
 @dataclass(frozen=True)
 class FreshRows:
     """What a file holds.
@@ -28,7 +41,7 @@ class FreshRows:
     Attributes:
         count: how many rows.
         columns: by name, [count]; empty where the file is JSON lines.
-        records: decoded JSON objects.
+        records: decoded JSON objects; of a line that is none, `Unread`.
         line: from a row (from 0) to its line in the file, or its row in parquet, as errors count.
     """
 
@@ -105,8 +118,8 @@ def _json_lines(file: Path) -> FreshRows:
         for number, line in enumerate(stream.read().split(b"\n"), start=1):
             if line.strip():
                 try:
-                    records.append(json.loads(line))
-                except (ValueError, RecursionError):
-                    records.append(line.decode("utf-8", "replace"))  # a text, which is no interaction
+                    records.append(read_json(line))
+                except ValueError as error:
+                    records.append(Unread(line.decode("utf-8", "replace"), str(error)))
                 lines.append(number)
     return FreshRows(len(records), records=records, line=lines.__getitem__)

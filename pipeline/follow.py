@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TextIO
 
 from core import Settings, logger
 from core.errors import DataError, StorageError
+from core.objects import read_json
 
 if TYPE_CHECKING:
     from feature_repo.live import CurrentPusher
@@ -149,10 +150,10 @@ def _push(current: CurrentPusher, lines: list[Line]) -> dict[str, Any]:
         try:
             if len(line.text) > LONGEST:
                 raise ValueError(f"longer than {LONGEST:,} bytes")
-            records.append(json.loads(line.text))
+            records.append(read_json(line.text))
             read.append(line)
-        except (ValueError, RecursionError) as error:
-            faults.append(_letter(line, "", f"not JSON: {error}"))
+        except ValueError as error:
+            faults.append(_letter(line, "", str(error)))
     done = current.get().push_records(records)
     faults += [_letter(read[fault.row], fault.field, fault.reason) for fault in done.faults]
     unknown = len(done.unknown_items)

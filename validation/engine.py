@@ -39,7 +39,7 @@ class Tally:
         checked: rows looked at.
         failed: rows that broke it.
         quarantined: rows it owns, i.e. of which it is the first broken rule.
-        examples: up to three (row, value) that broke it; the row counts from 0 in the table.
+        examples: up to three (row, value) that broke it; the row counts from 1 in the table.
     """
 
     rule: Rule
@@ -117,7 +117,7 @@ class Checker:
         tally.failed += len(positions)
         room = EXAMPLES - len(tally.examples)
         values = result["unexpected_list"][:room]
-        tally.examples += [(int(p) + offset, show(v)) for p, v in zip(positions[:room], values, strict=True)]
+        tally.examples += [(int(p) + offset + 1, show(v)) for p, v in zip(positions[:room], values, strict=True)]
         return np.sort(positions)
 
 

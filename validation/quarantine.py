@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from core.tables import conform, quarantine_schema
+from core.tables import ROW_NUMBER, conform, quarantine_schema
 
 KEEP = -1
 
@@ -32,13 +32,14 @@ class Splitter:
         self._clean_file = _writer(folder / f"{table}.parquet", clean)
         self._quarantine_file = _writer(folder / f"quarantine_{table}.parquet", self.quarantine_schema)
 
-    def write(self, chunk: pa.Table, owner: np.ndarray, rules: list[str]) -> None:
+    def write(self, chunk: pa.Table, owner: np.ndarray, rules: list[str], offset: int = 0) -> None:
         """Send each row to one of the two files.
 
         Args:
             chunk: n rows of the source.
             owner: int [n], position in `rules` of the rule that rejects the row, or `KEEP`.
             rules: rule names.
+            offset: rows of the source before these. A source that was set aside before says itself which rows these were.
         """
         kept = chunk.filter(pa.array(owner == KEEP))
         rejected = chunk.filter(pa.array(owner != KEEP))
@@ -47,7 +48,10 @@ class Splitter:
         if rejected.num_rows:
             names = pa.array([rules[index] for index in owner[owner != KEEP]], pa.string())
             run = pa.array([self.run] * rejected.num_rows, pa.string())
-            columns = [*rejected.columns, names, run]
+            places = pa.array(np.flatnonzero(owner != KEEP) + offset + 1)
+            if ROW_NUMBER in chunk.column_names:
+                places, rejected = rejected[ROW_NUMBER], rejected.drop_columns([ROW_NUMBER])
+            columns = [*rejected.columns, names, run, places]
             self._quarantine_file.write_table(pa.Table.from_arrays(columns, schema=self.quarantine_schema))
         self.clean += kept.num_rows
         self.quarantined += rejected.num_rows

@@ -117,7 +117,7 @@ class _Job:
         outcome.judge({"schema_problems": "; ".join(problems)})
         table = frames.blank_to_null(self.files["scenarios"].read(), SCENARIOS.names)
         rows = table.select(SCENARIOS.names).to_pylist()
-        blank = [f"row {i} column {name}" for i, row in enumerate(rows) for name in SCENARIOS.names if not row[name]]
+        blank = [f"row {i} column {name}" for i, row in enumerate(rows, 1) for name in SCENARIOS.names if not row[name]]
         outcome.judge(
             {
                 "rows": len(rows),
@@ -220,7 +220,7 @@ class _Job:
                 repeated = first.repeated(offset, owner == KEEP)
                 repeated[known[(known >= offset) & (known < offset + len(repeated))] - offset] = True
                 _own(owner, keys, keys.check(pd.DataFrame({"repeated": repeated}), offset), names)
-                splitter.write(chunk, owner, names)
+                splitter.write(chunk, owner, names, offset)
                 after(chunk.filter(pa.array(owner == KEEP)))
         outcome.add(rows)
         outcome.add(keys)

@@ -15,7 +15,7 @@ from postgres_database import ADMIN
 import feature_repo
 from core.errors import StorageError
 from feature_repo import OnlineReader
-from feature_repo.user_states import StateWriter
+from feature_repo.overlay import open_store
 
 pytestmark = pytest.mark.integration
 REPOSITORY = Path(__file__).parents[3]
@@ -60,7 +60,7 @@ def test_readers_and_writers_share_threads_and_connections(production):
     before = connections(production), threading.active_count()
     for _ in range(5):
         reader_of(production)
-        StateWriter(production.settings, production.ids.user)
+        open_store(production.settings)
     # What refreshes the registry in the background may come or go; five readers would bring five.
     assert connections(production) < before[0] + 5
     assert threading.active_count() < before[1] + 5

@@ -11,6 +11,7 @@ import pytest
 from core import Window, as_utc, configure, from_micros, logger, progress, replay, to_micros, wall
 from core.digest import canonical_json, code_version, sha256_file, sha256_json, sha256_path, sha256_text
 from core.errors import BundleError, DataError, GateError, SettingsError, UserError
+from core.objects import read_json
 from core.tables import TIMESTAMP, UNDATED, IdTypes, conform, interactions_schema, items_schema, quarantine_schema
 
 IDS = IdTypes(pa.int64(), pa.int64())
@@ -113,7 +114,7 @@ def test_conform_orders_casts_and_drops_columns():
 @pytest.mark.parametrize(
     ("rows", "named"),
     [
-        ([row(), row(scenario=None)], "row 1, column 'scenario': table interactions allows no null here"),
+        ([row(), row(scenario=None)], "row 2, column 'scenario': table interactions allows no null here"),
         ([row(user_id="u1")], "column 'user_id': table interactions needs int64 here, not string"),
         ([row(label=300)], "column 'label'"),
         ([row(label=0.5)], "column 'label'"),
@@ -127,8 +128,24 @@ def test_conform_refuses_and_names_table_and_column(rows, named):
 
 def test_quarantine_holds_what_the_strict_schema_refuses():
     schema = quarantine_schema(interactions_schema(IDS))
-    table = pa.Table.from_pylist([{**row(scenario=None), "rule": "scenario_known", "run": "r"}])
+    table = pa.Table.from_pylist([{**row(scenario=None), "rule": "scenario_known", "run": "r", "row_number": 7}])
     assert conform(table, schema, "quarantine").num_rows == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('{"a": 1, "a": 2}', "'a' stands twice"),
+        ('[{"b": {"a": 1, "c": 2, "a": 1}}]', "'a' stands twice"),
+        ("{", "not JSON"),
+        (b'"\xff"', "not UTF-8"),
+        ("[" * 100_000, "too deep"),
+    ],
+)
+def test_json_that_would_lose_something_is_refused(text, message):
+    with pytest.raises(ValueError, match=message):
+        read_json(text)
+    assert read_json('{"a": {"a": 1}, "b": [{"a": 2}]}') == {"a": {"a": 1}, "b": [{"a": 2}]}
 
 
 def test_items_keep_declared_columns_behind_their_own():

@@ -126,10 +126,10 @@ def test_metadata_is_never_evaluated(raw, folder, ingest, tmp_path):
     ("content", "message"),
     [
         (gzip.compress(b'{"asin": "B1"\n'), r"reviews_Beauty_5\.json\.gz, row 1: not JSON"),
-        (lines([BEAUTY[0], review("U", "B", "5.0")]), r"row 2, column 'overall': '5.0' is no double"),
+        (lines([BEAUTY[0], review("U", "B", [5.0])]), r"row 2, column 'overall': \[5.0\] is no double"),
         (lines([{k: v for k, v in BEAUTY[0].items() if k != "asin"}]), r"column 'asin': no line has this key"),
         (gzip.compress(b""), r"reviews_Beauty_5\.json\.gz: the file is empty"),
-        (gzip.compress('{"asin": "é"}\n'.encode("latin-1")), r"row 1: byte 10 of this line is not UTF-8 text"),
+        (gzip.compress('{"asin": "é"}\n'.encode("latin-1")), r"row 1: not JSON: byte 10 is not UTF-8 text"),
         (lines(BEAUTY * 2000)[:-300], r"reviews_Beauty_5\.json\.gz: cannot be decompressed"),
     ],
     ids=["no JSON", "no double", "no key", "empty", "no UTF-8", "cut off"],
@@ -151,3 +151,40 @@ def test_overall_and_rating_name_the_same_grade(folder, ingest):
         for name in ("overall", "rating")
     ]
     assert grades[0] == grades[1] and set(grades[0]) <= {1.0, 2.0, 3.0, 4.0, 5.0}
+
+
+TWICE = '{"reviewerID": "U1", "asin": "B1", "asin": "B2", "overall": 5.0, "unixReviewTime": 1400000000}'
+
+
+def test_a_key_that_stands_twice_is_named_with_its_line(raw, folder, ingest):
+    raw("reviews_Beauty_5.json.gz", lines(BEAUTY) + gzip.compress(TWICE.encode()))
+    with pytest.raises(DataError, match=r"reviews_Beauty_5\.json\.gz, row 4: the key 'asin' stands twice"):
+        ingest(source="amazon", path=folder)
+
+
+@pytest.mark.parametrize(
+    "text", ['{"asin": "B1", "title": "a", "title": "b"}', "{'asin': 'B1', 'title': 'a', 'title': 'b'}"]
+)
+def test_a_key_that_stands_twice_in_metadata_is_named_with_its_line(raw, folder, ingest, text):
+    raw("meta_Beauty.json.gz", gzip.compress(f"\n{text}\n".encode()))
+    with pytest.raises(DataError, match=r"meta_Beauty\.json\.gz, row 2: the key 'title' stands twice"):
+        ingest(source="amazon", path=folder)
+
+
+def test_words_for_nothing_count_in_every_value(raw, folder, ingest):
+    rows = [*BEAUTY, review("U4", "B1", "N/A", "1400000000"), review("nan", "B1", 5), review("U4", 77, "4.5")]
+    raw("reviews_Beauty_5.json.gz", lines(rows))
+    meta = {**BEAUTY_META[0], "title": "null", "brand": " None "}
+    raw("meta_Beauty.json.gz", lines([meta, {"asin": 77, "title": "x"}]))
+    got = ingest(source="amazon", path=folder, grade="overall")
+    assert got.column("interactions", "grade")[:6] == [5.0, 3.0, 4.0, None, 5.0, 4.5]
+    assert got.column("interactions", "label")[3] is None
+    assert got.column("interactions", "user_id")[4] is None
+    items = {row["item_id"]: (row["title"], row["brand"]) for row in got.items.to_pylist()}
+    assert items["B1"] == (None, None) and items["77"] == ("x", None)
+
+
+def test_a_value_of_another_kind_is_named_with_its_line(raw, folder, ingest):
+    raw("reviews_Beauty_5.json.gz", lines([*BEAUTY, review("U4", "B1", "five")]))
+    with pytest.raises(DataError, match=r"row 4, column 'overall': 'five' is no double"):
+        ingest(source="amazon", path=folder)

@@ -71,6 +71,7 @@ def test_list_counts_by_rule_and_show_gives_the_rows(before):
         (1, "mail", "all"),
         (2, "mail", "all"),
     ]
+    assert [row["row_number"] for row in rows] == [len(GOOD) + 1, len(GOOD) + 2]
     assert len(quarantine.rejected(before, "interactions", limit=3)) == 3
     with pytest.raises(DataError, match="interactions, users, items"):
         quarantine.rejected(before, "clicks")
@@ -80,6 +81,8 @@ def test_replay_publishes_what_passes_now_and_keeps_the_rest(after):
     part = quarantine.replay(after)
     assert (part.rows["interactions"], part.rows["quarantined"]) == (2, 2)
     assert waiting(after) == {"label_null": 1, "repeated": 1}
+    left = {row["rule"]: row["row_number"] for row in quarantine.rejected(after)}
+    assert left == {"label_null": len(GOOD) + 3, "repeated": len(GOOD) + 4}, "as they were counted at first"
     tables = json.loads(part.file("results.json").read_text())["tables"]
     assert not any(table["notes"] for table in tables.values()), (
         "two rows are no table: most scenarios have none of them"

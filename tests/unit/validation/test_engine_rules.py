@@ -20,7 +20,7 @@ def test_each_rule_gets_its_own_rows_and_examples_count_from_the_table(capfd):
     assert {name: list(rows) for name, rows in found.items()} == {"too_big": [2], "b_null": [1], "odd": [3]}
     checker.check(frame, offset=200)
     assert checker.tallies["too_big"].failed == 2
-    assert checker.tallies["too_big"].examples == [(102, "99"), (202, "99")]
+    assert checker.tallies["too_big"].examples == [(103, "99"), (203, "99")]
     assert capfd.readouterr().err == ""
 
 

@@ -83,8 +83,9 @@ def test_every_row_fault_of_the_log_goes_to_quarantine_under_its_own_rule(gate, 
     clean = pq.read_table(out / "interactions.parquet")
     rejected = pq.read_table(out / "quarantine_interactions.parquet")
     assert rejected.column("run").unique().to_pylist() == ["run-1"]
+    assert rejected.column("row_number").to_pylist() == [row + 1 for row in range(3, 240, 20)][: len(planted)]
     before = pq.read_table(tmp_path / "source" / "interactions.parquet")
-    assert sorted_rows(clean, rejected.drop(["rule", "run"])) == sorted_rows(before)
+    assert sorted_rows(clean, rejected.drop(["rule", "run", "row_number"])) == sorted_rows(before)
     body = json.loads((out / "results.json").read_text())["tables"]["interactions"]
     assert body["quarantined_by_rule"] == dict.fromkeys(planted, 1)
 
@@ -95,7 +96,7 @@ def test_clean_log_has_the_strict_schema_and_keeps_context_columns(gate, source)
     source.interactions["label"][0] = 7
     _, out = gate()
     assert pq.read_schema(out / "interactions.parquet") == source.schemas["interactions"]
-    assert pq.read_schema(out / "quarantine_interactions.parquet").names[-3:] == ["place", "rule", "run"]
+    assert pq.read_schema(out / "quarantine_interactions.parquet").names[-4:] == ["place", "rule", "run", "row_number"]
 
 
 def test_rows_within_the_allowed_skew_are_not_from_the_future(gate, source, clock):
@@ -204,7 +205,7 @@ def test_data_docs_are_written_and_need_no_network(gate, source):
         page = (docs / f"{table}.html").read_text()
         assert f'href="{table}.html"' in index
         assert "http://" not in page and "https://" not in page and "<script" not in page
-    assert "row 0: 7" in (docs / "interactions.html").read_text()
+    assert "row 1: 7" in (docs / "interactions.html").read_text()
 
 
 def test_equal_input_gives_equal_bytes_outside_run(gate, source):
@@ -270,7 +271,7 @@ def empty(table):
         (retype("items", "year", pa.string(), str), ["column 'year' is declared dense but holds string"]),
         (
             fill("interactions", "label", lambda i, v: 3 if i < 20 else v),
-            ["quarantined_share", "label_not_binary", "row 0: 3"],
+            ["quarantined_share", "label_not_binary", "row 1: 3"],
         ),
         (
             fill("interactions", "label", lambda i, v: 1),
@@ -289,7 +290,7 @@ def empty(table):
         (fill("interactions", "event_timestamp", lambda i, v: FUTURE), ["share_in_future", "data.timestamp_unit"]),
         (fill("interactions", "item_id", lambda i, v: v + 1000), ["share_of_rows_with_item is 0", "same ids"]),
         (fill("interactions", "user_id", lambda i, v: v + 1000), ["share_of_rows_with_user is 0", "same ids"]),
-        (fill("scenarios", "description", lambda i, v: " "), ["blank_cells", "row 0 column description"]),
+        (fill("scenarios", "description", lambda i, v: " "), ["blank_cells", "row 1 column description"]),
         (fill("scenarios", "scenario", lambda i, v: "home"), ["repeated_names is home"]),
     ],
 )
@@ -322,7 +323,7 @@ def test_items_without_any_text_are_only_noted_unless_the_settings_ask_for_it(ga
 
 def test_rows_of_an_undeclared_scenario_name_the_setting_that_declares_it(gate, source):
     source.interactions["scenario"][:80] = ["toys"] * 80
-    with pytest.raises(GateError, match=r"(?s)scenario_unknown.*row 0: toys.*data\.scenarios"):
+    with pytest.raises(GateError, match=r"(?s)scenario_unknown.*row 1: toys.*data\.scenarios"):
         gate()
 
 
