@@ -1,6 +1,8 @@
 """Refresh and retrain on schedule. Thin: every task is one stage of the command line, for the run's data interval.
 
-The file imports nothing of the product, so the scheduler needs neither torch nor Feast, and parsing stays cheap.
+Tasks, edges and time limits are those of pipeline/graph.py, which needs the standard library only: the scheduler needs
+neither torch nor Feast, and parsing stays cheap. Stages that do not read each other run beside each other, so an online
+store that is away stops no training, only promotion.
 
     LLM4MSR_SETTINGS     the settings file, read when a task runs; config/production.yaml beside this folder by default
     LLM4MSR_COMMAND      the command to run, with its arguments; the console script beside this interpreter by default
@@ -18,6 +20,7 @@ day is lost while the DAG is paused. An interval without rows is skipped.
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import os
 import re
 import shlex
@@ -29,23 +32,9 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from airflow.sdk import DAG, BaseOperator, BaseOperatorLink, CronDataIntervalTimetable, chain
+from airflow.sdk import DAG, BaseOperator, BaseOperatorLink, CronDataIntervalTimetable
 from airflow.sdk.exceptions import AirflowException, AirflowFailException, AirflowSkipException
 
-# Stage and the longest it may take, in minutes, in the order of a run.
-STAGES = {
-    "ingest": 120,
-    "validate": 60,
-    "features": 120,
-    "knowledge": 720,
-    "materialize": 240,
-    "dataset": 120,
-    "train": 720,
-    "evaluate": 120,
-    "promote": 30,
-    "controls": 720,
-    "report": 30,
-}
 USER_MISTAKE = 2
 NOTHING_TO_DO = 3
 LAST_LINES = 15
@@ -209,6 +198,20 @@ def _start(command: list[str]) -> subprocess.Popen[str]:
         raise AirflowFailException(f"{command[0]} cannot be run ({error}); set LLM4MSR_COMMAND") from error
 
 
+def _graph() -> Any:
+    """pipeline/graph.py of this repository, whatever else is called `pipeline` here."""
+    path = Path(__file__).resolve().parent.parent / "pipeline" / "graph.py"
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} is not there: keep the folder dags/ beside pipeline/, as in the repository")
+    spec = importlib.util.spec_from_file_location("llm4msr_graph", path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # dataclasses look their module up there
+    spec.loader.exec_module(module)
+    return module
+
+
+GRAPH = _graph()
 START, END = _time("LLM4MSR_START"), _time("LLM4MSR_END")
 
 with DAG(
@@ -229,9 +232,9 @@ with DAG(
     },
     tags=["llm4msr"],
 ) as dag:
-    chain(
-        *(
-            StageOperator(task_id=stage, stage=stage, execution_timeout=timedelta(minutes=minutes))
-            for stage, minutes in STAGES.items()
-        )
-    )
+    tasks: dict[str, StageOperator] = {}
+    for name in GRAPH.run_order():
+        limit = timedelta(minutes=GRAPH.GRAPH[name].minutes)
+        tasks[name] = StageOperator(task_id=name, stage=name, execution_timeout=limit)
+        for earlier in GRAPH.waits_for(name):
+            tasks[earlier] >> tasks[name]

@@ -12,6 +12,7 @@ import typer
 
 from core import Settings, configure, logger
 from core.errors import Llm4msrError, SettingsError
+from pipeline.graph import GRAPH
 from pipeline.knowledge_cli import knowledge_app
 from pipeline.options import DEFAULT_FILE, CatchUp, End, SettingsFile, Start, settings_of, window_of
 from pipeline.quarantine_cli import quarantine_app
@@ -82,18 +83,12 @@ def _stage(name: str, help_text: str) -> None:
     app.command(name, help=text)(command)
 
 
-_stage("ingest", "Read raw logs into the canonical tables (interactions, users, items, scenarios).")
-_stage("validate", "Check the tables with Great Expectations; faulty rows go to quarantine, faulty tables stop.")
-_stage("features", "Build leak-free statistics and histories, one row per entity and event time.")
-app.add_typer(knowledge_app)
-app.add_typer(quarantine_app)
-_stage("materialize", "Write the newest values to the online store and publish the catalogue.")
-_stage("dataset", "Join the point-in-time training table through Feast; the gate stops a leak.")
-_stage("train", "Train the plain backbone and the same backbone with knowledge.")
-_stage("evaluate", "Measure both on the test rows; record the run in MLflow.")
-_stage("promote", "Decide whether the new model goes live; write the verdict and why.")
-_stage("controls", "Train placebos where they are due (controls.every): what is the gain of knowledge made of?")
-_stage("package", "Build a Bento of the service with the champion as its seed.")
+for _name, _declared in GRAPH.items():
+    if _name == "knowledge":  # it and `report` have options of their own
+        app.add_typer(knowledge_app)
+        app.add_typer(quarantine_app)
+    elif _name != "report" and not _declared.within:
+        _stage(_name, _declared.does)
 
 
 @app.command()

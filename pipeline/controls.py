@@ -17,6 +17,8 @@ import pyarrow.parquet as pq
 from core import ArtifactStore, Built, Manifest, Settings, Window, logger, progress
 from core.digest import canonical_json
 from core.store import write_json
+from pipeline.declared import declared, shaping
+from pipeline.graph import GRAPH
 from pipeline.windows import artifact_store, clean_tables, stage_clock, training_start
 
 if TYPE_CHECKING:
@@ -30,11 +32,8 @@ def controls(settings: Settings, window: Window = Window()) -> Manifest:  # noqa
     """Train the placebos where they are due; else pass on what the last ones showed, with the number of runs since."""
     store = artifact_store(settings)
     source, table, known = (store.get(name, window) for name in ("train", "dataset", "knowledge"))
-    shaping = settings.section("model", "train", "controls")
-    shaping |= {"judged": settings.promotion.model_dump(mode="json", include={"confidence", "resamples", "cold_rows"})}
-    earlier = (
-        None if settings.controls.every == 0 else _earlier(store, window, source, shaping, settings.controls.every)
-    )
+    seen, own = declared(settings, "controls"), shaping(settings, "controls")
+    earlier = None if seen.controls.every == 0 else _earlier(store, window, source, own, seen.controls.every)
 
     def build(out: Path) -> Built:
         before = next((m for m in _every(store) if m["digest"] == earlier), None)
@@ -42,7 +41,7 @@ def controls(settings: Settings, window: Window = Window()) -> Manifest:  # noqa
             body = _read(before["path"])
             write_json(out / FILE, {**body, "runs_ago": body["runs_ago"] + 1})
             return Built()
-        found = {} if settings.controls.every == 0 else _measure(settings, window, source, table, known, out)
+        found = {} if seen.controls.every == 0 else _measure(settings, window, source, table, known, out)
         write_json(out / FILE, {"runs_ago": 0, "window": window.as_json(), "placebos": found})
         return Built(rows={name: body["against"]["overall"]["rows"] for name, body in found.items()})
 
@@ -50,19 +49,19 @@ def controls(settings: Settings, window: Window = Window()) -> Manifest:  # noqa
         "controls",
         window,
         inputs={"train": source.digest} | ({"earlier": earlier} if earlier is not None else {}),
-        settings=shaping,
-        rooms=("core", "models", "knowledge"),
+        settings=own,
+        rooms=GRAPH["controls"].rooms,
         builder=build,
     )
 
 
-def _earlier(store: ArtifactStore, window: Window, source: Manifest, shaping: dict[str, Any], every: int) -> str | None:
+def _earlier(store: ArtifactStore, window: Window, source: Manifest, own: dict[str, Any], every: int) -> str | None:
     """The digest of the artifact whose placebos still count; None where new ones are due.
 
     They are due at the first run, after `every` runs, and when the model's settings have changed. A run that is repeated decides
     as it did.
     """
-    known = [m for m in _every(store) if m["settings"] == json.loads(canonical_json(shaping))]
+    known = [m for m in _every(store) if m["settings"] == json.loads(canonical_json(own))]
     for mine in known:
         if mine["window"] == window.as_json() and mine["inputs"]["train"] == source.digest:
             return mine["inputs"].get("earlier")

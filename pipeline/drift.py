@@ -12,6 +12,8 @@ import pyarrow.parquet as pq
 
 from core import Built, Manifest, Settings, Window
 from core.store import write_json
+from pipeline.declared import declared, shaping
+from pipeline.graph import GRAPH
 from pipeline.stages import artifact_store
 
 # Counts grow with the log by themselves: only rates are compared.
@@ -33,12 +35,11 @@ def measure_drift(settings: Settings, window: Window = Window()) -> Manifest:  #
     store = artifact_store(settings)
     table = store.get("dataset", window)
     reference = _champion_dataset(settings, table)
-    limits = {name: getattr(settings.validation, name) for name in ("max_psi", "max_kl", "min_drift_rows")}
 
     def build(out: Path) -> Built:
         body = {"verdict": "no champion", "features": {}, "drifted": []}
         if reference is not None:
-            body = _compare(settings, reference, table.path)
+            body = _compare(declared(settings, "drift"), reference, table.path)
         write_json(out / "drift.json", body)
         return Built(rows={"drifted": len(body["drifted"])}, versions={"drift": body["verdict"]})
 
@@ -46,8 +47,8 @@ def measure_drift(settings: Settings, window: Window = Window()) -> Manifest:  #
         "drift",
         window,
         inputs={"dataset": table.digest, "champion": _digest(reference)},
-        settings=limits,
-        rooms=("core", "validation"),
+        settings=shaping(settings, "drift"),
+        rooms=GRAPH["drift"].rooms,
         builder=build,
     )
 

@@ -38,11 +38,12 @@ from pipeline.forget_files import (
     without_matrix_rows,
     without_rows,
 )
+from pipeline.graph import built_within
 from pipeline.run import STAGES
 
 LOG = logger("pipeline")
 # Beside the stages; what is built within another comes after it, so that nobody waits for each other.
-_OTHERS = ("replay", "compressor", "catalogue", "dataset_champion", "drift")
+_OTHERS = ("replay", "compressor", *built_within())
 _WHY = "a user was forgotten"
 
 

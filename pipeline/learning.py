@@ -17,6 +17,8 @@ from core import ArtifactStore, Built, Manifest, Settings, Window, as_utc, logge
 from core.digest import sha256_file
 from core.errors import MissingArtifactError
 from core.store import replace_json
+from pipeline.declared import declared, shaping
+from pipeline.graph import GRAPH
 from pipeline.stages import artifact_store, stage_clock
 
 if TYPE_CHECKING:
@@ -34,7 +36,7 @@ ROLLED_BACK = "rolled back"
 
 def train(settings: Settings, window: Window = Window()) -> Manifest:  # noqa: B008
     """Train the plain backbone and the same backbone with knowledge on the window's training table."""
-    store = artifact_store(settings)
+    store, seen = artifact_store(settings), declared(settings, "train")
     source = store.get("dataset", window)
 
     def build(out: Path) -> Built:
@@ -44,8 +46,8 @@ def train(settings: Settings, window: Window = Window()) -> Manifest:  # noqa: B
         data = load_dataset(source.path)
         curves, rows = {}, {}
         for name in progress(SYSTEMS, unit="systems"):
-            model = plain(settings.model) if name == "plain" else settings.model
-            report = fit(data, model, settings.train, out / f"bundle_{name}", name=name)
+            model = plain(seen.model) if name == "plain" else seen.model
+            report = fit(data, model, seen.train, out / f"bundle_{name}", name=name)
             curves[name] = report.curves
             scored = pa.concat_tables(
                 [predict(load_bundle(out / f"bundle_{name}"), data, split) for split in ("validation", "test")]
@@ -53,9 +55,9 @@ def train(settings: Settings, window: Window = Window()) -> Manifest:  # noqa: B
             pq.write_table(scored, out / f"predictions_{name}.parquet", compression="zstd")
             rows[f"scored_{name}"] = scored.num_rows
         others = {COUNTING: counting(data, "test")}
-        if settings.controls.without_text and has_text(data):
+        if seen.controls.without_text and has_text(data):
             bare, work = without_text(data), out / "run" / WITHOUT_TEXT
-            fit(bare, plain(settings.model), settings.train, work, name=WITHOUT_TEXT)
+            fit(bare, plain(seen.model), seen.train, work, name=WITHOUT_TEXT)
             others[WITHOUT_TEXT] = predict(load_bundle(work), bare, "test")
             shutil.rmtree(work)
         for name, scored in others.items():
@@ -68,15 +70,15 @@ def train(settings: Settings, window: Window = Window()) -> Manifest:  # noqa: B
         "train",
         window,
         inputs={"dataset": source.digest},
-        settings=settings.section("model", "train") | {"without_text": settings.controls.without_text},
-        rooms=("core", "models"),
+        settings=shaping(settings, "train"),
+        rooms=GRAPH["train"].rooms,
         builder=build,
     )
 
 
 def evaluate(settings: Settings, window: Window = Window()) -> Manifest:  # noqa: B008
     """Metrics of every system on the test rows, differences with intervals, and the run in MLflow."""
-    store = artifact_store(settings)
+    store, seen = artifact_store(settings), declared(settings, "evaluate")
     source = store.get("train", window)
 
     def build(out: Path) -> Built:
@@ -91,17 +93,15 @@ def evaluate(settings: Settings, window: Window = Window()) -> Manifest:  # noqa
         test = {name: table.filter(pc.equal(table["split"], "test")) for name, table in tables.items()}
         spec = json.loads((source.path / "bundle_knowledge" / "spec.json").read_text())
         drawn = {"negatives": spec["negatives"]} if spec.get("negatives") else {}
-        metrics = {name: measure(table, settings.promotion.cold_rows) | drawn for name, table in test.items()}
+        metrics = {name: measure(table, seen.promotion.cold_rows) | drawn for name, table in test.items()}
         _write(out / "metrics.json", metrics)
-        lift = compare(test["plain"], test["knowledge"], settings.promotion, settings.train.seed)
-        choice = choose(lift, metrics["plain"], settings.promotion)
-        over_counting = compare(test[COUNTING], test[choice.system], settings.promotion, settings.train.seed)
+        lift = compare(test["plain"], test["knowledge"], seen.promotion, seen.train.seed)
+        choice = choose(lift, metrics["plain"], seen.promotion)
+        over_counting = compare(test[COUNTING], test[choice.system], seen.promotion, seen.train.seed)
         _write(out / "lift.json", lift)
         _write(out / "choice.json", choice.as_json())
         _write(out / "over_counting.json", over_counting)
-        over = {
-            name: compare(test[name], test["knowledge"], settings.promotion, settings.train.seed) for name in others
-        }
+        over = {name: compare(test[name], test["knowledge"], seen.promotion, seen.train.seed) for name in others}
         _write(out / "ladder.json", over | {"plain": lift})
         return Built(rows={"test": test["plain"].num_rows}, versions=dict(source.versions))
 
@@ -109,8 +109,8 @@ def evaluate(settings: Settings, window: Window = Window()) -> Manifest:  # noqa
         "evaluate",
         window,
         inputs={"train": source.digest},
-        settings=settings.section("promotion") | {"seed": settings.train.seed},
-        rooms=("core", "models"),
+        settings=shaping(settings, "evaluate"),
+        rooms=GRAPH["evaluate"].rooms,
         builder=build,
     )
     _track(settings, source, manifest)
@@ -137,6 +137,8 @@ def promote(settings: Settings, window: Window = Window()) -> Manifest:  # noqa:
     def build(out: Path) -> Built:
         from models import first_verdict, promotion_verdict
 
+        seen = declared(settings, "promote")
+
         challenger = _test_rows(source, choice["system"])
         rival = None
         if champion is not None and _has_other_ids(store, champion, window):
@@ -146,11 +148,11 @@ def promote(settings: Settings, window: Window = Window()) -> Manifest:  # noqa:
         elif champion is not None:
             rival, challenger = _champion_scores(settings, champion, source, window, challenger)
         if champion is None or rival is None:
-            verdict = first_verdict(_json(scores, "metrics.json"), choice["system"], settings.promotion)
+            verdict = first_verdict(_json(scores, "metrics.json"), choice["system"], seen.promotion)
         else:
             age = clock.now() - as_utc(champion["promoted_at"])
             span = _span(store.get("dataset", window))
-            verdict = promotion_verdict(rival, challenger, settings.promotion, age, settings.train.seed, span)
+            verdict = promotion_verdict(rival, challenger, seen.promotion, age, seen.train.seed, span)
         body = {"promote": verdict.promote, "reason": verdict.reason, "details": verdict.details, "choice": choice}
         _write(out / "verdict.json", {**body, "challenger": bundle, "champion": champion and champion["bundle"]})
         return Built(rows={"rows": challenger.num_rows}, versions={"promote": verdict.promote})
@@ -159,8 +161,8 @@ def promote(settings: Settings, window: Window = Window()) -> Manifest:  # noqa:
         "promote",
         window,
         inputs={"train": source.digest, "evaluate": scores.digest, "champion": champion["digest"] if champion else ""},
-        settings=settings.section("promotion"),
-        rooms=("core", "models"),
+        settings=shaping(settings, "promote"),
+        rooms=GRAPH["promote"].rooms,
         builder=build,
     )
     verdict = json.loads(manifest.file("verdict.json").read_text())
@@ -331,10 +333,10 @@ def _champion_dataset(settings: Settings, bundle: Path, source: Manifest, window
         "dataset_champion",
         window,
         inputs={"dataset": today.digest, "versions": json.dumps(reads, sort_keys=True)},
-        settings=settings.section("split", "features"),
-        rooms=("core", "feature_repo"),
+        settings=shaping(settings, "dataset_champion"),
+        rooms=GRAPH["dataset_champion"].rooms,
         builder=lambda out: build_training_table(
-            settings,
+            declared(settings, "dataset_champion"),
             stage_clock(settings, window),
             sources=[m.path for m in clean],
             features=store.get("features", window).path,

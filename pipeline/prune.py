@@ -17,24 +17,11 @@ from typing import Any
 
 from core import ArtifactStore, Clock, Settings, logger, wall
 from core.errors import CorruptArtifactError
+from pipeline.graph import newest_alone
 
 LOG = logger("pipeline")
-# Stages whose newest window stands for all earlier ones.
-CUMULATIVE = (
-    "features",
-    "knowledge",
-    "catalogue",
-    "materialize",
-    "dataset",
-    "dataset_champion",
-    "drift",
-    "train",
-    "evaluate",
-    "promote",
-    "controls",
-    "package",
-    "report",
-)
+# Artifacts whose newest window stands for all earlier ones.
+CUMULATIVE = newest_alone()
 
 
 @dataclass(frozen=True)

@@ -15,41 +15,33 @@ from markupsafe import Markup
 
 from core import Built, Manifest, Settings, Window
 from core.store import write_json
+from pipeline.declared import declared
 from pipeline.drift import measure_drift
 from pipeline.findings import findings
+from pipeline.graph import GRAPH
 from pipeline.ladder import ladder, worth
 from pipeline.stages import DATA_DOCS, artifact_store
 
 TEMPLATES = Path(__file__).parent / "templates"
 # What shapes the result and may be shown: no paths, no addresses, no secrets.
-_SHOWN = ("data", "features", "split", "knowledge", "model", "train", "validation", "promotion")
+_SHOWN = GRAPH["report"].settings
 _HIDDEN = {"data.path", "knowledge.base_url", "knowledge.api_key"}
 _SHORT_SPAN = dt.timedelta(days=3)
-_STAGES = (
-    "ingest",
-    "validate",
-    "features",
-    "knowledge",
-    "materialize",
-    "dataset",
-    "train",
-    "evaluate",
-    "promote",
-    "controls",
-)
 
 
 def report(settings: Settings, window: Window = Window()) -> Manifest:  # noqa: B008
     """Write `report.html`, and `findings.json` with its sentences, from the window's artifacts."""
     store = artifact_store(settings)
-    parts = {name: store.get(name, window) for name in _STAGES} | {"drift": measure_drift(settings, window)}
+    parts = {name: store.get(name, window) for name in GRAPH["report"].reads} | {
+        "drift": measure_drift(settings, window)
+    }
     return store.build(
         "report",
         window,
         inputs={name: manifest.digest for name, manifest in parts.items()},
         settings={"project": settings.project, "changed": changed_settings(settings)},
-        rooms=("core", "pipeline"),
-        builder=lambda out: _write(out, settings, parts),
+        rooms=GRAPH["report"].rooms,
+        builder=lambda out: _write(out, declared(settings, "report"), parts),
     )
 
 

@@ -9,6 +9,7 @@ from core.words import did_you_mean
 from pipeline import learning, stages
 from pipeline.controls import controls
 from pipeline.estimate import planned, remember
+from pipeline.graph import run_order
 from pipeline.profile import profile, surprises
 from pipeline.report import report
 from pipeline.windows import artifact_store, stage_clock
@@ -28,8 +29,7 @@ STAGES = {
     "report": report,
     "package": learning.package,
 }
-# Packaging builds an image's content; it is asked for by name, not at every refresh.
-RUN_ORDER = tuple(name for name in STAGES if name != "package")
+RUN_ORDER = run_order()
 
 
 def run_all(settings: Settings, window: Window, until: str | None = None) -> dict[str, Manifest]:

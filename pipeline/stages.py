@@ -21,6 +21,8 @@ from core import (
     to_micros,
 )
 from core.forgotten import Forgotten
+from pipeline.declared import declared, shaping
+from pipeline.graph import GRAPH
 from pipeline.id_types import id_types_of, of_one_type
 from pipeline.windows import (
     artifact_store,
@@ -54,15 +56,16 @@ def ingest(settings: Settings, window: Window = Window()) -> Manifest:  # noqa: 
 
     def build(out: Path) -> Built:
         # The list as it is once this stage has its turn: `forget` may have had it just before.
-        return read_source(settings, window, out, pushed if digest else None, Forgotten(settings.root))
+        return read_source(
+            declared(settings, "ingest"), window, out, pushed if digest else None, Forgotten(settings.root)
+        )
 
     return artifact_store(settings).build(
         "ingest",
         window,
         inputs={"source": source_digest(settings)} | {name: known for name, known in own.items() if known},
-        settings=settings.section("data"),
-        rooms=("core", "ingest"),
         builder=build,
+        **_identity(settings, "ingest"),
     )
 
 
@@ -84,7 +87,7 @@ def validate(settings: Settings, window: Window = Window()) -> Manifest:  # noqa
         return validate_source(
             source.path,
             out,
-            settings,
+            declared(settings, "validate"),
             clock,
             run_id=source.digest[:16],
             window=window,
@@ -97,9 +100,8 @@ def validate(settings: Settings, window: Window = Window()) -> Manifest:  # noqa
         "validate",
         window,
         inputs={"ingest": source.digest, **_digests("earlier", before), **_clock_input(clock)},
-        settings=settings.section("validation", "data"),
-        rooms=("core", "validation"),
         builder=build,
+        **_identity(settings, "validate"),
     )
 
 
@@ -112,15 +114,14 @@ def features(settings: Settings, window: Window = Window()) -> Manifest:  # noqa
     def build(out: Path) -> Built:
         from feature_repo import build_statistics
 
-        return build_statistics([m.path for m in clean], out, settings, window.bounds_micros()[1])
+        return build_statistics([m.path for m in clean], out, declared(settings, "features"), window.bounds_micros()[1])
 
     return store.build(
         "features",
         window,
         inputs=_digests("validate", clean),
-        settings=settings.section("features"),
-        rooms=("core", "feature_repo"),
         builder=build,
+        **_identity(settings, "features"),
     )
 
 
@@ -136,11 +137,11 @@ def knowledge(settings: Settings, window: Window = Window()) -> Manifest:  # noq
         from knowledge import build_knowledge
         from validation import validate_knowledge
 
-        paths = [m.path for m in clean]
+        paths, seen = [m.path for m in clean], declared(settings, "knowledge")
         built = build_knowledge(
             paths,
             out,
-            settings,
+            seen,
             clock,
             train_start=train_start,
             cache=store.root / "cache",
@@ -151,7 +152,7 @@ def knowledge(settings: Settings, window: Window = Window()) -> Manifest:  # noq
         active = [m for m in clean if m.stage == "validate"][-1].file("interactions.parquet")
         previous = before[-1].path if before else None
         gate = validate_knowledge(
-            out, settings, clock, active, previous, out / DATA_DOCS, clean[-1].digest[:16], texts=_any_text(clean)
+            out, seen, clock, active, previous, out / DATA_DOCS, clean[-1].digest[:16], texts=_any_text(clean)
         )
         _write(out / "gate.json", gate)
         return built
@@ -166,9 +167,8 @@ def knowledge(settings: Settings, window: Window = Window()) -> Manifest:  # noq
             "train_start": str(train_start),
             **_clock_input(clock),
         },
-        settings=settings.section("knowledge", "validation", "data"),
-        rooms=("core", "knowledge", "validation"),
         builder=build,
+        **_identity(settings, "knowledge"),
     )
 
 
@@ -193,15 +193,14 @@ def materialize(settings: Settings, window: Window = Window()) -> Manifest:  # n
     def build_catalogue(out: Path) -> Built:
         from feature_repo import build_catalogue
 
-        return build_catalogue(settings, clock, out=out, **paths)
+        return build_catalogue(declared(settings, "catalogue"), clock, out=out, **paths)
 
     catalogue = store.build(
         "catalogue",
         window,
         inputs=inputs,
-        settings=settings.section("features") | {"items": settings.data.item_categorical + settings.data.item_dense},
-        rooms=("core", "feature_repo"),
         builder=build_catalogue,
+        **_identity(settings, "catalogue"),
     )
 
     def build(out: Path) -> Built:
@@ -210,11 +209,12 @@ def materialize(settings: Settings, window: Window = Window()) -> Manifest:  # n
         from validation import validate_online
 
         start, end = window.bounds_micros()
-        written = write_online(settings, clock, start=start, end=end, newest=later is None, **paths)
+        seen = declared(settings, "materialize")
+        written = write_online(seen, clock, start=start, end=end, newest=later is None, **paths)
         _write(out / "written.json", written)
         run = made["knowledge"].digest[:16]
         gate = validate_online(
-            sample_online(settings, clock, newest=later is None, **paths), settings, clock, out / DATA_DOCS, run
+            sample_online(seen, clock, newest=later is None, **paths), seen, clock, out / DATA_DOCS, run
         )
         _write(out / "run" / "gate.json", gate)
         return Built(rows=written, versions=dict(made["knowledge"].versions))
@@ -223,10 +223,8 @@ def materialize(settings: Settings, window: Window = Window()) -> Manifest:  # n
         "materialize",
         window,
         inputs=inputs,
-        settings=settings.section("features", "online", "registry")
-        | {"max_online_age": str(settings.validation.max_online_age)},
-        rooms=("core", "feature_repo", "validation"),
         builder=build,
+        **_identity(settings, "materialize"),
         still_valid=lambda found: _online_is_populated(settings, clock, found),
     )
     if later is not None:
@@ -282,8 +280,9 @@ def dataset(settings: Settings, window: Window = Window()) -> Manifest:  # noqa:
         from feature_repo import build_training_table
         from validation import validate_training_table
 
+        seen = declared(settings, "dataset")
         built = build_training_table(
-            settings,
+            seen,
             clock,
             sources=[m.path for m in clean],
             features=made["features"].path,
@@ -293,7 +292,7 @@ def dataset(settings: Settings, window: Window = Window()) -> Manifest:  # noqa:
             train_start=train_start,
         )
         known = made["knowledge"]
-        gate = validate_training_table(out, settings, clock, known.path, out / DATA_DOCS, known.digest[:16])
+        gate = validate_training_table(out, seen, clock, known.path, out / DATA_DOCS, known.digest[:16])
         _write(out / "gate.json", gate)
         return built
 
@@ -306,10 +305,14 @@ def dataset(settings: Settings, window: Window = Window()) -> Manifest:  # noqa:
             "train_start": str(train_start),
             **_clock_input(clock),
         },
-        settings=settings.section("split", "features", "data") | {"user_vectors": settings.knowledge.user_vectors},
-        rooms=("core", "feature_repo", "validation"),
         builder=build,
+        **_identity(settings, "dataset"),
     )
+
+
+def _identity(settings: Settings, stage: str) -> dict[str, Any]:
+    """What `ArtifactStore.build` is told of the settings and the code of a stage."""
+    return {"settings": shaping(settings, stage), "rooms": GRAPH[stage].rooms}
 
 
 def _online_is_populated(settings: Settings, clock: Clock, manifest: Manifest) -> bool:
