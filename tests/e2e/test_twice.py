@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from pathlib import Path
 
 import pytest
 
-from pipeline.run import RUN_ORDER
+from core import ArtifactStore, Window, load_settings
+from pipeline.declared import UndeclaredSettingError
+from pipeline.graph import GRAPH
+from pipeline.run import RUN_ORDER, STAGES
 
 pytestmark = pytest.mark.e2e
 
@@ -43,3 +47,12 @@ def test_the_log_of_a_run_tells_every_stage_and_its_duration_and_never_goes_back
     percents = [int(percent) for percent in re.findall(r"(\d+) % done", log)]
     assert percents == sorted(percents)
     assert percents[-1] == 100
+
+
+def test_a_stage_that_reads_a_setting_which_it_does_not_declare_is_stopped(finished, monkeypatch):
+    settings = load_settings(finished.file)
+    before = ArtifactStore(settings.root).get("features", Window())
+    monkeypatch.setitem(GRAPH, "features", dataclasses.replace(GRAPH["features"], settings=("features",)))
+    with pytest.raises(UndeclaredSettingError, match="stage features reads the setting knowledge, which"):
+        STAGES["features"](settings, Window())
+    assert ArtifactStore(settings.root).get("features", Window()) == before
