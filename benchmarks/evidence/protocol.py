@@ -41,13 +41,55 @@ class Prepared:
         rows_before: rows of the row's user that its features were made from, int64 [N]; who is new.
         rows_trained: training rows of the row's user, int64 [N]; who is cold.
         slots: where each user's vectors begin in the matrix `user_pooled`, int64 [U + 1].
+        item_counts: of items at the time of rows that are not theirs.
     """
 
     data: TrainingData
     rows_before: np.ndarray
     rows_trained: np.ndarray
     slots: np.ndarray
+    item_counts: ItemCounts
     extra: dict[str, list[str]] = field(default_factory=dict)
+
+    def item_statistics(self, rows: np.ndarray, items: np.ndarray) -> dict[str, np.ndarray]:
+        """What a row's features would be if its item were another: item_rows, item_positives, item_rate, float64 [n].
+
+        Args:
+            rows: at whose time, [n]; rows of validation or test.
+            items: position of the item in the order of the item codes of the log, [n].
+        """
+        seen, positives = self.item_counts.before(rows, items)
+        rate = smoothed_rate(positives, seen, FEATURES)
+        return {"item_rows": seen.astype(np.float64), "item_positives": positives.astype(np.float64), "item_rate": rate}
+
+
+@dataclass
+class ItemCounts:
+    """Rows and positives of each item before a moment: strictly before it, less the lag; or all training rows.
+
+    Args:
+        codes: item of each row that may be counted, [M].
+        times: of the same rows, seconds; all 0 where time does not count.
+        labels: of the same rows.
+        moments: of every row of the table, seconds less the lag; all 1 where time does not count.
+    """
+
+    codes: np.ndarray
+    times: np.ndarray
+    labels: np.ndarray
+    moments: np.ndarray
+
+    def __post_init__(self) -> None:
+        order = np.lexsort((self.times, self.codes))
+        self._keys = ((self.codes.astype(np.int64) << 32) + self.times)[order]
+        self._sums = np.concatenate(([0], np.cumsum(self.labels[order], dtype=np.int64)))
+
+    def before(self, rows: np.ndarray, items: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Rows and positives of the items before the rows' moments, int64 [n] each."""
+        begin = np.searchsorted(self._keys, items.astype(np.int64) << 32, side="left")
+        asked = (items.astype(np.int64) << 32) + self.moments[rows]
+        stop = np.maximum(np.searchsorted(self._keys, asked, side="left"), begin)
+        return stop - begin, self._sums[stop] - self._sums[begin]
 
 
 def prepare(name: Name, ratings: Ratings, texts: np.ndarray, sentences: np.ndarray, seed: int, lag: int) -> Prepared:
@@ -98,7 +140,11 @@ def _random(ratings: Ratings, texts: np.ndarray, sentences: np.ndarray, seed: in
     dense = {"user_dense": ["age"], "user_categorical": ["gender", "occupation", "zip"]}
     columns["history_begin"], columns["history_end"], log = _fold_histories(ratings, split, group)
     data = _table(ratings, scenario, NAMES[split], columns, log, AGE_SCENARIOS, dense, matrix, texts, sentences)
-    return Prepared(data, columns["user_rows"].astype(np.int64), _trained(ratings, split), slots)
+    train = split == 0
+    counts = ItemCounts(
+        ratings.item[train], np.zeros(train.sum(), np.int64), ratings.label[train], np.ones(len(ratings), np.int64)
+    )
+    return Prepared(data, columns["user_rows"].astype(np.int64), _trained(ratings, split), slots, counts)
 
 
 def _trained(ratings: Ratings, split: np.ndarray) -> np.ndarray:
@@ -187,7 +233,8 @@ def _time(ratings: Ratings, texts: np.ndarray, sentences: np.ndarray, lag: int) 
     log = ratings.user[positive], ratings.item[positive]
     data = _table(ratings, names, NAMES[split], columns, log, GENRE_SCENARIOS, dense, matrix, texts, sentences)
     extra = {"user_dense": ["user_scenario_rows", "user_scenario_rate"]}
-    return Prepared(data, columns["user_rows"].astype(np.int64), _trained(ratings, split), slots, extra)
+    counts = ItemCounts(ratings.item, seconds, ratings.label, seconds - lag)
+    return Prepared(data, columns["user_rows"].astype(np.int64), _trained(ratings, split), slots, counts, extra)
 
 
 def states_before(code: np.ndarray, seconds: np.ndarray, label: np.ndarray, lag: int) -> tuple[np.ndarray, np.ndarray]:

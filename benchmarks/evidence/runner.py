@@ -16,6 +16,7 @@ import numpy as np
 import pyarrow as pa
 
 from benchmarks.evidence import systems
+from benchmarks.evidence.full_ranking import full_ranking, lists_of
 from benchmarks.evidence.protocol import Name, Prepared
 from core.digest import sha256_json
 from core.errors import DataError
@@ -167,7 +168,10 @@ def execute(run: Run, prepared: Prepared) -> dict[str, Any]:
         report = train(data, run.model(), run.training(), Path(folder) / "bundle", name=run.system)
         row = _row(run, system, report)
         split, name = ("test", "test") if run.seed < TUNING_SEED else ("validation", "val")
-        row |= measure(predict(load_bundle(report.path), data, split), prepared, name)
+        bundle = load_bundle(report.path)
+        row |= measure(predict(bundle, data, split), prepared, name)
+        if name == "test":
+            row["full_ranking"] = full_ranking(bundle, data, prepared, lists_of(data))
     return {**row, "seconds": round(time.perf_counter() - begin, 1), "cpu_seconds": round(_cpu() - used, 1)}
 
 
@@ -190,6 +194,7 @@ def measure(predictions: pa.Table, prepared: Prepared, name: str = "test") -> di
         f"{name}_auc": found["overall"]["auc"],
         f"{name}_logloss": found["overall"]["logloss"],
         f"{name}_gauc": found["overall"]["gauc"],
+        **{f"{name}_{measure}": found["overall"][measure] for measure in ("ndcg_at_10", "recall_at_10", "lists")},
         "scenarios": scenarios,
         **{part: some.get(part) for part in parts},
     }
