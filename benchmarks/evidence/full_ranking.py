@@ -101,9 +101,7 @@ def full_ranking(bundle: Bundle, data: TrainingData, prepared: Prepared, lists: 
     }
 
 
-def _scores(
-    bundle: Bundle, data: TrainingData, prepared: Prepared, lists: Lists
-) -> Iterator[tuple[int, np.ndarray]]:
+def _scores(bundle: Bundle, data: TrainingData, prepared: Prepared, lists: Lists) -> Iterator[tuple[int, np.ndarray]]:
     """Number of a list and the scores of its positives, then of its candidates; many lists are scored at once."""
     contexts = _encoded(bundle, data, lists.context)
     items = _encoded(bundle, data, lists.items)
@@ -115,8 +113,7 @@ def _scores(
         owner = np.repeat(np.arange(start, stop), sizes[start:stop])
         pairs = _paired(bundle, data, prepared, contexts, items, lists, owner, np.concatenate(wanted[start:stop]))
         found = bundle.score_rows(pairs, np.arange(len(owner))).probability
-        for number, scores in enumerate(np.split(found, np.cumsum(sizes[start:stop])[:-1]), start=start):
-            yield number, scores
+        yield from enumerate(np.split(found, np.cumsum(sizes[start:stop])[:-1]), start=start)
         start = stop
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
@@ -87,6 +87,7 @@ def write_tables(out: Path, protocol: str, rows: Sequence[Row]) -> None:
         f"# {protocol}: what was measured\n",
         "Written by `llm4msr bench models`; README.md says how to read it.\n",
     ]
+    parts += _opening(grouped(rows))
     if drawn(grouped(rows)):
         parts.append(f"![What each system adds over the plain backbone, where and for whom]({protocol}-lift.svg)\n")
         parts.append(f"![Predicted against observed, per scenario]({protocol}-calibration.svg)\n")
@@ -99,6 +100,67 @@ def write_tables(out: Path, protocol: str, rows: Sequence[Row]) -> None:
     (out / f"{protocol}.md").write_text("\n".join(parts), encoding="utf-8")
     if rows:
         write_plots(out, protocol, grouped(rows))
+
+
+# The measures of the page's first table: heading and where a row has it.
+MEASURES: dict[str, Callable[[Row], float | None]] = {
+    "AUC": lambda row: row["test_auc"],
+    "GAUC": lambda row: row.get("test_gauc"),
+    "log loss": lambda row: row["test_logloss"],
+    "NDCG@10, own rows": lambda row: row.get("test_ndcg_at_10"),
+    "Recall@10, own rows": lambda row: row.get("test_recall_at_10"),
+    "NDCG@10, full ranking": lambda row: (row.get("full_ranking") or {}).get("ndcg_at_10"),
+    "Recall@10, full ranking": lambda row: (row.get("full_ranking") or {}).get("recall_at_10"),
+}
+OPENING = (BASELINE, "both", "both_shuffled")
+
+
+def _opening(groups: Mapping[Key, Sequence[Row]]) -> list[str]:
+    """What a reader can repeat: one table of the backbones that have all three systems, and a sentence a question."""
+    backbones = [b for b in PAPER if all((b, system) in groups for system in OPENING)]
+    if not backbones:
+        return []
+    lines = [f"| backbone | system | seeds | {' | '.join(MEASURES)} |", "|---" * (3 + len(MEASURES)) + "|"]
+    means_of: dict[str, dict[str, dict[str, float]]] = {}
+    for backbone in backbones:
+        # The seeds that all three have: means are over the same splits.
+        common = set.intersection(*({row["seed"] for row in groups[backbone, system]} for system in OPENING))
+        for system in OPENING:
+            rows = [row for row in groups[backbone, system] if row["seed"] in common]
+            values = {
+                name: mean(found)
+                for name, of in MEASURES.items()
+                if len(found := [v for v in map(of, rows) if v is not None]) == len(rows)
+            }
+            means_of.setdefault(system, {})[backbone] = values
+            cells = [f"{values[name]:.4f}" if name in values else "" for name in MEASURES]
+            lines.append(f"| {backbone} | {system} | {len(rows)} | {' | '.join(cells)} |")
+    return ["\n".join(lines) + "\n", *_sentences(backbones, means_of)]
+
+
+def _sentences(backbones: Sequence[str], means_of: Mapping[str, Mapping[str, Mapping[str, float]]]) -> Iterator[str]:
+    def change(other: str, measure: str) -> list[float]:
+        found = [(means_of["both"][b].get(measure), means_of[other][b].get(measure)) for b in backbones]
+        return [mine - theirs for mine, theirs in found if mine is not None and theirs is not None]
+
+    count = len(backbones)
+    for other, words in (
+        (BASELINE, "the plain backbone"),
+        ("both_shuffled", "the same model with other users' vectors"),
+    ):
+        gains = change(other, "AUC")
+        better = sum(gain > 0 for gain in gains)
+        yield (
+            f"Against {words}, both levels of knowledge are better on {better} of {count} backbones: AUC {mean(gains):+.4f} in the mean "
+            f"({min(gains):+.4f} to {max(gains):+.4f}).\n"
+        )
+    recall, gain = change(BASELINE, "Recall@10, full ranking"), change(BASELINE, "NDCG@10, full ranking")
+    if recall and gain:
+        before = mean(means_of[BASELINE][b]["Recall@10, full ranking"] for b in backbones)
+        yield (
+            "In full ranking, each test positive against all items of its scenario that its user never rated, knowledge finds "
+            f"{mean(recall):+.2%} more of them among the first ten ({before:.2%} without; NDCG@10 {mean(gain):+.4f}).\n"
+        )
 
 
 def compared(

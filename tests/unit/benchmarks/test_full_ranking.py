@@ -8,6 +8,7 @@ from test_evidence import TINY, prepared, ratings
 from benchmarks.evidence import runner, systems
 from benchmarks.evidence.full_ranking import Lists, _scores, full_ranking, lists_of
 from benchmarks.evidence.protocol import FEATURES
+from benchmarks.evidence.table import _opening, grouped
 from feature_repo.statistics import smoothed_rate
 from models import TrainingData, load_bundle, predict, train
 
@@ -35,7 +36,9 @@ def test_scores_are_those_of_rows_of_their_own(trained):
             rows = rows.set_column(rows.column_names.index(name), name, shown[name])
         split = np.array(data.rows["split"].to_pylist())
         for name, value in statistics(protocol, log, items, row, split).items():
-            rows = rows.set_column(rows.column_names.index(name), name, pa.array(value, data.rows.schema.field(name).type))
+            rows = rows.set_column(
+                rows.column_names.index(name), name, pa.array(value, data.rows.schema.field(name).type)
+            )
         rows = rows.set_column(rows.column_names.index("split"), "split", pa.array(["test"] * len(items)))
         expected = predict(bundle, TrainingData(rows, data.user_log, data.vectors, data.spec), "test")["score"]
         np.testing.assert_allclose(scores, expected.to_numpy(), atol=1e-6)
@@ -75,3 +78,27 @@ def test_ranks_recall_and_gain(monkeypatch):
     assert measured["recall_at_10"] == pytest.approx(2 / 3)
     assert measured["ndcg_at_10"] == pytest.approx((1 + 1 / np.log2(11)) / 3)
     assert (measured["positives"], measured["lists"], measured["scores"]) == (3, 2, 43)
+
+
+def test_a_page_opens_with_the_same_seeds_of_every_system_and_three_sentences():
+    def row(backbone, system, seed, lift):
+        ranking = {"recall_at_10": 0.2 + lift, "ndcg_at_10": 0.1 + lift}
+        return {
+            **{"system": system, "backbone": backbone, "seed": seed, "test_auc": 0.7 + lift + seed / 10},
+            **{"test_logloss": 0.6, "test_gauc": 0.6, "full_ranking": ranking},
+        }
+
+    lifts = {"plain": 0.0, "both": 0.01, "both_shuffled": -0.01}
+    rows = [row(b, system, seed, lift) for b in ("star", "ple") for system, lift in lifts.items() for seed in (0, 1)]
+    # A seed that one system lacks is left out; a backbone that lacks a system, too.
+    rows += [row("star", "both", 2, 0.5), row("mmoe", "both", 0, 0.5)]
+    table, *sentences = _opening(grouped(rows))
+    assert "| star | both | 2 | 0.7600 | 0.6000 | 0.6000 |  |  | 0.1100 | 0.2100 |" in table
+    assert "mmoe" not in table
+    assert (
+        "the plain backbone, both levels of knowledge are better on 2 of 2 backbones: AUC +0.0100 in the mean"
+        in sentences[0]
+    )
+    assert "+0.0200 in the mean" in sentences[1]
+    assert "+1.00% more of them among the first ten (20.00% without; NDCG@10 +0.0100)" in sentences[2]
+    assert _opening(grouped([row("star", "both", 0, 0.1)])) == []
