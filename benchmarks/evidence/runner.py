@@ -44,6 +44,7 @@ TRAIN: dict[str, Any] = {
     "embedding_learning_rate": 0.5,
     # The product's default is 100: as good on validation rows (within .0003), in twice as many epochs.
     "embedding_eps": 4.0,
+    "averaging": 0.5,
     "weight_decay": 1e-6,
 }
 CHOICES: dict[str, Any] = {"embedding_dropout": 0.3, "user_form": "gate", "scenario_form": "gate"}
