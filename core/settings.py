@@ -410,7 +410,7 @@ class ModelSettings(Section):
     knowledge_dropout: float = Field(0.1, ge=0, lt=1, description="share of users trained as if unknown")
     user_vectors: list[Literal["pooled", "prompt"]] = Field(
         default_factory=lambda: ["pooled"],  # type: ignore[arg-type]
-        description="which of knowledge.user_vectors the model reads",
+        description="which of knowledge.user_vectors the model reads; unless set, pooled where there is one, else what there is",
     )
     knowledge_features: bool = Field(True, description="user vectors also enter as plain features")
     second_order: Literal["none", "fm", "dcn_v2"] = Field(
@@ -581,6 +581,23 @@ class Settings(BaseSettings):
     tracking: TrackingSettings = TrackingSettings()
 
     _file: Path | None = PrivateAttr(default=None)
+
+    @field_validator("model")
+    @classmethod
+    def _vectors_are_made(cls, value: ModelSettings, others: ValidationInfo) -> ModelSettings:
+        if "knowledge" not in others.data:
+            return value
+        made = others.data["knowledge"].user_vectors
+        if made and "pooled" not in made and "user_vectors" not in value.model_fields_set:
+            value = value.model_copy(update={"user_vectors": list(made)})
+        absent = [kind for kind in value.user_vectors if kind not in made]
+        if value.user_level != "none" and (absent or not value.user_vectors):
+            what = f"names {absent[0]}, which is not among knowledge.user_vectors" if absent else "is empty"
+            raise ValueError(
+                f"user_level {value.user_level} reads users' vectors, but model.user_vectors {what} "
+                f"(there: {', '.join(made) or 'none'}); name one that is in both, or set model.user_level: none"
+            )
+        return value
 
     @field_validator("train")
     @classmethod

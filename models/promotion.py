@@ -7,7 +7,7 @@ difference, challenger minus champion, and a bootstrap over users:
 2. Groups are the scenarios with at least `min_users` users and `min_positives` positives; the smaller ones are pooled
    and count as one group if together they are large enough. No group: too little data, keep, until the champion is
    older than `max_age`; then promote unless the challenger is shown to be worse: the one-sided upper bound of D over all
-   rows is below -margin. Rows of one class show nothing: keep.
+   rows is below -margin, or log loss is higher by more than `loss_margin`. Rows of one class show nothing: keep.
 3. Non-inferior in every group: the one-sided lower bound of D is above -margin, with Holm's levels over the groups
    (the smallest p-value is held to alpha / groups, the next to alpha / (groups - 1), ...), and log loss is not higher by
    more than `loss_margin`, as a share of the champion's. Else keep.
@@ -172,6 +172,13 @@ def _untold(
     if upper < -settings.margin:
         reason = f"kept: {why}; {old}, but the new model is worse (difference {overall['difference']:+.4f}, at most {upper:+.4f})"
         return Verdict(False, reason, {**details, "rule": "worse"})
+    overall["loss_rise"] = _loss_rise(everyone)
+    if overall["loss_rise"] > settings.loss_margin:
+        reason = (
+            f"kept: {why}; {old}, but the new model's log loss is {overall['loss_rise']:.1%} higher, more than "
+            f"promotion.loss_margin ({settings.loss_margin:.1%})"
+        )
+        return Verdict(False, reason, {**details, "rule": "log_loss"})
     return Verdict(
         True, f"promoted: {old}, and nothing shows the new model to be worse; {why}", {**details, "rule": "fresher"}
     )

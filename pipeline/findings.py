@@ -38,6 +38,7 @@ def findings(
     rows_in: int,
     unknown_share: float,
     texts: bool = True,
+    withdrawn: Mapping[str, int] | None = None,
     controls: Mapping[str, Any],
 ) -> list[Finding]:
     """Everything that stands out in a run's results.
@@ -52,6 +53,7 @@ def findings(
         rows_in: rows of all tables that came in.
         unknown_share: share of the training table's rows whose user has no vector of any kind.
         texts: whether any item has a text.
+        withdrawn: table to ids that the window before had and this one's snapshot does not.
         controls: what the placebos showed, as the stage `controls` writes it.
 
     Returns:
@@ -97,6 +99,11 @@ def findings(
     if total:
         share = total / max(rows_in, 1)
         found.append(Finding("note", f"{total:,} rows ({share:.2%}) are in quarantine; their rules are listed below."))
+    if gone := {name: count for name, count in (withdrawn or {}).items() if count}:
+        said = " and ".join(f"{count:,} {name}" for name, count in gone.items())
+        found.append(
+            Finding("note", f"Withdrawn since the window before: {said}; they are not ranked and not known any more.")
+        )
     untold = [name for name, change in lift["scenarios"].items() if not change["auc"]["told"]]
     if untold:
         found.append(Finding("note", f"No difference can be told in {_names(untold)}: too few users, or no effect."))
@@ -165,9 +172,12 @@ def _promoted_although(verdict: Mapping[str, Any], harm: list[Finding], system: 
     if not verdict["promote"]:
         return
     if harm and system == "knowledge":
-        yield Finding(
-            "alarm", "The new model is live although it is worse in something; `llm4msr rollback` takes it back."
+        back = (
+            "`llm4msr rollback` takes it back"
+            if verdict.get("champion")
+            else "it is the first, so that there is none to go back to"
         )
+        yield Finding("alarm", f"The new model is live although it is worse in something; {back}.")
     groups = verdict.get("details", {}).get("groups", {})
     lower = {name: group["difference"] for name, group in groups.items() if group["difference"] < 0}
     if lower:

@@ -87,6 +87,7 @@ def _content(settings: Settings, parts: dict[str, Manifest]) -> dict[str, Any]:
     from pipeline import plots
 
     rejected = _rejected(parts["validate"])
+    withdrawn = {name: parts["validate"].rows.get(f"withdrawn_{name}", 0) for name in ("users", "items")}
     verdict, drift = _json(parts["promote"], "verdict.json"), _json(parts["drift"], "drift.json")
     curves, controls = _json(parts["train"], "curves.json"), _json(parts["controls"], "controls.json")
     rungs = ladder(metrics, _json(parts["evaluate"], "ladder.json"), controls)
@@ -98,6 +99,7 @@ def _content(settings: Settings, parts: dict[str, Manifest]) -> dict[str, Any]:
         "cold_rows": settings.promotion.cold_rows,
         "window": {name: _day(edge) for name, edge in parts["ingest"].window.items()},
         "came_in": _came_in(parts["ingest"]),
+        "withdrawn": withdrawn,
         "rejected": rejected,
         "data_docs": _data_docs(parts),
         "log": _span(rows),
@@ -132,6 +134,7 @@ def _content(settings: Settings, parts: dict[str, Manifest]) -> dict[str, Any]:
             rows_in=sum(parts["ingest"].rows.values()),
             unknown_share=_unknown_share(rows),
             texts=texts,
+            withdrawn=withdrawn,
             controls=controls,
         ),
     }

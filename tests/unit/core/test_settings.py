@@ -209,3 +209,29 @@ def test_declared_columns_that_cannot_be_carried_are_refused(section, message):
     with pytest.raises(ValueError, match=message):
         DataSettings(**section)
     DataSettings(item_categorical=['a"b', "order", "x y;z", "a.b", "type"], item_text=["title", 'a"b'])
+
+
+@pytest.mark.parametrize(
+    ("made", "model", "read"),
+    [
+        (["prompt"], {}, ["prompt"]),
+        (["pooled", "prompt"], {}, ["pooled"]),
+        (["pooled", "prompt"], {"user_vectors": ["prompt"]}, ["prompt"]),
+        ([], {"user_level": "none"}, ["pooled"]),
+    ],
+)
+def test_a_model_reads_the_users_vectors_that_are_made(made, model, read):
+    assert Settings(knowledge={"user_vectors": made}, model=model).model.user_vectors == read
+
+
+@pytest.mark.parametrize(
+    ("made", "model", "message"),
+    [
+        ([], {}, "names pooled, which is not among knowledge.user_vectors .there: none."),
+        (["prompt"], {"user_vectors": ["pooled"]}, "names pooled, which is not among knowledge.user_vectors"),
+        (["pooled"], {"user_vectors": []}, "model.user_vectors is empty"),
+    ],
+)
+def test_a_model_that_reads_vectors_nobody_makes_is_refused_when_the_settings_are_read(made, model, message):
+    with pytest.raises(ValueError, match=message):
+        Settings(knowledge={"user_vectors": made}, model=model)

@@ -142,6 +142,16 @@ def test_with_too_little_data_an_old_champion_gives_way_unless_the_new_model_is_
     assert "older than 30 days (promotion.max_age)" in verdict.reason and "promotion.min_users" in verdict.reason
 
 
+def test_with_too_little_data_an_old_champion_stays_where_probabilities_are_worse():
+    (champion,) = models(3, even(0.0), users=60)
+    scores = champion["score"].to_numpy()
+    sharp = pa.array(np.where(scores > np.median(scores), 0.5 + scores / 2, scores / 1000))  # in the same order
+    challenger = champion.set_column(champion.column_names.index("score"), "score", sharp)
+    verdict = promotion_verdict(champion, challenger, QUICK, OLD)
+    assert (verdict.promote, verdict.details["rule"]) == (False, "log_loss")
+    assert "promotion.loss_margin" in verdict.reason and "promotion.min_users" in verdict.reason
+
+
 @pytest.mark.parametrize(
     ("length", "words"),
     [

@@ -73,13 +73,15 @@ def test_each_thing_that_stands_out_is_said_at_its_level(path, value, level, wor
     assert any(words in text for found, text in changed(*path, value=value) if found == level)
 
 
-def test_a_model_that_is_live_although_worse_in_something_is_an_alarm_of_its_own():
-    worse = {**ALIKE, "told": True, "says": "worse", "difference": -0.03}
-    found = changed("lift", "scenarios", "feed", "auc", value=worse)
-    assert (
-        "alarm",
-        "The new model is live although it is worse in something; `llm4msr rollback` takes it back.",
-    ) in found
+def test_a_model_that_is_live_although_worse_in_something_is_an_alarm_and_the_way_back_is_named_where_there_is_one():
+    body = copy.deepcopy(GOOD)
+    body["lift"]["scenarios"]["feed"]["auc"] = {**ALIKE, "told": True, "says": "worse", "difference": -0.03}
+    live = "The new model is live although it is worse in something; "
+    assert any(
+        f"{live}it is the first, so that there is none" in f.text for f in findings(**body) if f.level == "alarm"
+    )
+    body["verdict"]["champion"] = "objects/train/x/bundle_plain"
+    assert any(f"{live}`llm4msr rollback` takes it back" in f.text for f in findings(**body) if f.level == "alarm")
 
 
 def test_alarms_come_first():
@@ -105,3 +107,9 @@ def test_an_undefined_measure_is_no_finding():
     body["over_counting"]["overall"] = {"auc": nothing, "logloss": nothing}
     body["metrics"]["knowledge"]["overall"] = {"auc": None, "calibration": None}
     assert findings(**body) == []
+
+
+def test_what_was_withdrawn_is_said():
+    assert changed("withdrawn", value={"users": 0, "items": 0}) == []
+    [(level, text)] = changed("withdrawn", value={"users": 1, "items": 1200})
+    assert level == "note" and "1 users and 1,200 items" in text
