@@ -175,8 +175,16 @@ class _Scanner:
         if self.quote is not None and self.quote in block:
             self.found.quotes = True
             return self._quoted(block, body, breaks, places, final)
+        return self._unquoted(block, body, breaks, places, final)
+
+    def _unquoted(self, block: bytes, body: np.ndarray, breaks: np.ndarray, places: np.ndarray, final: bool) -> int:
+        """Rows of a block in which no quote has a meaning."""
         ends = breaks
-        if self.escape is not None and self.escape in block:
+        if self.escape is None or self.escape not in block:
+            if self._even(breaks, places):
+                self._fields(block, body, breaks, places)
+                return self._lines(breaks)
+        else:
             ends, places = (x[~_escaped(body, x, self.escape)] for x in (breaks, places))
             if final and (not len(ends) or ends[-1] != breaks[-1]):
                 ends = np.append(ends, breaks[-1])
@@ -184,6 +192,23 @@ class _Scanner:
             return 0
         self._fields(block, body, ends, places)
         return self._rows(block, body, breaks, ends, places, None)
+
+    def _even(self, breaks: np.ndarray, places: np.ndarray) -> bool:
+        """Whether each line has as many delimiters as the header, so that each is a row and nothing else is to be seen."""
+        per_line = len(self.found.header) - 1
+        if self.headless or per_line < 1 or len(places) != per_line * len(breaks):
+            return False
+        lines = places.reshape(len(breaks), per_line)
+        return bool((lines[:, -1] < breaks).all() and (lines[1:, 0] > breaks[:-1]).all())
+
+    def _lines(self, breaks: np.ndarray) -> int:
+        """Note that each line is a row; returns how many bytes they are."""
+        found, count = self.found, len(breaks)
+        found.widest = max(found.widest, int(np.diff(breaks, prepend=-1).max()))
+        found.rows += count
+        found.lines.add(np.arange(self.line, self.line + count))
+        self.line += count
+        return int(breaks[-1]) + 1
 
     def _quoted(self, block: bytes, body: np.ndarray, breaks: np.ndarray, places: np.ndarray, final: bool) -> int:
         quotes = np.flatnonzero(body == self.quote)
@@ -195,9 +220,15 @@ class _Scanner:
         opens = np.arange(len(quotes)) % 2 == 0
         doubled = np.zeros(len(quotes), bool)
         doubled[1:] = np.diff(quotes) == 1
-        at_start = (quotes == 0) | np.isin(before, (self.delimiter, _LF, _CR)) | doubled
+        edge = np.zeros(256, bool)
+        edge[[self.delimiter, _LF, _CR]] = True
+        at_start = (quotes == 0) | edge[before]
+        if not at_start.any():
+            # No field begins with a quote: each is a part of a text, such as 5" screen.
+            return self._unquoted(block, body, breaks, places, final)
+        at_start |= doubled
         followed = np.append(doubled[1:], False)
-        at_end = np.isin(after, (self.delimiter, _LF, _CR)) | followed
+        at_end = edge[after] | followed
         wrong = np.flatnonzero(np.where(opens, ~at_start, ~at_end))
         if len(wrong) and opens[wrong[0]]:
             return self._careful(block, final)
@@ -212,6 +243,8 @@ class _Scanner:
             line = self.line + int(np.searchsorted(breaks, quotes[-1]))
             self.stop(line, "a quote is opened here and never closed")
             return len(block)
+        if len(ends) == len(breaks) and self._even(breaks, outside):
+            return self._lines(breaks)
         return self._rows(block, body, breaks, ends, outside, places) if len(ends) else 0
 
     def _rows(
@@ -288,7 +321,7 @@ class _Scanner:
     def _fields(self, block: bytes, body: np.ndarray, ends: np.ndarray, places: np.ndarray) -> None:
         r"""Count the fields that are in quotes or `\N`, where no quote has a meaning."""
         plain = self.quote is None and b'"' in block
-        nulls = b"\\N" in block
+        nulls = b"\\" in block and b"\\N" in block
         if not plain and not nulls:
             return
         stops = np.sort(np.concatenate((places, ends)))
