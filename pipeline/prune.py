@@ -2,7 +2,8 @@
 
 Kept are, of the stages that work on the whole log so far, the newest windows and the newest artifact; everything that
 serving points to (the champion, the one before it, the catalogues, what pushes build on); everything those were made
-from; and all of ingest, validation and replay, from which the rest can be built again.
+from; and of ingest, validation and replay what is the newest of its window, from which the rest can be built again. What a
+window was read as before goes, and with it rows of people whom the log no longer has.
 """
 
 from __future__ import annotations
@@ -20,6 +21,8 @@ from core.errors import CorruptArtifactError
 from pipeline.graph import newest_alone
 
 LOG = logger("pipeline")
+# Read by later windows: each window keeps its newest.
+SOURCES = ("ingest", "validate", "replay")
 # Artifacts whose newest window stands for all earlier ones.
 CUMULATIVE = newest_alone()
 
@@ -49,9 +52,10 @@ def unneeded(settings: Settings, keep: int, min_age: dt.timedelta, clock: Clock 
     """
     store = ArtifactStore(settings.root)
     every = _manifests(store)
-    refs = {stage: store.refs(stage) for stage in CUMULATIVE}
+    refs = {stage: store.refs(stage) for stage in (*SOURCES, *CUMULATIVE)}
     # One window more of knowledge: the oldest window that is kept was compared with the one before it.
     wanted = {p for stage in CUMULATIVE for p in _newest(refs[stage], every, keep + (stage == "knowledge"))}
+    wanted |= {path for stage in SOURCES for path in refs[stage].values()}
     pointed = _pointed(store.root)
     wanted |= pointed | _around_champions(pointed, every)
     needed = _with_inputs(wanted, every)
@@ -59,11 +63,11 @@ def unneeded(settings: Settings, keep: int, min_age: dt.timedelta, clock: Clock 
     found = []
     for path, manifest in every.items():
         stage = path.parent.name
-        if stage not in CUMULATIVE or path in needed or _made(path) > youngest:
+        if stage not in refs or path in needed or _made(path) > youngest:
             continue
         own = tuple(ref for ref, place in refs[stage].items() if place == path)
         found.append(Unneeded(stage, _window(manifest), path, own, _size(path)))
-    return sorted(found, key=lambda one: (CUMULATIVE.index(one.stage), one.window))
+    return sorted(found, key=lambda one: (list(refs).index(one.stage), one.window))
 
 
 def remove(settings: Settings, artifacts: list[Unneeded]) -> int:

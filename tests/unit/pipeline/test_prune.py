@@ -98,6 +98,29 @@ def test_what_the_champion_and_the_one_before_it_were_made_from_stays(settings):
     assert left(settings, "knowledge") == {"2024-01-01", "2024-01-03", "2024-01-04", "2024-01-05"}
 
 
+def test_what_a_window_was_read_as_before_goes_unless_a_champion_was_made_of_it(settings):
+    """So that rows of people whom the log no longer has do not stay for ever."""
+    store = ArtifactStore(settings.root)
+    champion(settings, store.get("train", DAYS[1]))
+    replaced = {day: store.get("validate", day).path for day in DAYS[:2]}
+    for day in DAYS[:2]:
+        text = f"read again {day.key}"
+        store.build(
+            "validate",
+            day,
+            inputs={},
+            settings={"text": text},
+            rooms=("core",),
+            builder=lambda out, text=text: content(out, text, "v1"),
+        )
+    found = unneeded(settings, 1, AT_ONCE)
+    assert [one.path for one in found if one.stage == "validate"] == [replaced[DAYS[0]]]
+    remove(settings, found)
+    assert left(settings, "validate") == {f"2024-01-0{day}" for day in range(1, 6)}
+    champion(settings, store.get("train", DAYS[4]))
+    assert replaced[DAYS[1]] in [one.path for one in unneeded(settings, 1, AT_ONCE)]
+
+
 def test_the_newest_knowledge_of_a_champions_versions_stays(tmp_path):
     """Later windows have other versions; the next comparison scores the champion with the newest of its own."""
     settings = Settings(root=tmp_path / "root")
