@@ -9,6 +9,7 @@ import bentoml
 from starlette.responses import JSONResponse
 
 from core import logger
+from core.objects import TwiceError, read_json
 
 LOG = logger("bento")
 # 100,000 candidates with ids of a hundred letters are 10 MB; BentoML itself reads a body of any length into memory.
@@ -65,6 +66,41 @@ class BoundedBody:
             return messages.pop() if messages else await receive()
 
         return again
+
+
+class DistinctKeys:
+    """ASGI middleware: interactions in whose JSON a key stands twice are answered 400; of two values one would vanish.
+
+    Args:
+        app: what answers the others, broken JSON too.
+        paths: of the routes that take interactions.
+    """
+
+    def __init__(self, app: App, paths: Iterable[str] = ("/push",)) -> None:
+        self.app, self.paths = app, frozenset(paths)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass a request on, once no key was found twice."""
+        if scope["type"] != "http" or scope["path"] not in self.paths:
+            await self.app(scope, receive, send)
+            return
+        messages = []
+        while not messages or (messages[-1]["type"] == "http.request" and messages[-1].get("more_body")):
+            messages.append(await receive())
+        body = b"".join(message.get("body", b"") for message in messages)
+        try:
+            read_json(body)
+        except TwiceError as error:
+            await JSONResponse({"error": str(error)}, 400)(scope, receive, send)
+            return
+        except ValueError:
+            pass
+        messages.reverse()
+
+        async def again() -> MutableMapping[str, Any]:
+            return messages.pop() if messages else await receive()
+
+        await self.app(scope, again, send)
 
 
 def bound_metrics(paths: Iterable[str]) -> None:

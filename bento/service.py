@@ -33,7 +33,7 @@ from starlette.responses import HTMLResponse, JSONResponse, Response
 
 from bento.announce import announce
 from bento.intake import Intake
-from bento.limits import BoundedBody, bound_metrics
+from bento.limits import BoundedBody, DistinctKeys, bound_metrics
 from bento.live import Generation, Live
 from bento.logs import all_in_one_format, quiet_callers, short
 from bento.page import HEADERS, openapi, page
@@ -250,6 +250,7 @@ class Ranker:
 
 
 Ranker.add_asgi_middleware(BoundedBody)
+Ranker.add_asgi_middleware(DistinctKeys)  # within the bound
 bound_metrics(["/livez", "/readyz", *(api.route for api in Ranker.apis.values()), *(get.path for get in GET.routes)])
 
 

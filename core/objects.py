@@ -6,6 +6,10 @@ import json
 from typing import Any
 
 
+class TwiceError(ValueError):
+    """A key stands twice in one object."""
+
+
 def read_json(text: str | bytes) -> Any:
     """Decode a JSON text.
 
@@ -26,11 +30,11 @@ def once(pairs: list[tuple[Any, Any]]) -> dict[Any, Any]:
     """The pairs as a dictionary.
 
     Raises:
-        ValueError: a key stands twice.
+        TwiceError: a key stands twice.
     """
     found = dict(pairs)
     if len(found) < len(pairs):
         keys = [key for key, _ in pairs]
         twice = next(key for key in keys if keys.count(key) > 1)
-        raise ValueError(f"the key {twice!r} stands twice in one object")
+        raise TwiceError(f"the key {twice!r} stands twice in one object")
     return found

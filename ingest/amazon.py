@@ -20,7 +20,7 @@ from pyarrow import json as arrow_json
 
 from core.errors import DataError
 from core.log import logger
-from core.objects import once, read_json
+from core.objects import TwiceError, once, read_json
 from core.settings import NULLS, LabelRule
 from core.spelling import BLANKS, words
 from core.tables import IdTypes
@@ -273,7 +273,7 @@ def read_metadata(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
                 continue
             try:
                 record = _literal(line)
-            except _TwiceError as error:
+            except TwiceError as error:
                 raise DataError(str(error), file=path, row=number) from error
             if not isinstance(record, dict):
                 raise DataError("neither a JSON object nor a Python literal of one", file=path, row=number)
@@ -301,30 +301,23 @@ def _lines(stream: pa.NativeFile) -> Iterator[bytes]:
         yield rest
 
 
-class _TwiceError(Exception):
-    """A key stands twice in one object."""
-
-
 def _literal(line: bytes) -> Any:
     try:
-        return json.loads(line, object_pairs_hook=_once)
+        return json.loads(line, object_pairs_hook=once)
+    except TwiceError:
+        raise
     except ValueError:
         pass
     try:
         tree = ast.parse(line.decode("utf-8").strip(), mode="eval")
         for node in ast.walk(tree):
             if isinstance(node, ast.Dict):
-                _once([(key.value, None) for key in node.keys if isinstance(key, ast.Constant)])
+                once([(key.value, None) for key in node.keys if isinstance(key, ast.Constant)])
         return ast.literal_eval(tree)
+    except TwiceError:
+        raise
     except (ValueError, SyntaxError, MemoryError, RecursionError):
         return None
-
-
-def _once(pairs: list[tuple[Any, Any]]) -> dict[Any, Any]:
-    try:
-        return once(pairs)
-    except ValueError as error:
-        raise _TwiceError(str(error)) from error
 
 
 def _text(value: Any, nulls: Sequence[str]) -> str | None:

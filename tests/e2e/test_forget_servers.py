@@ -110,7 +110,7 @@ def test_a_person_is_gone_from_the_servers_that_can_be_reached_and_the_others_ar
 def test_a_push_does_not_bring_a_forgotten_person_back(production, tmp_path):
     project = production.project
     fresh = tmp_path / "fresh.csv"
-    time_of = "2018-09-24T14:27:30Z"  # when the demo's log ends
+    time_of = "2018-01-01T10:00:00Z"
     rows = [f"{user},1,comedy,{time_of},1" for user in (1, 2)]
     fresh.write_text("\n".join(["user_id,item_id,scenario,event_timestamp,label", *rows]) + "\n")
     done = project.command("push", str(fresh))

@@ -103,3 +103,11 @@ def test_a_bentoml_that_counts_elsewhere_is_said_and_no_error(monkeypatch, caplo
     assert "its metrics grow" in caplog.text
     monkeypatch.setitem(sys.modules, "bentoml._internal.server.http", None)
     bound_metrics(["/rank"])
+
+
+@pytest.mark.parametrize(
+    ("row", "says"), [(b'{"user_id": 1, "user_id": 2}', "'user_id' stands twice"), (b'{"user_id": 1}', "push.http")]
+)
+def test_a_key_that_stands_twice_in_a_push_is_refused(service, row, says):
+    answer = service.post("/push", content=b'{"interactions": [' + row + b"]}", headers=JSON)
+    assert answer.status_code in (400, 404) and says in answer.text
