@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -42,25 +42,6 @@ def sha256_path(path: Path) -> str:
     if path.is_file():
         return sha256_file(path)
     return sha256_json({str(p.relative_to(path)): sha256_file(p) for p in sorted(path.rglob("*")) if p.is_file()})
-
-
-def code_version(rooms: Iterable[str]) -> str:
-    """Hex SHA-256 of the source (and templates) of the named rooms: a changed line is another version.
-
-    Raises:
-        ValueError: there is no such room; a misspelt name must not pass as code that never changes.
-    """
-    rooms = sorted(set(rooms))
-    for room in rooms:
-        if not (REPOSITORY / room).is_dir():
-            raise ValueError(f"{REPOSITORY / room} is no room")
-    sources = {
-        str(path.relative_to(REPOSITORY)): sha256_file(path)
-        for room in rooms
-        for path in sorted((REPOSITORY / room).rglob("*"))
-        if path.suffix in {".py", ".txt", ".j2", ".yaml"} and "__pycache__" not in path.parts
-    }
-    return sha256_json(sources)
 
 
 def vector_digests(ids: Sequence[Any], version: str, prompts: Sequence[str], vectors: np.ndarray) -> np.ndarray:

@@ -26,10 +26,11 @@ from pathlib import Path
 from typing import Any
 
 from core.clock import Clock, wall
-from core.digest import canonical_json, code_version, sha256_file, sha256_json
+from core.digest import canonical_json, sha256_file, sha256_json
 from core.errors import CorruptArtifactError, MissingArtifactError, StorageError
 from core.filesystem import locked
 from core.log import logger
+from core.source import code_version
 from core.window import Window
 
 LOG = logger("store")

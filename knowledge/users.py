@@ -12,7 +12,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from core import logger, progress
-from core.digest import canonical_json, code_version, sha256_text, vector_digests
+from core.digest import canonical_json, sha256_text, vector_digests
+from core.source import code_version
 from knowledge import pooled, summary
 from knowledge.buckets import Bucket
 from knowledge.compressor import FILE, Compressor

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pytest
 
 from core import Window, as_utc, configure, from_micros, logger, progress, replay, to_micros, wall
-from core.digest import canonical_json, code_version, sha256_file, sha256_json, sha256_path, sha256_text
+from core.digest import canonical_json, sha256_file, sha256_json, sha256_path, sha256_text
 from core.errors import BundleError, DataError, GateError, SettingsError, UserError
 from core.objects import read_json
 from core.tables import TIMESTAMP, UNDATED, IdTypes, conform, interactions_schema, items_schema, quarantine_schema
@@ -85,15 +85,6 @@ def test_the_digest_of_a_folder_changes_with_a_name(tmp_path):
     before = sha256_path(tmp_path)
     (tmp_path / "a").rename(tmp_path / "b")
     assert sha256_path(tmp_path) != before
-
-
-def test_the_code_version_covers_the_rooms_named_in_any_order():
-    assert code_version(["core", "ingest"]) == code_version(["ingest", "core", "core"]) != code_version(["core"])
-
-
-def test_a_misspelt_room_is_no_constant_version():
-    with pytest.raises(ValueError, match="no room"):
-        code_version(["croe"])
 
 
 def test_a_data_error_names_its_place():
