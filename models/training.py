@@ -338,8 +338,9 @@ class StoppingRule:
     """Which epoch is the best by both measures of the validation rows, and when to stop.
 
     An epoch is better than the kept one if its log loss is lower by more than a thousandth of it, or as low within that
-    and its AUC is higher. Training stops after `patience` epochs of which none had the lowest log loss or the highest AUC
-    so far: AUC often goes on rising while probabilities become too sure, and the other way round.
+    and its AUC is higher. Epoch 0, the base, gives way to a lower log loss alone: what was learned beside it must be worth
+    something. Training stops after `patience` epochs of which none had the lowest log loss or the highest AUC so far: AUC
+    often goes on rising while probabilities become too sure, and the other way round.
 
     Attributes:
         epoch: the best so far.
@@ -360,7 +361,8 @@ class StoppingRule:
         self._best = min(self._best[0], loss), max(self._best[1], area)
         self.done = epoch - self._last >= self.patience
         kept, tie = self._kept[0], TIE * self._kept[0]
-        better = self._kept[0] == np.inf or loss < kept - tie or (loss <= kept + tie and area > self._kept[1])
+        alike = self.epoch > 0 and loss <= kept + tie and area > self._kept[1]
+        better = self._kept[0] == np.inf or loss < kept - tie or alike
         if better:
             self.epoch, self._kept = epoch, (loss, area)
         return better

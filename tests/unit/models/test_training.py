@@ -137,6 +137,14 @@ def test_an_epoch_is_kept_for_its_log_loss_and_of_equals_for_its_auc(losses, are
     assert (rule.epoch, epoch) == (kept, run)
 
 
+def test_the_base_gives_way_to_a_lower_log_loss_alone():
+    rule = StoppingRule(9)
+    assert rule.keeps(0, 0.5, 0.6)
+    assert not rule.keeps(1, 0.4998, 0.9)  # within a thousandth, however good its order is
+    assert rule.keeps(2, 0.4990, 0.5)
+    assert rule.keeps(3, 0.4991, 0.6)
+
+
 @pytest.mark.parametrize("rows", [4096, 4100])
 def test_a_row_seen_once_moves_by_its_gradient_alike_in_batches_of_any_size(
     tmp_path, make_dataset, model, settings, rows, monkeypatch
