@@ -153,12 +153,24 @@ class Table(Source):
             elif kind is None:
                 columns[role] = values.outcomes(column, self.data.label, here)
             elif kind == TIMESTAMP:
-                columns[role] = values.times(column, here)
+                columns[role] = self._times(table, column, here)
             elif pa.types.is_floating(kind):
                 columns[role] = values.numbers(column, here)
             else:
                 columns[role] = values.text(column, here)
         return pa.RecordBatch.from_pydict(columns)
+
+    def _times(self, table: str, column: pa.Array, place: Place) -> pa.Array:
+        try:
+            return Values(self.data).times(column, place)
+        except DataError as error:
+            columns = self.data.columns
+            if table == "interactions" or "event_timestamp" not in columns or f"{table}.event_timestamp" in columns:
+                raise
+            raise DataError(
+                f"{error}; data.columns.event_timestamp maps this column for every table: if it is something else here, map "
+                "data.columns.interactions.event_timestamp instead"
+            ) from error
 
     def _check_names(self) -> None:
         """Refuse a name in data.columns that nothing reads: the mapping would be lost without a word."""
@@ -169,7 +181,7 @@ class Table(Source):
             known += getattr(data, field)
         for name in data.columns:
             _, _, role = name.partition(".") if name.partition(".")[0] in TABLES else ("", "", name)
-            if role not in known:
+            if role not in known and name not in known:
                 raise SettingsError(
                     f"data.columns: nothing reads {name!r}{did_you_mean(role, known)}; a name on the left is one of "
                     f"{', '.join(dict.fromkeys(known))}, or `TABLE.` and one of them"

@@ -475,3 +475,21 @@ def test_what_is_left_out_of_a_folder_is_said(raw, ingest, caplog):
         "interactions: 2 CSV files; left out 2: log/_temporary/d.csv (not data by its name), log/c.csv (empty)" in said
     )
     assert "interactions: no row in b.csv" in said
+
+
+def test_a_column_of_items_that_is_called_as_the_logs_time_is_named_with_the_way_out(tmp_path, raw, ingest):
+    raw("clicks.csv", b"uid,sku,page,t,label\n1,a,home,1700000000,1\n")
+    folder = raw("items.csv", b"sku,t\na,red\n")
+    columns = {"user_id": "uid", "item_id": "sku", "scenario": "page", "event_timestamp": "t", "items.colour": "t"}
+    given = {
+        "source": "table",
+        "files": {"interactions": "clicks.csv", "items": "items.csv"},
+        "label": {"column": "label", "op": "is"},
+        "item_categorical": ["colour"],
+        "item_text": [],
+    }
+    with pytest.raises(DataError, match=r"items.csv, row 2, column 't'.*map data.columns.interactions.event_timestamp"):
+        ingest(path=folder, columns=columns, **given)
+    columns["interactions.event_timestamp"] = columns.pop("event_timestamp")
+    got = ingest(path=folder, columns=columns, **given)
+    assert (got.column("items", "colour"), got.column("interactions", "label")) == (["red"], [1])
