@@ -166,7 +166,7 @@ class Pusher:
                 LOG.info("%s pushed rows of forgotten users were dropped", f"{dropped:,}")
             self._log.prepare()
             self._log.pushed.add(rows)
-            users = self._log.pushed.waiting()
+            users = self._log.pushed.waiting(self.ids.user)
             for begin in range(0, len(users), WRITE_BATCH):
                 part = users[begin : begin + WRITE_BATCH]
                 for view, count in self._write(part, self._writer).items():
@@ -188,7 +188,7 @@ class Pusher:
         return tuple(asked.filter(pc.invert(pc.is_in(asked, value_set=self._items))).to_pylist())
 
     def _write(self, users: Sequence[Any], writer: StateWriter) -> dict[str, int]:
-        logs = self._log.read(users)
+        logs = self._log.read(users, self.ids.item)
         states = {user: entity_state(self._table(user, rows), self.settings) for user, rows in logs.items()}
         written = writer.write_states(states, self.ids.item)
         if self.pooler is not None:

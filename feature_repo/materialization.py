@@ -223,7 +223,8 @@ def _live_probe(settings: Settings, table: OnlineTable, view: FeatureView) -> Pr
 
 def _pushed_users(settings: Settings, generation: Generation) -> pa.Table:
     """Users who are online by what was pushed, whether or not a window holds their rows."""
-    return pa.table({"user_id": pa.array(PushedLog(settings.root).users(), pa.type_for_alias(generation.user_id))})
+    kind = pa.type_for_alias(generation.user_id)
+    return pa.table({"user_id": pa.array(PushedLog(settings.root).users(kind), kind)})
 
 
 def _also(view: str, users: pa.Table, key: str, generation: Generation) -> pa.Table:

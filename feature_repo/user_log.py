@@ -13,6 +13,8 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+
 from core import logger
 from core.duck import connect, quoted
 from core.sqlite import transaction
@@ -72,15 +74,16 @@ class UserLog:
         LOG.info("the push path's log: %s rows of %s windows added", f"{count:,}", f"{len(wanted) - len(known):,}")
         return count
 
-    def read(self, users: Sequence[Any]) -> dict[Any, Rows]:
+    def read(self, users: Sequence[Any], item: pa.DataType | None = None) -> dict[Any, Rows]:
         """All interactions of these users, each key once: the row published later, and of equals the validated one.
 
-        Cost grows with the users' own rows, not with the log. Call `prepare` before.
+        With a type of items given, pushed rows of another do not count. Cost grows with the users' own rows, not with the
+        log. Call `prepare` before.
 
         Raises:
             StorageError: a file cannot be read.
         """
-        pushed = self.pushed.rows_of(users)
+        pushed = self.pushed.rows_of(users, item)
         with self._open() as connection:
             built = {user: connection.execute(_ROWS, (user,)).fetchall() for user in users}
         return {user: _union(built[user], pushed.get(user, [])) for user in users}

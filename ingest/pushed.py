@@ -72,22 +72,24 @@ class PushedLog:
             connection.executemany(_ADD, zip(*columns, strict=True))
             connection.executemany("INSERT OR IGNORE INTO waiting VALUES (?)", ((user,) for user in set(columns[0])))
 
-    def waiting(self) -> list[Any]:
-        """Users whose rows are kept but whose state was not yet written online, in order."""
+    def waiting(self, kind: pa.DataType) -> list[Any]:
+        """Users with ids of a type whose rows are kept but whose state was not yet written online, in order."""
+        query = "SELECT user_id FROM waiting WHERE typeof(user_id) = ? ORDER BY user_id"
         with self._open() as connection:
-            return [user for (user,) in connection.execute("SELECT user_id FROM waiting ORDER BY user_id")]
+            return [user for (user,) in connection.execute(query, (_stored_as(kind),))]
 
     def written(self, users: Iterable[Any]) -> None:
         """These users' states are online now."""
         with self._open() as connection:
             connection.executemany("DELETE FROM waiting WHERE user_id = ?", ((user,) for user in users))
 
-    def users(self) -> list[Any]:
-        """All users with rows, in order."""
+    def users(self, kind: pa.DataType | None = None) -> list[Any]:
+        """All users with rows, in order; only those with ids of a type, where one is given."""
         if not self.file.is_file():
             return []
         with self._open() as connection:
-            return [user for (user,) in connection.execute("SELECT DISTINCT user_id FROM pushed ORDER BY user_id")]
+            found = connection.execute("SELECT DISTINCT user_id, typeof(user_id) FROM pushed ORDER BY user_id")
+            return [user for user, stored in found if kind is None or stored == _stored_as(kind)]
 
     def erase(self, users: Sequence[Any], *, count_only: bool = False) -> int:
         """Remove all rows of these users, and what is left of them in the file; returns how many there were."""
@@ -108,11 +110,19 @@ class PushedLog:
             connection.execute("VACUUM")
         return int(count)
 
-    def rows_of(self, users: Sequence[Any]) -> dict[Any, list[tuple[int, Any, str, int, int]]]:
-        """(time, item, scenario, label, created) of each of these users that has any, in order of time; microseconds."""
+    def rows_of(
+        self, users: Sequence[Any], item: pa.DataType | None = None
+    ) -> dict[Any, list[tuple[int, Any, str, int, int]]]:
+        """(time, item, scenario, label, created) of each of these users that has any, in order of time; microseconds.
+
+        With a type of items given, those of another do not count.
+        """
         query = "SELECT t, item_id, scenario, label, created FROM pushed WHERE user_id = ?"
+        own: tuple[str, ...] = ()
+        if item is not None:
+            query, own = f"{query} AND typeof(item_id) = ?", (_stored_as(item),)
         with self._open() as connection:
-            found = {user: connection.execute(query, (user,)).fetchall() for user in users}
+            found = {user: connection.execute(query, (user, *own)).fetchall() for user in users}
         return {user: rows for user, rows in found.items() if rows}
 
     def settle(self, ids: IdTypes) -> None:
@@ -141,7 +151,7 @@ class PushedLog:
     def between(self, window: Window, ids: IdTypes) -> pa.Table:
         """The rows of a window in the schema of interactions, in order of time."""
         self.settle(ids)
-        kinds = tuple("text" if pa.types.is_string(kind) else "integer" for kind in (ids.user, ids.item))
+        kinds = (_stored_as(ids.user), _stored_as(ids.item))
         with self._open() as connection:
             rows = connection.execute(_OF_TYPES, (*_bounds(window), *kinds)).fetchall()
         columns = dict(zip(_COLUMNS, zip(*rows, strict=True), strict=True)) if rows else dict.fromkeys(_COLUMNS, ())
@@ -234,6 +244,11 @@ def _rewrite(path: Path, beaten: np.ndarray, winners: pa.Table) -> None:
             writer.write_table(winners.select(source.schema_arrow.names).cast(source.schema_arrow))
 
     replace_file(path, write)
+
+
+def _stored_as(kind: pa.DataType) -> str:
+    """What SQLite calls ids of a type."""
+    return "text" if pa.types.is_string(kind) else "integer"
 
 
 def _bounds(window: Window) -> tuple[int, int]:

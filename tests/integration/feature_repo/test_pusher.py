@@ -194,7 +194,7 @@ def test_users_wait_while_the_store_is_down_and_the_next_push_writes_them(behind
     for user in users:
         expected = entity_state(mine._table(user, logs[user]), world.settings)
         assert online(world, "user_stats", [user])[0]["user_rows"] == expected.rows
-    assert mine._log.pushed.waiting() == []
+    assert mine._log.pushed.waiting(mine.ids.user) == []
 
 
 def test_a_line_with_half_a_character_goes_to_the_dead_letters_and_holds_up_nothing(make_world, tmp_path):

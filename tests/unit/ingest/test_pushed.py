@@ -150,3 +150,17 @@ def test_a_pushed_files_rows_keep_their_lines(tmp_path, name, text):
     else:
         assert [raw.line(row) for row in range(raw.count)] == [1, 3, 4]
         assert raw.records[2] == "broken"
+
+
+def test_ids_that_cannot_be_of_todays_type_count_for_nothing_and_stay(log):
+    """A root whose ids were text: to whom `007` was pushed, there is no such integer."""
+    texts, numbers = IdTypes(pa.string(), pa.string()), IdTypes(pa.int64(), pa.int64())
+    made = [row("7", 1, item="1"), row("7", 2, item="x"), row("007", 3, item="1")]
+    log.add(pa.Table.from_pylist(made, schema=interactions_schema(texts)))
+    log.settle(numbers)
+    assert (log.users(numbers.user), log.waiting(numbers.user)) == ([7], [7])
+    assert [item for _, item, *_ in log.rows_of([7], numbers.item)[7]] == [1]
+    assert log.between(Window(), numbers).num_rows == 1
+    log.settle(texts)
+    assert log.users(texts.user) == log.waiting(texts.user) == ["007", "7"]
+    assert log.between(Window(), texts).num_rows == 3
