@@ -50,7 +50,7 @@ def test_it_reads_the_pushed_users_rows_only_and_the_log_once(behind, monkeypatc
     assert mine._log.prepare() == 0
     asked = []
     read = UserLog.read
-    monkeypatch.setattr(UserLog, "read", lambda log, users: asked.append(list(users)) or read(log, users))
+    monkeypatch.setattr(UserLog, "read", lambda log, users, item: asked.append(list(users)) or read(log, users, item))
     mine.push(late.slice(0, 1))
     assert asked == [[late["user_id"][0].as_py()]]
 
