@@ -102,6 +102,8 @@ def _quoting(path: Path, delimiter: str, given: CsvDialect, read: Callable[[Dial
         return max(sound, key=lambda s: s.rows) if sound else _sound(path, first)
     text = plain()
     best = max(sound, key=lambda s: s.rows, default=None)
+    if text.fault is None and best is None and delimiter != "\t" and _opens_in_last_row(first, text):
+        raise _ambiguous(path, first, None)
     if text.fault is None and (best is None or text.rows > best.rows):
         if _quotes_can_be_text(text, delimiter):
             return _with_codes(text, delimiter, given, read)
@@ -141,6 +143,11 @@ def _single(
         return None
     single = read(Dialect(delimiter, "'", escape))
     return single if single.fault is None and single.row_like is None else None
+
+
+def _opens_in_last_row(quoted: Structure, text: Structure) -> bool:
+    """Whether a quote is opened in the last row alone: the file may have been cut off there."""
+    return bool(text.rows and quoted.fault and quoted.fault.line == text.lines.of(text.rows - 1))
 
 
 def _quotes_can_be_text(text: Structure, delimiter: str) -> bool:

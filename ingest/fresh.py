@@ -115,7 +115,10 @@ def _json_lines(file: Path) -> FreshRows:
     records: list[Any] = []
     lines: list[int] = []
     with opened(file) as stream:
-        for number, line in enumerate(stream.read().split(b"\n"), start=1):
+        text = bytes(stream.read())
+        if text.lstrip()[:1] == b"[" and (whole := _array(text)) is not None:
+            return FreshRows(len(whole), records=whole, line=lambda row: row + 1)
+        for number, line in enumerate(text.split(b"\n"), start=1):
             if line.strip():
                 try:
                     records.append(read_json(line))
@@ -123,3 +126,12 @@ def _json_lines(file: Path) -> FreshRows:
                     records.append(Unread(line.decode("utf-8", "replace"), str(error)))
                 lines.append(number)
     return FreshRows(len(records), records=records, line=lines.__getitem__)
+
+
+def _array(text: bytes) -> list[Any] | None:
+    """The objects of a text that is one JSON array; None if it is none."""
+    try:
+        found = read_json(text)
+    except ValueError:
+        return None
+    return found if isinstance(found, list) else None

@@ -238,6 +238,8 @@ def test_a_file_with_a_header_only_has_no_rows(text):
         ('id,page,title\n1,feed,"a, b"\n2,feed,"c\n3,feed,"d, e\n', r"row 3: .*data\.csv"),
         ('id,page,title\n1,feed,"a, b"\n2,feed,"c, d\n3,feed,x\n', r"row 3: .*opened here and never closed"),
         ('id,page,title\n1,feed,"a, b"\n2,feed,"c\n3,feed,x\n4,feed,d"\n', r"row 3: .*line 5.*data\.csv\.quote"),
+        ('id,page,title\n1,feed,a\n2,feed,"b\n', r"row 3: .*opened here and never closed.*data\.csv\.quote: none"),
+        ('id;page;title\n1;feed;a\n"2;feed;b', r"row 3: .*opened here and never closed"),
         ('"id","page","title"\n"1","feed","5" screen"\n', r"row 2: .*text follows a closing quote.*data\.csv\.quote"),
         ("id,page,title\n1,feed\n", "row 2: .*2 fields where the header has 3"),
         ("id,page,title\n\n1,feed,a\n2,feed,a,b\n", "row 4: .*4 fields where the header has 3"),

@@ -164,3 +164,12 @@ def test_ids_that_cannot_be_of_todays_type_count_for_nothing_and_stay(log):
     log.settle(texts)
     assert log.users(texts.user) == log.waiting(texts.user) == ["007", "7"]
     assert log.between(Window(), texts).num_rows == 3
+
+
+@pytest.mark.parametrize("indent", [None, 1])
+def test_a_file_may_be_one_array_of_objects(tmp_path, indent):
+    made = [{"user_id": 1, "label": 1}, "text"]
+    file = tmp_path / "fresh.json"
+    file.write_text(json.dumps(made, indent=indent))
+    raw = fresh_rows(DataSettings(), file)
+    assert (raw.records, raw.count, [raw.line(row) for row in range(2)]) == (made, 2, [1, 2])
