@@ -179,19 +179,22 @@ class _Scanner:
 
     def _unquoted(self, block: bytes, body: np.ndarray, breaks: np.ndarray, places: np.ndarray, final: bool) -> int:
         """Rows of a block in which no quote has a meaning."""
-        ends = breaks
+        ends, outside = breaks, places
+        spans: np.ndarray | None = None
         if self.escape is None or self.escape not in block:
             if self._even(breaks, places):
                 self._fields(block, body, breaks, places)
                 return self._lines(breaks)
         else:
-            ends, places = (x[~_escaped(body, x, self.escape)] for x in (breaks, places))
+            ends, outside = (x[~_escaped(body, x, self.escape)] for x in (breaks, places))
             if final and (not len(ends) or ends[-1] != breaks[-1]):
                 ends = np.append(ends, breaks[-1])
+            if self.quote is not None:
+                spans = places
         if not len(ends):
             return 0
-        self._fields(block, body, ends, places)
-        return self._rows(block, body, breaks, ends, places, None)
+        self._fields(block, body, ends, outside)
+        return self._rows(block, body, breaks, ends, outside, spans)
 
     def _even(self, breaks: np.ndarray, places: np.ndarray) -> bool:
         """Whether each line has as many delimiters as the header, so that each is a row and nothing else is to be seen."""

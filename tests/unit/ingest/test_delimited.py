@@ -17,6 +17,7 @@ from core.errors import DataError
 from core.settings import CsvDialect
 from ingest import stream
 from ingest.delimited import Delimited
+from ingest.structure import Dialect, scan
 
 HEADER = ["id", "page", "title"]
 LOG = 'id,page,title\n1,feed,lamp\n2,feed,"a, b"\n'
@@ -96,6 +97,42 @@ def test_small_blocks_change_nothing(rows, delimiter, data):
         starts.append(line)
         line += row[2].count("\n") + 1
     assert [whole.lines.of(row) for row in range(whole.rows)] == starts
+
+
+LINES = (
+    "1,feed,a",
+    '2,feed,5" screen',
+    '3,feed,say "x" now',
+    '"4",feed,"a, b"',
+    '5,feed,"a ""b"""',
+    "",
+    "6,feed",
+    "7,feed,a,b",
+)
+LINES = (*LINES, '8,"feed', 'x",9', '10,feed,"', "11,feed,a\\", '12,feed,\\"', ",,", '"",,""')
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    lines=st.lists(st.sampled_from(LINES), min_size=1, max_size=8),
+    end=st.sampled_from(["\n", "\r\n", "\r"]),
+    quote=st.sampled_from(['"', None]),
+    escape=st.sampled_from([None, "\\"]),
+    size=st.integers(1, 40),
+)
+def test_any_lines_are_judged_alike_in_small_blocks(lines, end, quote, escape, size):
+    """Blocks after the one with the header are looked at less closely where each line is plainly a row."""
+    dialect = Dialect(",", quote, escape)
+    with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
+        path = Path(folder, "log.csv")
+        path.write_text(end.join(["id,page,title", *lines]) + end, newline="")
+        whole = scan(path, dialect)
+        patch.setattr(stream.utf8_blocks, "__defaults__", (None, size))
+        parts = scan(path, dialect)
+    assert (parts.fault is None) == (whole.fault is None), "of several faults another may be found first"
+    if whole.fault is None:
+        assert (parts.rows, parts.spanning, parts.row_like) == (whole.rows, whole.spanning, whole.row_like)
+        assert [parts.lines.of(row) for row in range(parts.rows)] == [whole.lines.of(row) for row in range(whole.rows)]
 
 
 @pytest.mark.parametrize("delimiter", [",", ";", "|", "\t"])
