@@ -193,12 +193,14 @@ def _pip(arguments: list[str], what: str, *, deps: bool = False) -> None:
 def _tell(said: list[str], done: threading.Event) -> None:
     """Say every ten seconds what pip is at: it is silent while it unpacks."""
     while not done.wait(_SILENCE):
-        fetched = [line.split()[1] for line in list(said) if line.startswith("Collecting ")]
-        if said and said[-1].startswith("Installing collected"):
-            unpacked = len(list(Path(sysconfig.get_path("purelib")).glob("*.dist-info")))
-            print(f"  {len(fetched)} packages fetched, {unpacked} unpacked", flush=True)
-        elif fetched:
-            print(f"  {len(fetched)} packages: {fetched[-1]}", flush=True)
+        lines = list(said)
+        if any(line.startswith("Installing collected") for line in lines):
+            print(
+                f"  {len(list(Path(sysconfig.get_path('purelib')).glob('*.dist-info')))} packages unpacked", flush=True
+            )
+        elif seen := [line.split()[1] for line in lines if line.startswith(("Collecting ", "Processing "))]:
+            # Pip says Collecting of an index and Processing of a folder.
+            print(f"  {len(seen)} packages found, {Path(seen[-1]).name}", flush=True)
 
 
 def _advice(said: str) -> str:

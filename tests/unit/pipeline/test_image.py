@@ -174,6 +174,8 @@ def test_hashes_are_written_from_pips_own_account():
         "download_info": {"url": "u", "archive_info": {"hashes": {"sha256": "0f"}}},
     }
     assert hashes.render({"install": [one]}).splitlines()[1:] == ["b==1 --hash=sha256:0f"]
+    one["metadata"]["name"] = "Py_YAML.x"
+    assert "\npy-yaml-x==1 " in hashes.render({"install": [one]}), "names as the locks write them"
     one["download_info"]["archive_info"] = {}
-    with pytest.raises(ValueError, match="b 1"):
+    with pytest.raises(ValueError, match="py-yaml-x 1"):
         hashes.render({"install": [one]})
