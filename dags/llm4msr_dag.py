@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
+import json
 import os
 import re
 import shlex
@@ -141,7 +142,10 @@ class StageOperator(BaseOperator):
 
 
 def _made(line: str) -> dict[str, str] | None:
-    """The artifact that a stage names in its last line."""
+    """The artifact that a stage names in its last line; `report` names the page in it."""
+    if line.endswith("/report.html"):
+        folder = Path(line).parent
+        return {"artifact": str(folder), "digest": json.loads((folder / "manifest.json").read_text())["digest"]}
     found = re.fullmatch(r"(\S.*)\t([0-9a-f]{64})", line)
     return {"artifact": found[1], "digest": found[2]} if found else None
 

@@ -60,15 +60,18 @@ def diagnose(settings: Settings | None, quick: bool = False) -> bool:
     return not bad
 
 
-def locked_versions(file: Path = REPOSITORY / "requirements" / "dev.txt") -> dict[str, str]:
-    """Name to version of a lock file."""
+def locked_versions(folder: Path = REPOSITORY / "requirements") -> dict[str, str]:
+    """Name to version of the lock that is here: a checkout has `dev`, an image the one it was made from."""
+    file = next(file for name in ("dev", "pipeline", "gpu") if (file := folder / f"{name}.txt").is_file())
     lines = (line.split("#")[0].strip() for line in file.read_text().splitlines())
     return dict(line.split("==") for line in lines if "==" in line)
 
 
 def _machine() -> Iterator[Finding]:
     version = ".".join(map(str, sys.version_info[:3]))
-    yield Finding("python", sys.version_info[:2] == (3, 11), version, "use Python 3.11; run `make setup`")
+    yield Finding(
+        "python", (3, 11) <= sys.version_info[:2] <= (3, 13), version, "use Python 3.11, 3.12 or 3.13; run `make setup`"
+    )
     locked = locked_versions()
     for name in NEEDED:
         try:

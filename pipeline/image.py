@@ -41,7 +41,8 @@ class Image:
     target: str | None = None
 
 
-_STAGES = (*ALL_ROOMS, "pyproject.toml", "README.md", "LICENSE", "config")
+# `package` writes the serving image's lock into what it makes.
+_STAGES = (*ALL_ROOMS, "pyproject.toml", "README.md", "LICENSE", "config", "requirements/serve.txt")
 IMAGES = {
     "serve": Image("bento/Dockerfile", ("serve",), ("core", "ingest", "knowledge", "feature_repo", "models", "bento")),
     "pipeline": Image("pipeline/Dockerfile", ("pipeline",), _STAGES, "pipeline"),
@@ -131,7 +132,7 @@ def fill_context(context: Path, name: str, root: Path | None = None, hashes: Pat
         else:
             shutil.copy2(source, target)
     requirements = context / "requirements"
-    requirements.mkdir()
+    requirements.mkdir(exist_ok=True)
     for lock in image.locks:
         shutil.copy2(REPOSITORY / "requirements" / f"{lock}.txt", requirements)
     for tool in (REPOSITORY / "requirements").glob("*.py"):

@@ -240,6 +240,7 @@ class Story:
     plain_run: subprocess.CompletedProcess[str]
     scheduled: dict[str, dict[str, str | None]]
     tries: int
+    linked: dict[str, bool]
     links: dict[str, str]
     pages: dict[str, httpx.Response]
     anonymous: httpx.Response
@@ -273,8 +274,12 @@ def story(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Story]:
             airflow.run_state(FIRST)
             seen["tries"] = airflow.tries("knowledge")
             airflow.run_state(SECOND)
-            path = f"/dags/llm4msr/dagRuns/{airflow.run_id}/taskInstances/validate/links"
-            seen["links"] = airflow.call("GET", path)["extra_links"]
+            path = f"/dags/llm4msr/dagRuns/{airflow.run_id}/taskInstances"
+            links = {stage: airflow.call("GET", f"{path}/{stage}/links")["extra_links"] for stage in STAGES}
+            seen["linked"], seen["links"] = (
+                {stage: all(found.values()) for stage, found in links.items()},
+                links["validate"],
+            )
             get = airflow.client.get
             seen["pages"] = {name: get(link, follow_redirects=True) for name, link in seen["links"].items()}
             seen["anonymous"] = httpx.get(seen["links"]["Artifact"], timeout=WAIT)
@@ -349,6 +354,7 @@ def test_the_next_run_after_the_fix_catches_up(story):
 
 
 def test_a_tasks_page_links_its_artifact_the_report_and_the_verdict_for_who_may_see_the_dag(story):
+    assert story.linked == dict.fromkeys(STAGES, True)
     assert set(story.links) == {"Artifact", "Report", "Verdict"}
     assert {name: page.status_code for name, page in story.pages.items()} == dict.fromkeys(story.links, 200)
     assert (

@@ -11,7 +11,7 @@ import redis
 from redis_process import own_redis
 
 from core import load_settings
-from pipeline.doctor import _project, diagnose
+from pipeline.doctor import _project, diagnose, locked_versions
 
 LOG = "user_id,item_id,timestamp,surface,clicked\n1,7,1700000000,feed,1\n"
 
@@ -121,3 +121,10 @@ def test_a_redis_that_throws_values_away_is_a_warning_with_a_cure(found, tmp_pat
         client.config_set("maxmemory", "64mb")
         finding = found(section)["online store"]
         assert "above 64 MiB it evicts keys (allkeys-lru)" in finding.seen and "noeviction" in finding.mend
+
+
+@pytest.mark.parametrize("name", ["pipeline", "gpu"])
+def test_in_an_image_the_lock_it_was_made_from_counts(name, tmp_path):
+    (tmp_path / f"{name}.txt").write_text("# A lock.\ntorch==2.13.0\n")
+    assert locked_versions(tmp_path) == {"torch": "2.13.0"}
+    assert "apache-airflow" in locked_versions()
