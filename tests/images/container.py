@@ -13,6 +13,7 @@ import subprocess
 import sys
 import tarfile
 import tempfile
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cache
@@ -131,6 +132,10 @@ def started(
             process = subprocess.Popen(
                 [RUNTIME, "run", "--bundle", folder, name], stdin=subprocess.DEVNULL, stdout=stream, stderr=stream
             )
+        while (
+            process.poll() is None and subprocess.run([RUNTIME, "exec", name, "true"], capture_output=True).returncode
+        ):
+            time.sleep(0.1)
         yield Container(name, process, described)
         subprocess.run([RUNTIME, "delete", "--force", name], capture_output=True)
         process.wait()
