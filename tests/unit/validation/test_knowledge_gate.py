@@ -146,7 +146,7 @@ def stopped(gate):
 
 def assert_named(message, planted):
     for rule, row in planted.items():
-        assert re.search(rf"1 rows break {rule} .*e\.g\. row {row}: ", message), message
+        assert re.search(rf"1 rows break {rule} .*e\.g\. row {row + 1}: ", message), message
 
 
 def test_each_faulty_vector_is_named_under_its_rule(gate, knowledge):
@@ -212,7 +212,7 @@ def matrix(name, change):
         (matrix("user_pooled", lambda m: np.ascontiguousarray(m[:, :3])), "3 numbers, 4 wanted"),
         (matrix("item_text", lambda m: np.hstack([m, m])), "16 numbers, 8 wanted"),
         (matrix("item_text", lambda m: m.astype(np.float64)), "float64 [9, 8], not float32"),
-        (matrix("item_text", lambda m: m[:-1]), "row 8: 8"),
+        (matrix("item_text", lambda m: m[:-1]), "row 9: 8"),
         (lambda k: k.versions.update(item_text="v9"), "the index has v1, versions.json lists v9"),
         (lambda k: k.versions.pop("item_text"), "versions.json does not list item_text"),
     ],
@@ -250,7 +250,7 @@ def test_vectors_swapped_between_two_users_are_named(gate, knowledge, tmp_path, 
     vectors[[1, 4]] = vectors[[4, 1]]
     np.save(tmp_path / "user_pooled" / "vectors.npy", vectors)
     settings = Settings(knowledge={"user_dim": 4, "item_dim": 8})
-    with pytest.raises(GateError, match=r"2 rows break vector_of_someone_else .*row 1: True; row 4: True"):
+    with pytest.raises(GateError, match=r"2 rows break vector_of_someone_else .*row 2: True; row 5: True"):
         validate_knowledge(tmp_path, settings, clock, None)
 
 

@@ -139,7 +139,7 @@ def test_it_has_a_page_in_the_data_docs(table, clock, tmp_path):
 
 def test_rows_are_counted_from_the_start_of_the_table_not_of_the_chunk(gate, table):
     table.rows["label"][39] = 2
-    with pytest.raises(GateError, match="row 39: 2"):
+    with pytest.raises(GateError, match="row 40: 2"):
         gate(batch_rows=16)
 
 
@@ -221,7 +221,7 @@ def test_a_leak_through_any_time_stops_the_run_and_names_the_row(gate, table):
         table.rows[column][row] = table.rows["event_timestamp"][row] + dt.timedelta(microseconds=1)
     message = stopped(gate)
     for row, column in enumerate(TIMES, start=17):
-        assert re.search(rf"1 rows break leak_{column} .*e\.g\. row {row}: ", message), message
+        assert re.search(rf"1 rows break leak_{column} .*e\.g\. row {row + 1}: ", message), message
 
 
 @pytest.mark.parametrize("column", ["user_pooled_watermark", "user_pooled_published", "item_stats_published"])
@@ -247,7 +247,7 @@ def test_each_faulty_row_is_named_under_its_rule(gate, table):
         table.rows[column][row] = value
     message = stopped(gate)
     for rule, (row, _, _) in planted.items():
-        assert re.search(rf"1 rows break {rule} .*e\.g\. row {row}: ", message), message
+        assert re.search(rf"1 rows break {rule} .*e\.g\. row {row + 1}: ", message), message
 
 
 def test_faults_of_the_table_as_a_whole_are_all_told(gate, table):
