@@ -145,6 +145,7 @@ def stopped(gate):
 
 
 def assert_named(message, planted):
+    """`planted`: rule -> place of the row; people count from 1."""
     for rule, row in planted.items():
         assert re.search(rf"1 rows break {rule} .*e\.g\. row {row + 1}: ", message), message
 
