@@ -127,7 +127,9 @@ def fill_context(context: Path, name: str, root: Path | None = None, hashes: Pat
         source, target = REPOSITORY / part, context / part
         target.parent.mkdir(parents=True, exist_ok=True)
         if source.is_dir():
-            ignored = shutil.ignore_patterns("__pycache__", "deploy", "Dockerfile", "seed", ".*")
+            ignored = shutil.ignore_patterns(
+                "__pycache__", "deploy", "Dockerfile", "seed", ".git*", ".*_cache", ".DS_Store"
+            )
             shutil.copytree(source, target, ignore=ignored, dirs_exist_ok=True)
         else:
             shutil.copy2(source, target)

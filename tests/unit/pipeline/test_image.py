@@ -66,6 +66,8 @@ def test_the_context_holds_what_the_recipe_copies_and_nothing_else(name, tmp_pat
     assert {path.name for path in tmp_path.iterdir()} == {word.split("/")[0] for word in wanted}
     assert {path.stem for path in (tmp_path / "requirements").glob("*.txt")} >= set(made.locks)
     assert not [path for path in tmp_path.rglob("*") if path.name in ("__pycache__", "deploy", ".git", "seed")]
+    # Without it Airflow takes every file of the folder for a DAG.
+    assert name != "airflow" or (tmp_path / "dags" / ".airflowignore").is_file()
 
 
 def test_the_service_image_holds_the_rooms_that_serving_packs():
