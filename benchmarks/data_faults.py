@@ -320,7 +320,7 @@ def _entities(ids: np.ndarray, columns: dict[str, Any], schema: pa.Schema) -> pa
 
 def _write_knowledge(folder: Path, log: pa.Table) -> None:
     """Vectors at each user's first row of two days, of each item and scenario, and texts."""
-    from knowledge.matrix import Rows
+    from knowledge.storage.matrix import Rows
 
     rng = np.random.default_rng(5)
     users, times = log["user_id"].to_numpy(), log["event_timestamp"].cast(pa.int64()).to_numpy()
@@ -343,7 +343,7 @@ def _write_knowledge(folder: Path, log: pa.Table) -> None:
 
 
 def _write_kind(folder: Path, kind: str, rows: Any, dim: int, rng: np.random.Generator) -> None:
-    from knowledge.matrix import create, write_index
+    from knowledge.storage.matrix import create, write_index
 
     count = len(rows.watermarks)
     vectors = create(folder, count, dim)

@@ -125,7 +125,7 @@ def foretold(reasoner: object, texts: Sequence[str]) -> Figure:
 
 def refresh(reasoner: object, titles: Sequence[str], users: int) -> list[Figure]:
     """Seconds to read 1 % changed users beside all others, against all users. Users have prompts of TITLE_TOKENS tokens."""
-    from knowledge.cache import Cache
+    from knowledge.storage.cache import Cache
 
     texts = [f"{titles[i % len(titles)]} {i}" for i in range(users)]
 

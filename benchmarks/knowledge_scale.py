@@ -118,12 +118,12 @@ def child(folder: Path, what: str, pooled: bool) -> dict[str, float]:
 
 def run(folder: Path, what: str, pooled: bool) -> None:
     """Build knowledge of one window, or of both with what the first run left."""
-    import knowledge.work
+    import knowledge.open_run
     from core import ArtifactStore, Settings, configure, replay
     from knowledge.build import build_knowledge
 
     configure(level="WARNING")
-    knowledge.work.make_reasoner = lambda _: Letters()  # type: ignore[assignment]
+    knowledge.open_run.make_reasoner = lambda _: Letters()  # type: ignore[assignment]
     vectors = ["pooled"] if pooled else ["pooled", "prompt"]
     settings = Settings(knowledge={"user_vectors": vectors, "thresholds": [10, 20], "max_tokens": 2000})  # type: ignore[arg-type]
     out = folder / f"out-{what}"

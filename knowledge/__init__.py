@@ -13,12 +13,12 @@ if TYPE_CHECKING:
     from knowledge.build import build_knowledge
     from knowledge.forget import forget_in_cache
     from knowledge.inspection import difference, user_state
-    from knowledge.material import read_part, scenario_prompt, user_prompt, workload
-    from knowledge.pooler import Pooler, load_pooler
+    from knowledge.kinds.shuffled import shuffled_titles
+    from knowledge.log.snapshots import due
+    from knowledge.parts import read_part, scenario_prompt, user_prompt, workload
+    from knowledge.pooling.pooler import Pooler, load_pooler
     from knowledge.reasoners import Reasoner, make_reasoner
     from knowledge.reasoners.folder import local_model
-    from knowledge.shuffled import shuffled_titles
-    from knowledge.snapshots import due
 
 __all__ = [
     "Pooler",
@@ -41,19 +41,19 @@ __all__ = [
 _HOMES = {
     "build_knowledge": "knowledge.build",
     "forget_in_cache": "knowledge.forget",
-    "Pooler": "knowledge.pooler",
-    "load_pooler": "knowledge.pooler",
+    "Pooler": "knowledge.pooling.pooler",
+    "load_pooler": "knowledge.pooling.pooler",
     "Reasoner": "knowledge.reasoners",
     "make_reasoner": "knowledge.reasoners",
     "local_model": "knowledge.reasoners.folder",
-    "shuffled_titles": "knowledge.shuffled",
-    "due": "knowledge.snapshots",
+    "shuffled_titles": "knowledge.kinds.shuffled",
+    "due": "knowledge.log.snapshots",
     "difference": "knowledge.inspection",
     "user_state": "knowledge.inspection",
-    "read_part": "knowledge.material",
-    "scenario_prompt": "knowledge.material",
-    "user_prompt": "knowledge.material",
-    "workload": "knowledge.material",
+    "read_part": "knowledge.parts",
+    "scenario_prompt": "knowledge.parts",
+    "user_prompt": "knowledge.parts",
+    "workload": "knowledge.parts",
 }
 
 

@@ -8,11 +8,12 @@ from pathlib import Path
 from core import ArtifactStore, Built, Clock, Settings, logger
 from core.pace import portion
 from core.store import write_json
-from knowledge import scenarios, summary
 from knowledge.engines import read_everything
-from knowledge.items import read_items, write_items
-from knowledge.users import Users
-from knowledge.work import Work, marks_of, open_work, warn_of_missing_parts
+from knowledge.kinds import scenarios
+from knowledge.kinds.items import read_items, write_items
+from knowledge.kinds.users import Users
+from knowledge.open_run import Work, marks_of, open_work, warn_of_missing_parts
+from knowledge.texts import summary
 
 # A text that the reasoner reads takes about as long as so many rows of the log, with the packaged reasoner.
 _ROWS_A_TEXT = 100

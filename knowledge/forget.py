@@ -13,9 +13,9 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from core.forgotten import belongs
-from knowledge.buckets import named
-from knowledge.cache import write_shard
-from knowledge.shards import Shards
+from knowledge.storage.buckets import named
+from knowledge.storage.cache import write_shard
+from knowledge.storage.user_tables import Shards
 
 
 def forget_in_cache(cache: Path, users: Collection[Any], prompts: Collection[str], *, act: bool) -> dict[str, int]:

@@ -18,10 +18,10 @@ from benchmarks.evidence.source import AGE_GROUPS, AGE_SCENARIOS, GENRE_SCENARIO
 from core.settings import FeatureSettings, KnowledgeSettings
 from core.tables import GRADE
 from feature_repo.statistics import smoothed_rate
-from knowledge.compressor import fit
-from knowledge.pooled import on_grid, pool
-from knowledge.snapshots import due_snapshots
-from knowledge.sources import Log
+from knowledge.log.snapshots import due_snapshots
+from knowledge.log.sources import Log
+from knowledge.pooling.means import on_grid, pool
+from knowledge.storage.compressor import fit
 from models import TrainingData
 
 Name = Literal["scenario-wise-rec", "time"]

@@ -17,12 +17,12 @@ from typing import Any
 from core import ArtifactStore, Clock, Settings, errors, logger
 from core.errors import Llm4msrError, SettingsError
 from core.settings import RaySettings
-from knowledge.logstore import open_log
-from knowledge.material import read_share
+from knowledge.kinds.scenarios import moments_of
+from knowledge.log.sources import read_catalogue
+from knowledge.log.store import open_log
+from knowledge.open_run import Work, open_work
+from knowledge.parts import read_share
 from knowledge.reasoners import among
-from knowledge.scenarios import moments_of
-from knowledge.sources import read_catalogue
-from knowledge.work import Work, open_work
 
 LOG = logger("knowledge")
 # Parts per actor: small enough that no actor is idle for long at the end.

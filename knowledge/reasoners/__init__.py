@@ -39,7 +39,7 @@ def make_reasoner(settings: KnowledgeSettings) -> Reasoner:
         raise SettingsError(
             "knowledge.base_url must name the server of the reasoner 'openai', e.g. http://host:8000/v1"
         )
-    from knowledge.reasoners.line import Limits
+    from knowledge.reasoners.client import Limits
     from knowledge.reasoners.openai import OpenAIReasoner
 
     key = settings.api_key.get_secret_value() if settings.api_key is not None else None

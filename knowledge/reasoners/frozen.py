@@ -19,7 +19,7 @@ from core.digest import sha256_json
 from core.errors import SettingsError
 from core.log import logger
 from knowledge.reasoners.linear import use_onednn
-from knowledge.reasoners.local import load, model_digest
+from knowledge.reasoners.loading import load, model_digest
 from knowledge.reasoners.packing import Pack, pack, packed_attention
 
 LOG = logger("knowledge")

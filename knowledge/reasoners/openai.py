@@ -12,7 +12,7 @@ from core.digest import sha256_json
 from core.errors import SettingsError
 from knowledge.reasoners.base import Finished, Progress, finished_before, to_half, with_finished
 from knowledge.reasoners.batching import batches
-from knowledge.reasoners.line import GarbageError, Limits, Line, RefusedError
+from knowledge.reasoners.client import GarbageError, Limits, Line, RefusedError
 
 T = TypeVar("T")
 BLOCK = 128  # answers that are embedded together, and lost together if that fails

@@ -15,7 +15,7 @@ from feature_repo import overlay, views
 from feature_repo.reader import versions_by_view
 from feature_repo.user_states import newest_snapshot
 from feature_repo.views import Generation, SourcePaths, Vector
-from knowledge import snapshots, sources
+from knowledge.log import snapshots, sources
 
 
 @pytest.fixture

@@ -14,9 +14,9 @@ import pyarrow.parquet as pq
 from core import Built
 from core.settings import DataSettings
 from core.tables import SCENARIOS, TIMESTAMP, UNDATED, IdTypes, interactions_schema
-from knowledge.buckets import Bucket
-from knowledge.logstore import open_log
-from knowledge.sources import Catalogue, Log, read_catalogue
+from knowledge.log.sources import Catalogue, Log, read_catalogue
+from knowledge.log.store import open_log
+from knowledge.storage.buckets import Bucket
 
 START = dt.datetime(2024, 1, 1, tzinfo=dt.UTC)
 TITLES = [

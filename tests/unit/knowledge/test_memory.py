@@ -21,15 +21,15 @@ ALLOWED = 48 << 20
 SCRIPT = """
 import datetime as dt, sys
 from pathlib import Path
-import knowledge.buckets, knowledge.build, knowledge.compressor, knowledge.queries, knowledge.fitting, knowledge.logstore
-import knowledge.work
+import knowledge.storage.buckets, knowledge.build, knowledge.storage.compressor, knowledge.storage.queries, knowledge.kinds.fitting, knowledge.log.store
+import knowledge.open_run
 from knowledge_worlds import Letters, START, micros
 from core import ArtifactStore, Settings, replay
 users, place = int(sys.argv[1]), Path(sys.argv[2])
-knowledge.work.make_reasoner = lambda _: Letters()
-knowledge.buckets.BUCKET_ROWS = knowledge.logstore.SLICE_ROWS = 8192
-knowledge.queries.MEMORY_LIMIT = "48MB"
-knowledge.fitting.MAX_FIT_ROWS = knowledge.compressor.MAX_FIT_ROWS = 1000
+knowledge.open_run.make_reasoner = lambda _: Letters()
+knowledge.storage.buckets.BUCKET_ROWS = knowledge.log.store.SLICE_ROWS = 8192
+knowledge.storage.queries.MEMORY_LIMIT = "48MB"
+knowledge.kinds.fitting.MAX_FIT_ROWS = knowledge.storage.compressor.MAX_FIT_ROWS = 1000
 settings = Settings(knowledge={"thresholds": [3, 6], "user_dim": 8, "item_dim": 4,
                                "user_vectors": ["pooled", "prompt"], "max_tokens": 2000})
 out = place / "out"

@@ -9,17 +9,17 @@ import numpy as np
 import pytest
 from knowledge_worlds import START, TITLES, Letters, log_rows, micros, write_source
 
-import knowledge.cache
-import knowledge.work
+import knowledge.open_run
+import knowledge.storage.cache
 from core import ArtifactStore, Settings, replay
 from core.digest import sha256_file
 from core.errors import BudgetError, DataError
 from core.settings import KnowledgeSettings
 from knowledge import build_knowledge, read_part
-from knowledge.cache import Cache
 from knowledge.engines.cluster import Job, Reader
 from knowledge.reasoners import among
-from knowledge.reasoners.line import RefusedError
+from knowledge.reasoners.client import RefusedError
+from knowledge.storage.cache import Cache
 
 TEXTS = [f"Red River {i}" for i in range(24)]
 LIMITED = Settings(
@@ -43,7 +43,7 @@ def opened_with(monkeypatch: pytest.MonkeyPatch) -> list[KnowledgeSettings]:
         found.append(settings)
         return Letters()
 
-    monkeypatch.setattr(knowledge.work, "make_reasoner", make)
+    monkeypatch.setattr(knowledge.open_run, "make_reasoner", make)
     return found
 
 
@@ -79,7 +79,7 @@ def test_a_part_checks_its_own_shards_only(tmp_path: Path, monkeypatch: pytest.M
         checked.append(path.parent.name)
         return sha256_file(path)
 
-    monkeypatch.setattr(knowledge.cache, "sha256_file", spy)
+    monkeypatch.setattr(knowledge.storage.cache, "sha256_file", spy)
     for number in (1, 2, 3):
         Cache(tmp_path, Letters(), shard_rows=4, part=(number, 3)).fill(TEXTS)
         assert len(checked) == 2 * number
@@ -133,7 +133,7 @@ def test_an_actor_tells_the_kind_and_the_message_of_an_error_of_ours(
     def fails(_: KnowledgeSettings) -> Letters:
         raise met
 
-    monkeypatch.setattr(knowledge.work, "make_reasoner", fails)
+    monkeypatch.setattr(knowledge.open_run, "make_reasoner", fails)
     write_source(tmp_path / "source", log_rows(), TITLES)
     clock = replay(START + dt.timedelta(seconds=10_000))
     job = Job(

@@ -16,12 +16,12 @@ import pyarrow.parquet as pq
 import pytest
 from knowledge_worlds import START, TITLES, Letters, Row, log_rows, micros, write_source
 
-import knowledge.buckets
-import knowledge.work
+import knowledge.open_run
+import knowledge.storage.buckets
 from core import ArtifactStore, Settings, replay
 from knowledge import build_knowledge, read_part
-from knowledge.sources import Log
-from knowledge.users import Users
+from knowledge.kinds.users import Users
+from knowledge.log.sources import Log
 
 SETTINGS = Settings(
     knowledge={  # type: ignore[arg-type]
@@ -37,10 +37,10 @@ JOB = """
 import os, signal, sys
 from pathlib import Path
 from test_refresh import Home, Users, ROWS
-import knowledge.buckets, knowledge.work
+import knowledge.storage.buckets, knowledge.open_run
 from knowledge_worlds import Letters
-knowledge.buckets.BUCKET_ROWS = 128
-knowledge.work.make_reasoner = lambda _: Letters()
+knowledge.storage.buckets.BUCKET_ROWS = 128
+knowledge.open_run.make_reasoner = lambda _: Letters()
 done, make = [0], Users._make
 def dies(self, bucket, log):
     done[0] += 1
@@ -88,13 +88,13 @@ def made(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     found: list[int] = []
     make = Users._make
 
-    def spy(self: Users, bucket: knowledge.buckets.Bucket, log: Log) -> object:
+    def spy(self: Users, bucket: knowledge.storage.buckets.Bucket, log: Log) -> object:
         found.extend(log.user_ids.to_pylist())
         return make(self, bucket, log)
 
     monkeypatch.setattr(Users, "_make", spy)
-    monkeypatch.setattr(knowledge.work, "make_reasoner", lambda _: Letters())
-    monkeypatch.setattr(knowledge.buckets, "BUCKET_ROWS", 128)
+    monkeypatch.setattr(knowledge.open_run, "make_reasoner", lambda _: Letters())
+    monkeypatch.setattr(knowledge.storage.buckets, "BUCKET_ROWS", 128)
     return found
 
 
@@ -182,7 +182,7 @@ def test_the_size_of_buckets_shows_in_nothing_and_costs_nothing(
     assert len(list((home.place / "cache" / "users").glob("*/4-*"))) == 4
     made.clear()
     for rows, count in ((1000, 1), (64, 8)):
-        monkeypatch.setattr(knowledge.buckets, "BUCKET_ROWS", rows)
+        monkeypatch.setattr(knowledge.storage.buckets, "BUCKET_ROWS", rows)
         assert files(home.build(f"of{count}", ["all"])) == files(small)
         assert len(list((home.place / "cache" / "users").glob("*/*-*"))) == count
     assert made == []
@@ -251,7 +251,7 @@ def test_parts_that_run_apart_and_the_stage_after_them_equal_one_run(
         readers.append(Letters())
         return readers[-1]
 
-    monkeypatch.setattr(knowledge.work, "make_reasoner", make)
+    monkeypatch.setattr(knowledge.open_run, "make_reasoner", make)
     home.write("all", ROWS)
     small = Settings(knowledge=SETTINGS.knowledge.model_dump() | {"shard_rows": 4})  # type: ignore[arg-type]
     clock = replay(START + dt.timedelta(seconds=10_000))

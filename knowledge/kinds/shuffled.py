@@ -1,0 +1,128 @@
+"""The vectors of a knowledge artifact as they would be if every item had the title of another one: a placebo.
+
+What a user's vectors hold beside the titles' meaning stays: which items the user liked, how many, and when. What differs is
+what the texts say.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from core import Clock, Settings, logger, progress
+from knowledge.kinds.fitting import pooled_sample, texts_alone
+from knowledge.kinds.items import Items
+from knowledge.log.sources import item_positions, read_catalogue
+from knowledge.log.store import open_log
+from knowledge.open_run import FOLDERS, Read, with_vectors
+from knowledge.pooling import means
+from knowledge.storage import compressor
+
+LOG = logger("knowledge")
+
+
+def shuffled_titles(
+    sources: Sequence[Path],
+    artifact: Path,
+    settings: Settings,
+    clock: Clock,
+    *,
+    train_start: int,
+    cache: Path,
+    groups: pa.Table,
+    seed: int,
+) -> dict[str, np.ndarray]:
+    """Item text vectors exchanged within groups, and pooled user vectors made from them; no reasoner reads anything.
+
+    Args:
+        sources: folders of validated tables, those that the artifact was made from.
+        artifact: of the stage `knowledge`.
+        settings: `data` and `knowledge` count.
+        clock: that of the artifact.
+        train_start: microseconds; the compressor is fitted anew on rows before it.
+        cache: of the stage; holds the log in order of users.
+        groups: item_id, scenario: titles move within a scenario only; items that are not there form one group.
+        seed: of the exchange.
+
+    Returns:
+        `item_text` and, where the artifact has it, `user_pooled`: float32, the shape and order of the artifact's matrices.
+    """
+    raw, known_ids = np.load(artifact / FOLDERS["item_text"] / "raw.npy"), _raw_ids(artifact)
+    source = _exchange(known_ids, groups, seed)
+    found = {"item_text": _items(artifact, known_ids, source)}
+    if not (artifact / FOLDERS["pooled"]).is_dir():
+        return found
+    catalogue = read_catalogue(sources, settings.data)
+    place = item_positions(pa.chunked_array([known_ids]), catalogue)
+    vectors = np.zeros((len(catalogue.item_ids), raw.shape[1]), raw.dtype)
+    known = np.zeros(len(catalogue.item_ids), bool)
+    vectors[place], known[place] = raw[source], True
+    with open_log(sources, cache, catalogue, clock.now_micros()) as log:
+        work = Read(settings, train_start, catalogue, log)
+        found[FOLDERS["pooled"]] = _pooled(work, Items(vectors, known), artifact / FOLDERS["pooled"])
+    return found
+
+
+def _exchange(ids: pa.Array, groups: pa.Table, seed: int) -> np.ndarray:
+    """Whose title each item gets, int64 [n]: a permutation within each group."""
+    place = pc.index_in(ids, value_set=groups["item_id"].combine_chunks().cast(ids.type))
+    group = pc.fill_null(groups["scenario"].combine_chunks().take(place), "")
+    codes = pc.dictionary_encode(group).indices.to_numpy(zero_copy_only=False)
+    rng, source = np.random.default_rng((10, seed)), np.arange(len(ids))
+    for code in np.unique(codes):
+        own = np.flatnonzero(codes == code)
+        # A cycle through a random order: nobody keeps the own title where there are two.
+        order = rng.permutation(own)
+        source[order] = np.roll(order, 1)
+    return source
+
+
+def _items(artifact: Path, ids: pa.Array, source: np.ndarray) -> np.ndarray:
+    """The compressed text vectors in the artifact's order, each another item's."""
+    folder = artifact / FOLDERS["item_text"]
+    vectors = np.load(folder / "vectors.npy")
+    owners = pq.read_table(folder / "index.parquet", columns=["item_id"])["item_id"].combine_chunks()
+    row_of = pc.index_in(ids, value_set=owners).to_numpy(zero_copy_only=False)
+    mine = pc.index_in(owners, value_set=ids).to_numpy(zero_copy_only=False)
+    return vectors[row_of[source[mine]]]
+
+
+def _pooled(work: Read, items: Items, folder: Path) -> np.ndarray:
+    """Pooled vectors of all snapshots in the order of the artifact's matrix; rows of users that the log lacks are kept."""
+    sample = pooled_sample(work, items)
+    old = np.load(folder / "vectors.npy", mmap_mode="r")
+    compress = compressor.fit(sample if len(sample) >= 2 else texts_alone(items), old.shape[1])
+    index = pq.read_table(folder / "index.parquet", columns=["user_id", "watermark", "row"])
+    index = index.set_column(1, "watermark", index["watermark"].cast(pa.int64()))
+    out, made = np.array(old), 0
+    for _, log in progress(work.log.logs(), "placebo: shuffled titles", total=len(work.log.buckets), unit="buckets"):
+        due = work.due(log)
+        due = due.take(with_vectors(log, due, items.known))
+        keys = pa.table(
+            {
+                "user_id": log.user_ids.take(pa.array(due.users)).cast(index["user_id"].type),
+                "watermark": due.watermarks,
+                "at": np.arange(len(due)),
+            }
+        )
+        joined = keys.join(index, ["user_id", "watermark"], join_type="inner")
+        rows = np.full(len(due), -1)
+        rows[joined["at"].to_numpy()] = joined["row"].to_numpy()
+        for part, values in means.pool(log, due, items.raw, items.known, work.half_life):
+            place = rows[part]
+            out[place[place >= 0]] = compress.apply(values[place >= 0])
+            made += int((place >= 0).sum())
+    if made < len(out):
+        LOG.warning(
+            "%s of %s user vectors have no rows in the log any more and keep their titles", len(out) - made, len(out)
+        )
+    return out
+
+
+def _raw_ids(artifact: Path) -> pa.Array:
+    return pq.read_table(artifact / FOLDERS["item_text"] / "raw_index.parquet")["item_id"].combine_chunks()

@@ -1,0 +1,226 @@
+"""Vectors and texts of users, bucket by bucket: what is kept of unchanged users, and what is made for the others."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from core import logger, progress
+from core.digest import canonical_json, sha256_text, vector_digests
+from core.source import code_version
+from knowledge.kinds.fitting import fit_pooled, fit_prompt
+from knowledge.kinds.items import Items
+from knowledge.log.snapshots import Snapshots
+from knowledge.log.sources import Log
+from knowledge.open_run import FOLDERS, Work, with_vectors
+from knowledge.pooling import means
+from knowledge.pooling.pooler import save_decay
+from knowledge.storage.buckets import Bucket
+from knowledge.storage.compressor import FILE, Compressor
+from knowledge.storage.merge import Merge, vectors_column
+from knowledge.storage.user_tables import Kept, Shards, Tables, recipe_name, user_keys
+from knowledge.texts import summary
+
+LOG = logger("knowledge")
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A kind of user vector: what compresses it, and its version."""
+
+    compressor: Compressor
+    version: str
+
+
+class Users:
+    """Makes and keeps the tables of users.
+
+    Args:
+        work: log, catalogue, reasoner and settings.
+        items: raw item vectors.
+        neighbours: candidates for the items nearest to a user.
+    """
+
+    def __init__(self, work: Work, items: Items, neighbours: summary.Neighbours) -> None:
+        self._work, self._items, self._neighbours = work, items, neighbours
+        wanted = work.settings.knowledge.user_vectors
+        self.kinds: dict[str, Kind] = {}
+        if "pooled" in wanted:
+            self.kinds["pooled"] = Kind(*fit_pooled(work, items))
+        if "prompt" in wanted:
+            self.kinds["prompt"] = Kind(*fit_prompt(work, items))
+        self._digests = items.digests(work)
+        self._shards = Shards(work.cache, recipe_name(canonical_json(self._recipe())))
+        self._catalogue = self._shards.keep_items(self._digests)
+        self._changed: dict[str, pa.Array | None] = {self._catalogue: pa.array([], work.catalogue.item_ids.type)}
+
+    def write(self, out: Path) -> dict[str, int]:
+        """Write all kinds and the texts; returns rows per folder."""
+        rows, made, kept = {}, 0, 0
+        with Merge(out / ".merge") as merge:
+            for tables, new, old in progress(
+                self._buckets(), "building users", total=len(self._work.log.buckets), unit="buckets"
+            ):
+                made, kept = made + new, kept + old
+                for name, table in tables.items():
+                    if name != "users":
+                        merge.add(name, table)
+            for name, kind in self.kinds.items():
+                folder = out / FOLDERS[name]
+                rows[FOLDERS[name]] = merge.matrix(
+                    name, folder, name, kind.version, self._work.lag(name), kind.compressor.dim
+                )
+                kind.compressor.save(folder / FILE)
+                if name == "pooled":
+                    save_decay(folder, self._work.half_life)
+            rows["user_text"] = merge.texts("text", out / "user_text.parquet", self._work.lag("pooled"))
+        self._shards.tidy(self._work.log.buckets)
+        LOG.info("knowledge of %s users made, of %s kept", f"{made:,}", f"{kept:,}")
+        return rows
+
+    def _buckets(self) -> Iterator[tuple[Tables, int, int]]:
+        for bucket in self._work.log.buckets:
+            yield self._bucket(bucket)
+
+    def _bucket(self, bucket: Bucket) -> tuple[Tables, int, int]:
+        """A bucket's tables, the number of users that were made and of those that were kept."""
+        users = self._work.log.users(bucket)
+        ids = users["user_id"].combine_chunks()
+        keys = user_keys(users["key"].combine_chunks(), self._work.prompted_users(ids))
+        parts: list[Tables] = []
+        left = pa.table({"user_id": ids, "key": keys})
+        kept = self._shards.load(bucket)
+        for old in kept:
+            same = self._unchanged(bucket, old, left)
+            parts.append(old.of(same))
+            left = left.filter(pc.invert(pc.is_in(left["user_id"], value_set=same)))
+        if left.num_rows or not parts:
+            everybody = left.num_rows == len(ids)
+            chosen = left["user_id"].combine_chunks()
+            log = self._work.log.log(bucket, None if everybody else chosen)
+            parts.append({"users": left, **self._make(bucket, log)})
+        tables = {name: pa.concat_tables([part[name] for part in parts]).combine_chunks() for name in parts[-1]}
+        whole = len(kept) == 1 and kept[0].catalogue == self._catalogue
+        if not whole or left.num_rows or len(kept[0].tables["users"]) != len(ids):
+            self._shards.save(bucket, self._catalogue, tables)
+        return tables, left.num_rows, len(ids) - left.num_rows
+
+    def _unchanged(self, bucket: Bucket, old: Kept, users: pa.Table) -> pa.Array:
+        """The users whose rows, items and prompts are what they were."""
+        before = old.tables["users"]
+        place = pc.index_in(users["user_id"], value_set=before["user_id"].combine_chunks())
+        same = pc.fill_null(pc.equal(before["key"].take(place.combine_chunks()), users["key"]), False)
+        found = users["user_id"].filter(same).combine_chunks()
+        if old.catalogue not in self._changed:
+            self._changed[old.catalogue] = self._shards.changed_items(old.catalogue, self._digests)
+        changed = self._changed[old.catalogue]
+        if changed is None:
+            return found.slice(0, 0)
+        if len(changed):
+            touched = self._work.log.users_with(bucket, changed)
+            found = found.filter(pc.invert(pc.is_in(found, value_set=touched)))
+        return found
+
+    def _make(self, bucket: Bucket, log: Log) -> Tables:
+        """The tables of a log's users."""
+        due = self._work.due(log)
+        solid = due.take(with_vectors(log, due, self._items.known))
+        tables: dict[str, pa.Table] = {}
+        if "pooled" in self.kinds:
+            tables["pooled"] = self._pooled(log, solid)
+        answers: dict[tuple[int, int], str] = {}
+        if "prompt" in self.kinds:
+            tables["prompt"], answers = self._prompts(bucket, log)
+        tables["text"] = self._texts(log, solid.newest(), answers)
+        return tables
+
+    def _pooled(self, log: Log, due: Snapshots) -> pa.Table:
+        kind = self.kinds["pooled"]
+        vectors = np.zeros((len(due), kind.compressor.dim), dtype=np.float32)
+        hashes = [""] * len(due)
+        for part, values in means.pool(log, due, self._items.raw, self._items.known, self._work.half_life):
+            vectors[part] = kind.compressor.apply(values)
+            hashes[part] = [hashlib.sha256(value.tobytes()).hexdigest() for value in values]
+        return _table(log, due, kind, hashes, vectors)
+
+    def _prompts(self, bucket: Bucket, log: Log) -> tuple[pa.Table, dict[tuple[int, int], str]]:
+        """Vectors of prompts, and the answers at each user's newest snapshot."""
+        kind, cached = self.kinds["prompt"], self._work.cached_users(bucket)
+        found: list[pa.Table] = []
+        answers: dict[tuple[int, int], str] = {}
+        for due, texts in self._work.prompt_texts(log):
+            raw, said = cached.answer(texts, "encoding user prompts")
+            found.append(_table(log, due, kind, [sha256_text(t) for t in texts], kind.compressor.apply(raw)))
+            for user, watermark, answer in zip(due.users.tolist(), due.watermarks.tolist(), said or (), strict=False):
+                if answer:
+                    answers[user, watermark] = answer
+        if not found:
+            nothing = np.zeros(0, dtype=np.int64)
+            found = [
+                _table(
+                    log,
+                    Snapshots(nothing, nothing, nothing),
+                    kind,
+                    [],
+                    np.zeros((0, kind.compressor.dim), dtype=np.float32),
+                )
+            ]
+        return pa.concat_tables(found), answers
+
+    def _texts(self, log: Log, newest: Snapshots, answers: dict[tuple[int, int], str]) -> pa.Table:
+        """Each user's newest snapshot in words: the reasoner's answer where it gave one, else a summary."""
+        work, width = self._work, self._items.raw.shape[1]
+        near: list[np.ndarray] = []
+        for _, values in means.pool(log, newest, self._items.raw, self._items.known, self._work.half_life):
+            liked = np.where(values[:, :width].any(axis=1, keepdims=True), values[:, :width], values[:, width:])
+            near.extend(self._neighbours.find(liked))
+        template = work.template("summary_v1")
+        texts = summary.user_summaries(log, work.catalogue, template, newest, np.array(near))
+        keys = zip(newest.users.tolist(), newest.watermarks.tolist(), strict=True)
+        answered = [answers.get(key) for key in keys]
+        plain = self.kinds.get("pooled", self.kinds.get("prompt"))
+        version = [self.kinds["prompt"].version if a else plain.version if plain else "" for a in answered]
+        return pa.table(
+            {
+                "user_id": log.user_ids.take(pa.array(newest.users)),
+                "watermark": newest.watermarks,
+                "text": pa.array([a or t for a, t in zip(answered, texts, strict=True)], pa.string()),
+                "text_source": pa.array(["generated" if a else "summary" for a in answered], pa.string()),
+                "version": pa.array(version, pa.string()),
+            }
+        )
+
+    def _recipe(self) -> dict[str, object]:
+        """All that shapes a user's tables beside the user's rows, the cap on prompts, and the items."""
+        work, knowledge = self._work, self._work.settings.knowledge
+        return {
+            "code": code_version(("core", "knowledge")),
+            "versions": {name: kind.version for name, kind in self.kinds.items()},
+            "rule": [knowledge.thresholds, knowledge.max_age, knowledge.every, knowledge.prompt_snapshots],
+            "half_life": work.half_life,
+            "prompt": [knowledge.prompt_history, knowledge.max_tokens, work.thinker.identity],
+            "templates": [work.template(name).digest for name in ("user_v3", "summary_v1")],
+            "scenarios": work.catalogue.scenarios,
+            "items": work.item_recipe(),
+            "neighbours": self._neighbours.digest(work.catalogue),
+        }
+
+
+def _table(log: Log, due: Snapshots, kind: Kind, hashes: list[str], vectors: np.ndarray) -> pa.Table:
+    ids = log.user_ids.take(pa.array(due.users))
+    digests = vector_digests(ids.to_pylist(), kind.version, hashes, vectors)
+    return pa.table(
+        {
+            "user_id": ids,
+            "watermark": due.watermarks,
+            "hash": pa.array(hashes, pa.string()),
+            "digest": vectors_column(digests),
+            "vector": vectors_column(vectors),
+        }
+    )

@@ -1,0 +1,150 @@
+"""Putting a source's rows in order of users, once, on the disk."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from core.digest import sha256_file, sha256_json
+from core.duck import arrow_of, quoted
+from core.log import logger
+from core.store import write_json
+from knowledge.storage import queries
+from knowledge.storage.buckets import HASH_BITS
+
+LOG = logger("knowledge")
+FILES = ("rows.parquet", "users.parquet")
+KEY = ("user_id", "t", "item_id", "scenario")
+# Raise it when the files' content changes.
+_FORMAT = 1
+_GROUP = 65_536
+
+
+@dataclass(frozen=True)
+class OrderedSource:
+    """A source in order: where its files are, its number in their column `part`, and its rows."""
+
+    folder: Path
+    number: int
+    rows: int
+
+
+def put_in_order(connection: duckdb.DuckDBPyConnection, source: Path, folder: Path, before: int) -> OrderedSource:
+    """The source in order, from the disk where it is whole there."""
+    file = source / "interactions.parquet"
+    [(last,)] = connection.sql(f"SELECT epoch_us(max(event_timestamp)) FROM {queries.files([file])}").fetchall()
+    cut = int(before) if last is not None and last >= before else None
+    # DuckDB's hash of a user may be another one in another version.
+    name = sha256_json({"rows": _digest(source), "before": cut, "format": [_FORMAT, duckdb.__version__]})[:16]
+    target = folder / name
+    if target.is_dir() and (meta := _sound(target)) is not None:
+        return OrderedSource(target, meta["part"], meta["rows"])
+    scratch = folder / f".{name}.{uuid.uuid4().hex}"
+    scratch.mkdir(parents=True)
+    try:
+        meta = {"part": int(name[:15], 16), "rows": _write_rows(connection, file, cut, int(name[:15], 16), scratch)}
+        _write_users(connection, scratch)
+        write_json(scratch / "meta.json", meta | {"sha256": {n: sha256_file(scratch / n) for n in FILES}})
+        try:
+            scratch.rename(target)
+        except OSError:
+            if not target.is_dir():  # else another process was first
+                raise
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+    return OrderedSource(target, meta["part"], meta["rows"])
+
+
+def _write_rows(connection: duckdb.DuckDBPyConnection, file: Path, cut: int | None, part: int, folder: Path) -> int:
+    """Sort on the disk, and leave out all but the last of equal rows."""
+    query = f"""SELECT {part}::BIGINT AS part, (hash(user_id) >> {64 - HASH_BITS})::BIGINT AS hash,
+            user_id, item_id, scenario, epoch_us(event_timestamp) AS t, label = 1 AS label
+        FROM read_parquet({quoted(file)}, file_row_number = true)
+        {"" if cut is None else f"WHERE epoch_us(event_timestamp) < {cut}"}
+        ORDER BY hash, {", ".join(KEY)}, file_row_number"""
+    writer: pq.ParquetWriter | None = None
+    held: pa.Table | None = None
+    count = 0
+    try:
+        for table in queries.tables(connection, query, _GROUP):
+            writer = writer or pq.ParquetWriter(folder / "rows.parquet", table.schema, compression="zstd")
+            table = table if held is None else pa.concat_tables([held, table]).combine_chunks()
+            kept = table.slice(0, table.num_rows - 1).filter(_differs(table))
+            held = table.slice(table.num_rows - 1)
+            writer.write_table(kept)
+            count += kept.num_rows
+        if writer is not None and held is not None:
+            writer.write_table(held)
+            count += 1
+    finally:
+        if writer is not None:
+            writer.close()
+    if writer is None:
+        pq.write_table(arrow_of(connection, query), folder / "rows.parquet")
+    return count
+
+
+def _differs(table: pa.Table) -> pa.Array:
+    """Whether each row but the last differs from the next."""
+    count = table.num_rows - 1
+    found = np.zeros(count, dtype=bool)
+    for name in KEY:
+        column = table.column(name).combine_chunks()
+        found |= np.asarray(pc.not_equal(column.slice(0, count), column.slice(1)))
+    return pa.array(found)
+
+
+def _write_users(connection: duckdb.DuckDBPyConnection, folder: Path) -> None:
+    # Of the row as one text: DuckDB joins the hashes of columns by xor, where two labels that change cancel out.
+    query = f"""SELECT part, hash, user_id, count(*) AS rows, count(*)::VARCHAR || ':' || bit_xor(
+            hash(concat_ws(chr(31), item_id, scenario, t, label))
+        )::VARCHAR AS digest
+        FROM {queries.files([folder / "rows.parquet"])} GROUP BY part, hash, user_id ORDER BY hash, user_id"""
+    writer: pq.ParquetWriter | None = None
+    for table in queries.tables(connection, query, _GROUP):
+        writer = writer or pq.ParquetWriter(folder / "users.parquet", table.schema, compression="zstd")
+        writer.write_table(table)
+    if writer is None:
+        pq.write_table(arrow_of(connection, query), folder / "users.parquet")
+    else:
+        writer.close()
+
+
+def _sound(folder: Path) -> Mapping[str, Any] | None:
+    """A source's meta data, None (and the source thrown away) where a file is not the one that was written."""
+    try:
+        meta: Mapping[str, Any] = json.loads((folder / "meta.json").read_text())
+        if all(sha256_file(folder / name) == meta["sha256"][name] for name in FILES):
+            return meta
+        problem = "checksum differs"
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        problem = str(error)
+    LOG.warning("the log in order at %s is damaged (%s); it is made again", folder, problem)
+    trash = folder.with_name(f".{folder.name}.{uuid.uuid4().hex}")
+    try:
+        folder.rename(trash)
+    except OSError:
+        return None  # another process was first
+    shutil.rmtree(trash, ignore_errors=True)
+    return None
+
+
+def _digest(source: Path) -> str:
+    """The digest of a source's rows: from its manifest where it has one."""
+    manifest = source / "manifest.json"
+    if manifest.is_file():
+        known = json.loads(manifest.read_text()).get("files", {}).get("interactions.parquet")
+        if known:
+            return str(known)
+    return sha256_file(source / "interactions.parquet")

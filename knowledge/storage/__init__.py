@@ -1,0 +1,1 @@
+"""What lies on the disk: buckets of users, caches, matrices, compressors. Knows nothing of the log."""

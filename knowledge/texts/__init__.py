@@ -1,0 +1,1 @@
+"""What the reasoner reads, and the summaries that people read."""
