@@ -118,12 +118,11 @@ def child(folder: Path, what: str, pooled: bool) -> dict[str, float]:
 
 def run(folder: Path, what: str, pooled: bool) -> None:
     """Build knowledge of one window, or of both with what the first run left."""
-    import knowledge.open_run
+    import knowledge.run
     from core import ArtifactStore, Settings, configure, replay
-    from knowledge.build import build_knowledge
 
     configure(level="WARNING")
-    knowledge.open_run.make_reasoner = lambda _: Letters()  # type: ignore[assignment]
+    knowledge.run.make_reasoner = lambda _: Letters()  # type: ignore[assignment]
     vectors = ["pooled"] if pooled else ["pooled", "prompt"]
     settings = Settings(knowledge={"user_vectors": vectors, "thresholds": [10, 20], "max_tokens": 2000})  # type: ignore[arg-type]
     out = folder / f"out-{what}"
@@ -131,10 +130,10 @@ def run(folder: Path, what: str, pooled: bool) -> None:
     sources = [folder / "first"] if what == "full" else [folder / "first", folder / "second"]
     now = START + dt.timedelta(days=ROWS + len(sources) - 1)
     begin = time.perf_counter()
-    build_knowledge(
-        sources, out, settings, replay(now), train_start=int((START.timestamp() + 15 * DAY) * 1e6),
-        cache=folder / "cache", compressors=ArtifactStore(folder), window_ends=[int(now.timestamp() * 1e6)],
-    )  # fmt: skip
+    knowledge.run.Run(
+        sources, settings.knowledge, settings.data, replay(now), int((START.timestamp() + 15 * DAY) * 1e6),
+        folder / "cache", ArtifactStore(folder), window_ends=[int(now.timestamp() * 1e6)],
+    ).build(out)  # fmt: skip
     peak = peak_mib()
     spent = {"seconds": time.perf_counter() - begin, "cpu": time.process_time(), "peak": peak}
     print(json.dumps({name: round(value, 2) for name, value in spent.items()}))

@@ -72,7 +72,7 @@ def measured(
         )
         shape = shape_from_config(reasoner.model.config)
     texts = _prompts(reasoner, users, prompt)
-    thinker = reasoner.answering(answer, chat=False)
+    generator = reasoner.answering(answer, chat=False)
     answered = texts[: max(1, users // 4)]
     reasoner.encode(texts[: max(1, users // 8)])
 
@@ -80,7 +80,7 @@ def measured(
         return {"users": len(texts) / _seconds(lambda: reasoner.encode(texts))}
 
     def write() -> dict[str, float]:
-        return {"users": len(answered) / _seconds(lambda: thinker.encode(answered))}
+        return {"users": len(answered) / _seconds(lambda: generator.encode(answered))}
 
     found = in_turn_many({"read": read, "write": write, "matmul": lambda: {"flops": matrix_rate(device, dtype)}})
     # Minutes of work, and even: a single round.

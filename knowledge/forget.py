@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 from core.forgotten import belongs
 from knowledge.storage.buckets import named
 from knowledge.storage.cache import write_shard
-from knowledge.storage.user_tables import Shards
+from knowledge.storage.user_tables import UserTables
 
 
 def forget_in_cache(cache: Path, users: Collection[Any], prompts: Collection[str], *, act: bool) -> dict[str, int]:
@@ -57,9 +57,9 @@ def _kept_states(cache: Path, users: Collection[Any], act: bool) -> tuple[int, s
     for folder in sorted((cache / "users").glob("*")):
         if folder.name == "items" or not folder.is_dir():
             continue
-        shards = Shards(cache, folder.name)
+        tables = UserTables(cache, folder.name)
         for bucket in named(path.name for path in folder.iterdir()):
-            for kept in shards.load(bucket):
+            for kept in tables.load(bucket):
                 of = {name: belongs(table["user_id"], users) for name, table in kept.tables.items()}
                 here = sum(pc.sum(mask).as_py() or 0 for mask in of.values())
                 if not here:
@@ -69,7 +69,7 @@ def _kept_states(cache: Path, users: Collection[Any], act: bool) -> tuple[int, s
                     hashes.update(kept.tables["prompt"].filter(of["prompt"])["hash"].to_pylist())
                 if act:
                     left = {name: table.filter(pc.invert(of[name])) for name, table in kept.tables.items()}
-                    shards.save(bucket, kept.catalogue, left)
+                    tables.save(bucket, kept.catalogue, left)
     return count, hashes
 
 

@@ -19,7 +19,8 @@ from core.digest import canonical_json
 from core.store import write_json
 from pipeline.declared import declared, shaping
 from pipeline.graph import GRAPH
-from pipeline.windows import artifact_store, clean_tables, stage_clock, training_start
+from pipeline.knowledge_run import knowledge_run
+from pipeline.windows import artifact_store
 
 if TYPE_CHECKING:
     from models import TrainingData
@@ -110,19 +111,7 @@ def _placebos(
     kinds = [kind for kind in user_vectors_read(settings.model) if kind in data.spec["vectors"]]
     wanted, seed = settings.controls.placebos, settings.train.seed
     if "shuffled_titles" in wanted and has_text(data):
-        from knowledge import shuffled_titles
-
-        clean = clean_tables(settings, window)
-        vectors = shuffled_titles(
-            [m.path for m in clean],
-            known.path,
-            settings,
-            stage_clock(settings, window),
-            train_start=training_start(settings, clean),
-            cache=artifact_store(settings).root / "cache",
-            groups=common_scenario(data),
-            seed=seed,
-        )
+        vectors = knowledge_run(settings, window).shuffled_titles(known.path, common_scenario(data), seed)
         # Prompts would have to be read anew; the vectors of another user's say as little about this one.
         rest = [kind for kind in kinds if kind not in vectors]
         table = of_other_users(data, rest, seed) or data

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 
 import typer
 
-from core import Manifest, Settings, Window, as_utc, logger, to_micros
+from core import Manifest, Settings, Window, logger
 from core.errors import MissingArtifactError, SettingsError
 from pipeline.options import CatchUp, End, SettingsFile, Start, settings_of, window_of
 
@@ -47,7 +47,10 @@ def stage(
     chosen = settings_of(settings)
     window = window_of(chosen, start, end, catch_up)
     if shard is not None:
-        typer.echo(_read_part(chosen, window, shard))
+        from pipeline.knowledge_run import knowledge_run
+
+        part = parse_shard(shard)
+        typer.echo(knowledge_run(chosen, window).read_part(*part))
         return
     from pipeline.run import run_stage
 
@@ -69,18 +72,19 @@ def show(
 
     Example:  llm4msr knowledge show --user 42
     """
-    from knowledge import scenario_prompt, user_prompt, user_state
+    from knowledge import user_state
+    from pipeline.knowledge_run import knowledge_run
 
     if (user is None) == (scenario is None):
         raise SettingsError("name a --user or a --scenario, and not both")
     chosen, window = settings_of(settings or context.obj), Window.parse(start, end)
-    if user is None:
-        told = scenario_prompt(**_material(chosen, window), name=scenario)
+    if scenario is not None:
+        told = knowledge_run(chosen, window).scenario_prompt(scenario)
         left_out = f"\n\nleft out: {told['left_out']}" if told["left_out"] else ""
         typer.echo(json.dumps(told, indent=1, ensure_ascii=False) if as_json else told["prompt"] + left_out)
         return
-    state = user_state(_artifact(chosen, window).path, user)
-    state["prompt"], state["rows"] = user_prompt(**_material(chosen, window), user_id=state["user_id"])
+    state = user_state(_artifact(chosen, window).path, str(user))
+    state["prompt"], state["rows"] = knowledge_run(chosen, window).user_prompt(state["user_id"])
     typer.echo(json.dumps(state, indent=1, ensure_ascii=False) if as_json else _user_page(state))
 
 
@@ -148,9 +152,10 @@ def plan(
     Example:  llm4msr knowledge plan --model qwen2.5-7b --device h100 --price 3
     """
     from pipeline.knowledge_plan import make_plan
+    from pipeline.knowledge_run import knowledge_run
 
     chosen, window = settings_of(settings or context.obj), Window.parse(start, end)
-    found = make_plan(chosen, _material(chosen, window), model, device, tflops, share, price, measure)
+    found = make_plan(chosen, knowledge_run(chosen, window), model, device, tflops, share, price, measure)
     typer.echo(json.dumps(found, indent=1) if as_json else _plan_page(found))
 
 
@@ -190,28 +195,6 @@ def parse_shard(text: str) -> tuple[int, int]:
     if not match or not 1 <= number <= int(match.group(2)):
         raise SettingsError(f"--shard {text!r} (part {number}): write i/n with i from 1 to n, e.g. 1/8")
     return number, int(match.group(2))
-
-
-def _read_part(settings: Settings, window: Window, shard: str) -> Path:
-    from knowledge import read_part
-    from pipeline.stages import clean_tables
-
-    part = parse_shard(shard)
-    ends = [to_micros(as_utc(m.window["end"])) for m in clean_tables(settings, window) if m.window["end"]]
-    return read_part(**_material(settings, window), part=part, window_ends=ends)
-
-
-def _material(settings: Settings, window: Window) -> dict[str, Any]:
-    from pipeline.stages import clean_tables, stage_clock, training_start
-
-    clean = clean_tables(settings, window)
-    return {
-        "sources": [m.path for m in clean],
-        "settings": settings,
-        "clock": stage_clock(settings, window),
-        "train_start": training_start(settings, clean),
-        "cache": settings.root / "cache",
-    }
 
 
 def _artifact(settings: Settings, window: Window) -> Manifest:

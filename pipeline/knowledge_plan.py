@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from core import Settings
 from core.errors import SettingsError
+
+if TYPE_CHECKING:
+    from knowledge import Run
 
 _MEASURED = 64
 
 
 def make_plan(
     settings: Settings,
-    material: Mapping[str, Any],
+    run: Run,
     model: str | None,
     device: str | None,
     tflops: float | None,
@@ -27,14 +29,14 @@ def make_plan(
 
     Where the plan is for this machine and model, the measured share of the limit takes the place of `share`.
     """
-    from knowledge import make_reasoner, workload
+    from knowledge import make_reasoner
     from knowledge.plan import DEVICES, Device, cost, layer_share, matrix_rate, shape_from_config, shape_of, short_run
 
     chosen = settings.knowledge
     here = device in (None, "here") and tflops is None
     if device not in (None, "here") and device not in DEVICES:
         raise SettingsError(f"--device {device!r}: known are here, {', '.join(DEVICES)}; or give --tflops")
-    texts, sample = workload(**material)
+    texts, sample = run.workload()
     if model:  # the cache holds what the settings' model read, not what this one would
         texts = [replace(text, new=1.0) for text in texts]
         if Path(model).is_dir():  # it can be tried here, like the settings' own

@@ -16,14 +16,13 @@ from core import (
     Manifest,
     Settings,
     Window,
-    as_utc,
     logger,
-    to_micros,
 )
 from core.forgotten import Forgotten
 from pipeline.declared import declared, shaping
 from pipeline.graph import GRAPH
 from pipeline.id_types import id_types_of, of_one_type
+from pipeline.knowledge_run import run_of
 from pipeline.windows import (
     artifact_store,
     clean_tables,
@@ -134,21 +133,10 @@ def knowledge(settings: Settings, window: Window = Window()) -> Manifest:  # noq
     before = earlier_windows(settings, window, "knowledge")
 
     def build(out: Path) -> Built:
-        from knowledge import build_knowledge
         from validation import validate_knowledge
 
-        paths, seen = [m.path for m in clean], declared(settings, "knowledge")
-        built = build_knowledge(
-            paths,
-            out,
-            seen,
-            clock,
-            train_start=train_start,
-            cache=store.root / "cache",
-            compressors=store,
-            # A replayed clock may stand before the window's end: nothing is built from later than its now.
-            window_ends=[min(to_micros(as_utc(m.window["end"])), clock.now_micros()) for m in clean if m.window["end"]],
-        )
+        seen = declared(settings, "knowledge")
+        built = run_of(seen, clean, clock, train_start).build(out)
         active = [m for m in clean if m.stage == "validate"][-1].file("interactions.parquet")
         previous = before[-1].path if before else None
         gate = validate_knowledge(

@@ -2,45 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from pathlib import Path
+from dataclasses import replace
+from typing import TYPE_CHECKING
 
-from core import ArtifactStore, Clock, Settings
+if TYPE_CHECKING:
+    from knowledge.run import Run
 
 __all__ = ["read_everything"]
 
 
-def read_everything(
-    sources: Sequence[Path],
-    settings: Settings,
-    clock: Clock,
-    *,
-    train_start: int,
-    cache: Path,
-    store: ArtifactStore,
-    window_ends: Sequence[int] = (),
-) -> Settings:
+def read_everything(run: Run) -> Run:
     """Fill the cache on the cluster that the settings name; with the engine `local` the stage reads for itself.
 
-    Args:
-        sources: folders of validated tables, on a file system that all machines share.
-        settings: `data` and `knowledge` count.
-        clock: rows at or after its now are not read.
-        train_start: microseconds.
-        cache: reasoner outputs by prompt hash, on a file system that all machines share.
-        store: keeps compressors.
-        window_ends: as in `build_knowledge`.
+    Sources and cache must be on a file system that all machines share.
 
     Returns:
-        The settings for the rest of the run, here: where the GPUs are the cluster's, the reasoner that only has to count
-        tokens here is loaded on the CPU.
+        The rest of the run, for here: where the GPUs are the cluster's, the reasoner that only has to count tokens here is
+        loaded on the CPU.
     """
-    knowledge = settings.knowledge
-    if knowledge.engine != "ray":
-        return settings
-    from knowledge.engines.cluster import Job, read_on_cluster
+    settings = run.settings
+    if settings.engine != "ray":
+        return run
+    from knowledge.engines.cluster import read_on_cluster
 
-    read_on_cluster(Job(tuple(sources), settings, clock, train_start, cache, store, tuple(window_ends)))
-    if not knowledge.ray.num_gpus:
-        return settings
-    return settings.model_copy(update={"knowledge": knowledge.model_copy(update={"device": "cpu"})})
+    read_on_cluster(run)
+    if not settings.ray.num_gpus:
+        return run
+    return replace(run, settings=settings.model_copy(update={"device": "cpu"}))

@@ -10,19 +10,16 @@ import logging
 import os
 import socket
 from contextlib import ExitStack
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from core import ArtifactStore, Clock, Settings, errors, logger
+from core import errors, logger
 from core.errors import Llm4msrError, SettingsError
 from core.settings import RaySettings
-from knowledge.kinds.scenarios import moments_of
-from knowledge.log.sources import read_catalogue
-from knowledge.log.store import open_log
-from knowledge.open_run import Work, open_work
 from knowledge.parts import read_share
-from knowledge.reasoners import among
+
+if TYPE_CHECKING:
+    from knowledge.open_run import OpenRun
+    from knowledge.run import Run
 
 LOG = logger("knowledge")
 # Parts per actor: small enough that no actor is idle for long at the end.
@@ -34,64 +31,44 @@ _KNOCK_SECONDS = 10
 _MOST_DEATHS = 3
 
 
-@dataclass(frozen=True)
-class Job:
-    """What an actor needs to open a run's material."""
-
-    sources: tuple[Path, ...]
-    settings: Settings
-    clock: Clock
-    train_start: int
-    cache: Path
-    store: ArtifactStore
-    window_ends: tuple[int, ...]
-
-
 class Reader:
-    """An actor: opens the material once, then reads one part after the other.
+    """An actor: opens the run once, then reads one part after the other.
 
     Errors of ours are handed on as data: of an exception Ray keeps no more than a text.
     """
 
-    def __init__(self, job: Job) -> None:
-        self._open, self._job = ExitStack(), job
-        self._work: Work | None = None
+    def __init__(self, run: Run) -> None:
+        self._held, self._run = ExitStack(), run.for_one_of(run.settings.ray.workers)
+        self._opened: OpenRun | None = None
 
-    def _material(self) -> Work:
-        if self._work is not None:
-            return self._work
-        job = self._job
-        settings = among(job.settings, job.settings.knowledge.ray.workers)
-        self._work = self._open.enter_context(
-            open_work(job.sources, settings, job.clock, job.train_start, job.cache, job.store)
-        )
-        return self._work
+    def _open(self) -> OpenRun:
+        if self._opened is None:
+            self._opened = self._held.enter_context(self._run.open())
+        return self._opened
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
         """Read the parts of a batch: `part`, `parts` -> the same and `failure`, an error's kind and message or nothing."""
-        moments = moments_of(self._job.train_start, self._job.window_ends)
         failure = ""
         try:
             for number, of in zip(batch["part"], batch["parts"], strict=True):
-                read_share(self._material(), (int(number), int(of)), moments)
+                read_share(self._open(), (int(number), int(of)))
         except Llm4msrError as error:
             failure = f"{_kind(error)}:{error}"
         return {**batch, "failure": [failure] * len(batch["part"])}
 
 
-def read_on_cluster(job: Job) -> int:
+def read_on_cluster(run: Run) -> int:
     """Let a cluster's actors read all texts into the cache; returns the number of parts.
 
     Raises:
         SettingsError: Ray is not installed, or the cluster cannot be reached.
         Llm4msrError: what an actor met, as the stage would have met it here.
     """
-    settings = job.settings.knowledge.ray
+    settings = run.settings.ray
     ray = _ray()
     # Put in order once, before many want it.
-    catalogue = read_catalogue(job.sources, job.settings.data)
-    with open_log(job.sources, job.cache, catalogue, job.clock.now_micros()) as log:
-        parts = max(len(log.buckets), _PARTS_EACH * settings.workers)
+    with run.open_log() as opened:
+        parts = max(len(opened.log.buckets), _PARTS_EACH * settings.workers)
     ours = not ray.is_initialized()
     if ours:
         _connect(ray, settings)
@@ -102,7 +79,7 @@ def read_on_cluster(job: Job) -> int:
             [{"part": i + 1, "parts": parts} for i in range(parts)], override_num_blocks=parts
         ).map_batches(
             Reader,
-            fn_constructor_args=(job,),
+            fn_constructor_args=(run,),
             batch_size=1,
             compute=ray.data.ActorPoolStrategy(size=settings.workers, max_tasks_in_flight_per_actor=1),
             num_cpus=settings.num_cpus,

@@ -10,7 +10,7 @@ import pyarrow as pa
 
 from core import logger
 from core.digest import sha256_text
-from knowledge.open_run import FOLDERS, Work
+from knowledge.open_run import FOLDERS, OpenRun
 from knowledge.storage import matrix
 from knowledge.storage.matrix import Rows
 from knowledge.texts import prompts, summary
@@ -24,25 +24,23 @@ def moments_of(train_start: int, window_ends: Sequence[int]) -> list[int]:
     return [train_start, *sorted({end for end in window_ends if end > train_start})]
 
 
-def count(work: Work, moments: Sequence[int]) -> LogStatistics:
+def count(run: OpenRun, moments: Sequence[int]) -> LogStatistics:
     """The counts that scenario prompts tell."""
-    return count_scenarios(work.log, work.catalogue, moments)
+    return count_scenarios(run.log, run.catalogue, moments)
 
 
-def told_at(work: Work, statistics: LogStatistics, moment: int) -> prompts.Told:
+def prompts_at(run: OpenRun, statistics: LogStatistics, moment: int) -> prompts.ScenarioPrompts:
     """The prompts of all scenarios at a moment."""
-    how = work.catalogue, work.template("scenario_v2"), work.reasoner, work.settings.knowledge.max_tokens
-    return prompts.scenario_prompts(statistics.at(moment), *how)
+    template, most = run.template("scenario_v2"), run.settings.max_tokens
+    return prompts.scenario_prompts(statistics.at(moment), run.catalogue, template, run.reasoner, most)
 
 
-def scenario_texts(work: Work, statistics: LogStatistics, moments: Sequence[int]) -> list[str]:
-    """The prompts of all scenarios at each moment."""
-    return [text for moment in moments for text in told_at(work, statistics, moment).texts]
+def scenario_texts(run: OpenRun, statistics: LogStatistics) -> list[str]:
+    """The prompts of all scenarios at each of the run's moments."""
+    return [text for moment in run.moments for text in prompts_at(run, statistics, moment).texts]
 
 
-def write_scenarios(
-    work: Work, statistics: LogStatistics, moments: Sequence[int], out: Path
-) -> tuple[int, str, np.ndarray]:
+def write_scenarios(run: OpenRun, statistics: LogStatistics, out: Path) -> tuple[int, str, np.ndarray]:
     """Vectors standardised over the scenarios at the start of training.
 
     Where prompts tell each other's sentences, a new sentence makes a new version. Where there are too many scenarios for
@@ -51,48 +49,49 @@ def write_scenarios(
     Returns:
         Rows, version and the newest raw vectors, float16 [scenarios, d].
     """
-    names = [name for name, _, _ in work.catalogue.scenarios]
-    told = [told_at(work, statistics, moment) for moment in moments]
-    texts = [text for one in told for text in one.texts]
-    if left_out := told[-1].summary(work.settings.knowledge.max_tokens):
+    moments = run.moments
+    names = [name for name, _, _ in run.catalogue.scenarios]
+    written = [prompts_at(run, statistics, moment) for moment in moments]
+    texts = [text for one in written for text in one.texts]
+    if left_out := written[-1].left_out(run.settings.max_tokens):
         LOG.warning("%s", left_out)
-    raw = work.encode(texts, "encoding scenarios")
+    raw = run.encode(texts, "encoding scenarios")
     recipe = {
-        "template": work.template("scenario_v2").digest,
-        "reasoner": work.reasoner.identity,
-        "scenarios": work.catalogue.scenarios if told[0].described.any() else names,
+        "template": run.template("scenario_v2").digest,
+        "reasoner": run.reasoner.identity,
+        "scenarios": run.catalogue.scenarios if written[0].described.any() else names,
     }
-    compressor, version = work.compressor("scenario", recipe, lambda: raw[: len(names)], None)
+    compressor, version = run.compressor("scenario", recipe, lambda: raw[: len(names)], None)
     keys = names * len(moments)
     watermarks = np.repeat(np.array(moments, dtype=np.int64), len(names))
-    rows = Rows("scenario", pa.array(keys, pa.string()), watermarks, work.lag("scenario"))
+    rows = Rows("scenario", pa.array(keys, pa.string()), watermarks, run.lag("scenario"))
     order = np.array(sorted(range(len(texts)), key=lambda i: (watermarks[i], keys[i])), dtype=np.int64)
     folder = out / FOLDERS["scenario"]
     vectors = matrix.create(folder, len(texts), compressor.dim)
     vectors[:] = compressor.apply(raw[order])
     hashes = [sha256_text(texts[i]) for i in order]
-    written = matrix.finish(folder, rows.take(order), "scenario", version, hashes, vectors, compressor)
-    return written, version, raw[-len(names) :]
+    count = matrix.finish(folder, rows.take(order), "scenario", version, hashes, vectors, compressor)
+    return count, version, raw[-len(names) :]
 
 
 def write_scenario_texts(
-    work: Work,
+    run: OpenRun,
     statistics: LogStatistics,
-    moment: int,
     raw: np.ndarray,
     neighbours: summary.Neighbours,
     version: str,
     out: Path,
 ) -> int:
     """A summary of each scenario at its newest watermark."""
+    moment = run.moments[-1]
     wide = raw.astype(np.float64)
     # Prompts of scenarios are much alike; only what sets one apart can be near to an item.
     near = neighbours.find(wide, wide.mean(axis=0)) if len(wide) > 1 else np.zeros((len(wide), 0), np.int64)
-    texts = summary.scenario_summaries(statistics, work.catalogue, work.template("summary_v1"), moment, near)
-    names = [name for name, _, _ in work.catalogue.scenarios]
+    texts = summary.scenario_summaries(statistics, run.catalogue, run.template("summary_v1"), moment, near)
+    names = [name for name, _, _ in run.catalogue.scenarios]
     order = np.array(sorted(range(len(names)), key=names.__getitem__), dtype=np.int64)
     moments = np.full(len(names), moment, dtype=np.int64)
-    rows = Rows("scenario", pa.array(names, pa.string()), moments, work.lag("scenario"))
+    rows = Rows("scenario", pa.array(names, pa.string()), moments, run.lag("scenario"))
     told, many = [texts[i] for i in order], len(texts)
     matrix.write_text(out / "scenario_text.parquet", rows.take(order), told, [version] * many, ["summary"] * many)
     return many

@@ -6,7 +6,6 @@ what the texts say.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -14,38 +13,23 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from core import Clock, Settings, logger, progress
+from core import logger, progress
 from knowledge.kinds.fitting import pooled_sample, texts_alone
 from knowledge.kinds.items import Items
-from knowledge.log.sources import item_positions, read_catalogue
-from knowledge.log.store import open_log
-from knowledge.open_run import FOLDERS, Read, with_vectors
+from knowledge.log.sources import item_positions
+from knowledge.open_run import FOLDERS, OpenLog, with_vectors
 from knowledge.pooling import means
 from knowledge.storage import compressor
 
 LOG = logger("knowledge")
 
 
-def shuffled_titles(
-    sources: Sequence[Path],
-    artifact: Path,
-    settings: Settings,
-    clock: Clock,
-    *,
-    train_start: int,
-    cache: Path,
-    groups: pa.Table,
-    seed: int,
-) -> dict[str, np.ndarray]:
+def shuffled_titles(run: OpenLog, artifact: Path, groups: pa.Table, seed: int) -> dict[str, np.ndarray]:
     """Item text vectors exchanged within groups, and pooled user vectors made from them; no reasoner reads anything.
 
     Args:
-        sources: folders of validated tables, those that the artifact was made from.
+        run: that made the artifact; the compressor is fitted anew on rows before its start of training.
         artifact: of the stage `knowledge`.
-        settings: `data` and `knowledge` count.
-        clock: that of the artifact.
-        train_start: microseconds; the compressor is fitted anew on rows before it.
-        cache: of the stage; holds the log in order of users.
         groups: item_id, scenario: titles move within a scenario only; items that are not there form one group.
         seed: of the exchange.
 
@@ -55,16 +39,12 @@ def shuffled_titles(
     raw, known_ids = np.load(artifact / FOLDERS["item_text"] / "raw.npy"), _raw_ids(artifact)
     source = _exchange(known_ids, groups, seed)
     found = {"item_text": _items(artifact, known_ids, source)}
-    if not (artifact / FOLDERS["pooled"]).is_dir():
-        return found
-    catalogue = read_catalogue(sources, settings.data)
-    place = item_positions(pa.chunked_array([known_ids]), catalogue)
-    vectors = np.zeros((len(catalogue.item_ids), raw.shape[1]), raw.dtype)
-    known = np.zeros(len(catalogue.item_ids), bool)
-    vectors[place], known[place] = raw[source], True
-    with open_log(sources, cache, catalogue, clock.now_micros()) as log:
-        work = Read(settings, train_start, catalogue, log)
-        found[FOLDERS["pooled"]] = _pooled(work, Items(vectors, known), artifact / FOLDERS["pooled"])
+    if (artifact / FOLDERS["pooled"]).is_dir():
+        place = item_positions(pa.chunked_array([known_ids]), run.catalogue)
+        vectors = np.zeros((len(run.catalogue.item_ids), raw.shape[1]), raw.dtype)
+        known = np.zeros(len(run.catalogue.item_ids), bool)
+        vectors[place], known[place] = raw[source], True
+        found[FOLDERS["pooled"]] = _pooled(run, Items(vectors, known), artifact / FOLDERS["pooled"])
     return found
 
 
@@ -92,16 +72,16 @@ def _items(artifact: Path, ids: pa.Array, source: np.ndarray) -> np.ndarray:
     return vectors[row_of[source[mine]]]
 
 
-def _pooled(work: Read, items: Items, folder: Path) -> np.ndarray:
+def _pooled(run: OpenLog, items: Items, folder: Path) -> np.ndarray:
     """Pooled vectors of all snapshots in the order of the artifact's matrix; rows of users that the log lacks are kept."""
-    sample = pooled_sample(work, items)
+    sample = pooled_sample(run, items)
     old = np.load(folder / "vectors.npy", mmap_mode="r")
     compress = compressor.fit(sample if len(sample) >= 2 else texts_alone(items), old.shape[1])
     index = pq.read_table(folder / "index.parquet", columns=["user_id", "watermark", "row"])
     index = index.set_column(1, "watermark", index["watermark"].cast(pa.int64()))
     out, made = np.array(old), 0
-    for _, log in progress(work.log.logs(), "placebo: shuffled titles", total=len(work.log.buckets), unit="buckets"):
-        due = work.due(log)
+    for _, log in progress(run.log.logs(), "placebo: shuffled titles", total=len(run.log.buckets), unit="buckets"):
+        due = run.due(log)
         due = due.take(with_vectors(log, due, items.known))
         keys = pa.table(
             {
@@ -113,7 +93,7 @@ def _pooled(work: Read, items: Items, folder: Path) -> np.ndarray:
         joined = keys.join(index, ["user_id", "watermark"], join_type="inner")
         rows = np.full(len(due), -1)
         rows[joined["at"].to_numpy()] = joined["row"].to_numpy()
-        for part, values in means.pool(log, due, items.raw, items.known, work.half_life):
+        for part, values in means.pool(log, due, items.raw, items.known, run.half_life):
             place = rows[part]
             out[place[place >= 0]] = compress.apply(values[place >= 0])
             made += int((place >= 0).sum())

@@ -18,13 +18,13 @@ from knowledge.kinds.fitting import fit_pooled, fit_prompt
 from knowledge.kinds.items import Items
 from knowledge.log.snapshots import Snapshots
 from knowledge.log.sources import Log
-from knowledge.open_run import FOLDERS, Work, with_vectors
+from knowledge.open_run import FOLDERS, OpenRun, with_vectors
 from knowledge.pooling import means
 from knowledge.pooling.pooler import save_decay
 from knowledge.storage.buckets import Bucket
 from knowledge.storage.compressor import FILE, Compressor
 from knowledge.storage.merge import Merge, vectors_column
-from knowledge.storage.user_tables import Kept, Shards, Tables, recipe_name, user_keys
+from knowledge.storage.user_tables import Kept, Tables, UserTables, recipe_name, user_keys
 from knowledge.texts import summary
 
 LOG = logger("knowledge")
@@ -47,25 +47,25 @@ class Users:
         neighbours: candidates for the items nearest to a user.
     """
 
-    def __init__(self, work: Work, items: Items, neighbours: summary.Neighbours) -> None:
-        self._work, self._items, self._neighbours = work, items, neighbours
-        wanted = work.settings.knowledge.user_vectors
+    def __init__(self, run: OpenRun, items: Items, neighbours: summary.Neighbours) -> None:
+        self._run, self._items, self._neighbours = run, items, neighbours
+        wanted = run.settings.user_vectors
         self.kinds: dict[str, Kind] = {}
         if "pooled" in wanted:
-            self.kinds["pooled"] = Kind(*fit_pooled(work, items))
+            self.kinds["pooled"] = Kind(*fit_pooled(run, items))
         if "prompt" in wanted:
-            self.kinds["prompt"] = Kind(*fit_prompt(work, items))
-        self._digests = items.digests(work)
-        self._shards = Shards(work.cache, recipe_name(canonical_json(self._recipe())))
-        self._catalogue = self._shards.keep_items(self._digests)
-        self._changed: dict[str, pa.Array | None] = {self._catalogue: pa.array([], work.catalogue.item_ids.type)}
+            self.kinds["prompt"] = Kind(*fit_prompt(run, items))
+        self._digests = items.digests(run)
+        self._tables = UserTables(run.cache, recipe_name(canonical_json(self._recipe())))
+        self._catalogue = self._tables.keep_items(self._digests)
+        self._changed: dict[str, pa.Array | None] = {self._catalogue: pa.array([], run.catalogue.item_ids.type)}
 
     def write(self, out: Path) -> dict[str, int]:
         """Write all kinds and the texts; returns rows per folder."""
         rows, made, kept = {}, 0, 0
         with Merge(out / ".merge") as merge:
             for tables, new, old in progress(
-                self._buckets(), "building users", total=len(self._work.log.buckets), unit="buckets"
+                self._buckets(), "building users", total=len(self._run.log.buckets), unit="buckets"
             ):
                 made, kept = made + new, kept + old
                 for name, table in tables.items():
@@ -74,28 +74,28 @@ class Users:
             for name, kind in self.kinds.items():
                 folder = out / FOLDERS[name]
                 rows[FOLDERS[name]] = merge.matrix(
-                    name, folder, name, kind.version, self._work.lag(name), kind.compressor.dim
+                    name, folder, name, kind.version, self._run.lag(name), kind.compressor.dim
                 )
                 kind.compressor.save(folder / FILE)
                 if name == "pooled":
-                    save_decay(folder, self._work.half_life)
-            rows["user_text"] = merge.texts("text", out / "user_text.parquet", self._work.lag("pooled"))
-        self._shards.tidy(self._work.log.buckets)
+                    save_decay(folder, self._run.half_life)
+            rows["user_text"] = merge.texts("text", out / "user_text.parquet", self._run.lag("pooled"))
+        self._tables.tidy(self._run.log.buckets)
         LOG.info("knowledge of %s users made, of %s kept", f"{made:,}", f"{kept:,}")
         return rows
 
     def _buckets(self) -> Iterator[tuple[Tables, int, int]]:
-        for bucket in self._work.log.buckets:
+        for bucket in self._run.log.buckets:
             yield self._bucket(bucket)
 
     def _bucket(self, bucket: Bucket) -> tuple[Tables, int, int]:
         """A bucket's tables, the number of users that were made and of those that were kept."""
-        users = self._work.log.users(bucket)
+        users = self._run.log.users(bucket)
         ids = users["user_id"].combine_chunks()
-        keys = user_keys(users["key"].combine_chunks(), self._work.prompted_users(ids))
+        keys = user_keys(users["key"].combine_chunks(), self._run.prompted_users(ids))
         parts: list[Tables] = []
         left = pa.table({"user_id": ids, "key": keys})
-        kept = self._shards.load(bucket)
+        kept = self._tables.load(bucket)
         for old in kept:
             same = self._unchanged(bucket, old, left)
             parts.append(old.of(same))
@@ -103,12 +103,12 @@ class Users:
         if left.num_rows or not parts:
             everybody = left.num_rows == len(ids)
             chosen = left["user_id"].combine_chunks()
-            log = self._work.log.log(bucket, None if everybody else chosen)
+            log = self._run.log.log(bucket, None if everybody else chosen)
             parts.append({"users": left, **self._make(bucket, log)})
         tables = {name: pa.concat_tables([part[name] for part in parts]).combine_chunks() for name in parts[-1]}
         whole = len(kept) == 1 and kept[0].catalogue == self._catalogue
         if not whole or left.num_rows or len(kept[0].tables["users"]) != len(ids):
-            self._shards.save(bucket, self._catalogue, tables)
+            self._tables.save(bucket, self._catalogue, tables)
         return tables, left.num_rows, len(ids) - left.num_rows
 
     def _unchanged(self, bucket: Bucket, old: Kept, users: pa.Table) -> pa.Array:
@@ -118,18 +118,18 @@ class Users:
         same = pc.fill_null(pc.equal(before["key"].take(place.combine_chunks()), users["key"]), False)
         found = users["user_id"].filter(same).combine_chunks()
         if old.catalogue not in self._changed:
-            self._changed[old.catalogue] = self._shards.changed_items(old.catalogue, self._digests)
+            self._changed[old.catalogue] = self._tables.changed_items(old.catalogue, self._digests)
         changed = self._changed[old.catalogue]
         if changed is None:
             return found.slice(0, 0)
         if len(changed):
-            touched = self._work.log.users_with(bucket, changed)
+            touched = self._run.log.users_with(bucket, changed)
             found = found.filter(pc.invert(pc.is_in(found, value_set=touched)))
         return found
 
     def _make(self, bucket: Bucket, log: Log) -> Tables:
         """The tables of a log's users."""
-        due = self._work.due(log)
+        due = self._run.due(log)
         solid = due.take(with_vectors(log, due, self._items.known))
         tables: dict[str, pa.Table] = {}
         if "pooled" in self.kinds:
@@ -144,17 +144,17 @@ class Users:
         kind = self.kinds["pooled"]
         vectors = np.zeros((len(due), kind.compressor.dim), dtype=np.float32)
         hashes = [""] * len(due)
-        for part, values in means.pool(log, due, self._items.raw, self._items.known, self._work.half_life):
+        for part, values in means.pool(log, due, self._items.raw, self._items.known, self._run.half_life):
             vectors[part] = kind.compressor.apply(values)
             hashes[part] = [hashlib.sha256(value.tobytes()).hexdigest() for value in values]
         return _table(log, due, kind, hashes, vectors)
 
     def _prompts(self, bucket: Bucket, log: Log) -> tuple[pa.Table, dict[tuple[int, int], str]]:
         """Vectors of prompts, and the answers at each user's newest snapshot."""
-        kind, cached = self.kinds["prompt"], self._work.cached_users(bucket)
+        kind, cached = self.kinds["prompt"], self._run.cached_users(bucket)
         found: list[pa.Table] = []
         answers: dict[tuple[int, int], str] = {}
-        for due, texts in self._work.prompt_texts(log):
+        for due, texts in self._run.prompt_texts(log):
             raw, said = cached.answer(texts, "encoding user prompts")
             found.append(_table(log, due, kind, [sha256_text(t) for t in texts], kind.compressor.apply(raw)))
             for user, watermark, answer in zip(due.users.tolist(), due.watermarks.tolist(), said or (), strict=False):
@@ -175,13 +175,13 @@ class Users:
 
     def _texts(self, log: Log, newest: Snapshots, answers: dict[tuple[int, int], str]) -> pa.Table:
         """Each user's newest snapshot in words: the reasoner's answer where it gave one, else a summary."""
-        work, width = self._work, self._items.raw.shape[1]
+        run, width = self._run, self._items.raw.shape[1]
         near: list[np.ndarray] = []
-        for _, values in means.pool(log, newest, self._items.raw, self._items.known, self._work.half_life):
+        for _, values in means.pool(log, newest, self._items.raw, self._items.known, self._run.half_life):
             liked = np.where(values[:, :width].any(axis=1, keepdims=True), values[:, :width], values[:, width:])
             near.extend(self._neighbours.find(liked))
-        template = work.template("summary_v1")
-        texts = summary.user_summaries(log, work.catalogue, template, newest, np.array(near))
+        template = run.template("summary_v1")
+        texts = summary.user_summaries(log, run.catalogue, template, newest, np.array(near))
         keys = zip(newest.users.tolist(), newest.watermarks.tolist(), strict=True)
         answered = [answers.get(key) for key in keys]
         plain = self.kinds.get("pooled", self.kinds.get("prompt"))
@@ -198,17 +198,17 @@ class Users:
 
     def _recipe(self) -> dict[str, object]:
         """All that shapes a user's tables beside the user's rows, the cap on prompts, and the items."""
-        work, knowledge = self._work, self._work.settings.knowledge
+        run, knowledge = self._run, self._run.settings
         return {
             "code": code_version(("core", "knowledge")),
             "versions": {name: kind.version for name, kind in self.kinds.items()},
             "rule": [knowledge.thresholds, knowledge.max_age, knowledge.every, knowledge.prompt_snapshots],
-            "half_life": work.half_life,
-            "prompt": [knowledge.prompt_history, knowledge.max_tokens, work.thinker.identity],
-            "templates": [work.template(name).digest for name in ("user_v3", "summary_v1")],
-            "scenarios": work.catalogue.scenarios,
-            "items": work.item_recipe(),
-            "neighbours": self._neighbours.digest(work.catalogue),
+            "half_life": run.half_life,
+            "prompt": [knowledge.prompt_history, knowledge.max_tokens, run.generator.identity],
+            "templates": [run.template(name).digest for name in ("user_v3", "summary_v1")],
+            "scenarios": run.catalogue.scenarios,
+            "items": run.item_recipe(),
+            "neighbours": self._neighbours.digest(run.catalogue),
         }
 
 

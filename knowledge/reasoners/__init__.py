@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from core.errors import SettingsError
-from core.settings import KnowledgeSettings, Settings
+from core.settings import KnowledgeSettings
 from knowledge.reasoners.base import AnsweringReasoner, Progress, Reasoner
 
-__all__ = ["AnsweringReasoner", "Progress", "Reasoner", "among", "make_reasoner", "make_thinker"]
+__all__ = ["AnsweringReasoner", "Progress", "Reasoner", "make_generator", "make_reasoner", "per_process"]
 
 
 def make_reasoner(settings: KnowledgeSettings) -> Reasoner:
@@ -60,20 +60,19 @@ def make_reasoner(settings: KnowledgeSettings) -> Reasoner:
     )
 
 
-def among(settings: Settings, processes: int) -> Settings:
+def per_process(settings: KnowledgeSettings, processes: int) -> KnowledgeSettings:
     """The settings for one of several processes that share the budget and the rates of a server."""
-    knowledge = settings.knowledge
     shares: dict[str, float] = {
         name: value / processes
         for name in ("requests_per_minute", "tokens_per_minute")
-        if (value := getattr(knowledge, name)) is not None
+        if (value := getattr(settings, name)) is not None
     }
-    if knowledge.token_budget is not None:
-        shares["token_budget"] = max(1, knowledge.token_budget // processes)
-    return settings.model_copy(update={"knowledge": knowledge.model_copy(update=shares)})
+    if settings.token_budget is not None:
+        shares["token_budget"] = max(1, settings.token_budget // processes)
+    return settings.model_copy(update=shares)
 
 
-def make_thinker(settings: KnowledgeSettings, reasoner: Reasoner) -> Reasoner:
+def make_generator(settings: KnowledgeSettings, reasoner: Reasoner) -> Reasoner:
     """What reads the users' prompts: the reasoner itself, or the same model writing an answer first.
 
     Raises:
@@ -90,5 +89,5 @@ def make_thinker(settings: KnowledgeSettings, reasoner: Reasoner) -> Reasoner:
         raise SettingsError(
             "knowledge.generate.model and .base_url are for the reasoner 'openai'; others answer themselves"
         )
-    thinker: Reasoner = make(asked.max_new_tokens, asked.chat, **(other if settings.reasoner == "openai" else {}))
-    return thinker
+    generator: Reasoner = make(asked.max_new_tokens, asked.chat, **(other if settings.reasoner == "openai" else {}))
+    return generator

@@ -29,29 +29,23 @@ class Reasoner(Protocol):
         """How many tokens each text has before any cut, int64 [n]."""
 
     def encode(self, texts: Sequence[str], progress: Progress = iter) -> np.ndarray:
-        """Vectors of the texts in their order, float16 [n, dim]."""
+        """Vectors of the texts in their order, float16 [n, dim].
+
+        Raises:
+            Interrupted: it failed when it had read some.
+        """
 
 
 @runtime_checkable
-class AnsweringReasoner(Protocol):
-    """A reasoner that writes an answer and pools the states it was written from."""
-
-    @property
-    def identity(self) -> str:
-        """As `Reasoner.identity`, with all that shapes the answer."""
-
-    @property
-    def dim(self) -> int:
-        """Length of its vectors."""
-
-    def tokens(self, texts: Sequence[str]) -> np.ndarray:
-        """As `Reasoner.tokens`."""
-
-    def encode(self, texts: Sequence[str], progress: Progress = iter) -> np.ndarray:
-        """The vectors alone."""
+class AnsweringReasoner(Reasoner, Protocol):
+    """A reasoner that writes an answer and pools the states it was written from; its identity holds all that shapes them."""
 
     def answer(self, texts: Sequence[str], progress: Progress = iter) -> tuple[np.ndarray, list[str]]:
-        """Vectors, float16 [n, dim], and answers, both in the order of the texts."""
+        """Vectors, float16 [n, dim], and answers, both in the order of the texts.
+
+        Raises:
+            Interrupted: as `encode`.
+        """
 
 
 @dataclass(frozen=True)
@@ -69,16 +63,12 @@ class Finished:
     answers: list[str] | None = None
 
 
-def with_finished(error: Exception, finished: Finished) -> Exception:
-    """The error, which now tells what was done before it; see `finished_before`."""
-    vars(error)["finished"] = finished
-    return error
+class Interrupted(Exception):  # noqa: N818
+    """A reasoner failed when it had read some of its texts; who has kept those raises the cause."""
 
-
-def finished_before(error: Exception) -> Finished | None:
-    """What a reasoner had done before this error, taken off the error; None where it does not say."""
-    found: Finished | None = vars(error).pop("finished", None)
-    return found
+    def __init__(self, finished: Finished, cause: Exception) -> None:
+        super().__init__(str(cause))
+        self.finished, self.cause = finished, cause
 
 
 def to_half(vectors: np.ndarray) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""The way to a server: concurrency, retries with back-off, rates and a token budget, shared by all requests."""
+"""A client of a server: concurrency, retries with back-off, rates and a token budget, shared by all requests."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from email.utils import parsedate_to_datetime
 from typing import Any, TypeVar
+
+from tenacity import RetryCallState, Retrying, retry_if_exception, stop_after_attempt, wait_exponential
 
 from core.addresses import is_loopback, shown
 from core.clock import as_utc, wall
@@ -59,18 +61,45 @@ class GarbageError(Exception):
     """The server answered, but not what was asked."""
 
 
+# What reading an answer raises that is not as it should be.
+_GARBAGE = (GarbageError, ValueError, TypeError, AttributeError, IndexError, KeyError)
+
+
 class RefusedError(SettingsError):
     """The server will not take what was sent (400, 413)."""
 
 
-class Line:
-    """One server's requests.
+class _FailedError(Exception):
+    """One try of a request failed; in words, why.
+
+    Attributes:
+        met: what was raised.
+        passing: whether another try may help: nothing came back, or the server is busy (408, 409, 429, 5xx) or talks nonsense.
+        refused: whether the server will not take what was sent (400, 413).
+    """
+
+    def __init__(self, met: Exception) -> None:
+        import openai
+
+        super().__init__(_first_line(met))
+        self.met = met
+        status = met.status_code if isinstance(met, openai.APIStatusError) else None
+        self.refused = status in (400, 413)
+        if status is not None:
+            self.passing = status in (408, 409, 429) or status >= 500
+        else:
+            lost = (openai.APIConnectionError, openai.APIResponseValidationError)
+            self.passing = isinstance(met, lost) or not isinstance(met, openai.OpenAIError)
+
+
+class Client:
+    """Requests to one server.
 
     Args:
         url: e.g. `http://host:8000/v1`.
         api_key: the server's key, if it asks for one.
         limits: concurrency, retries, rates and budget.
-        spent: what other lines of the run have used of the budget too.
+        spent: what the run's other clients have used of the budget too.
     """
 
     def __init__(self, url: str, api_key: str | None, limits: Limits, spent: Spent | None = None) -> None:
@@ -89,9 +118,9 @@ class Line:
             Rate(limits.tokens_per_minute, float),
         ]
 
-    def beside(self, url: str) -> Line:
-        """The way to another server of the same run: same limits, same budget."""
-        return Line(url, self._api_key, self._limits, self._spent)
+    def for_server(self, url: str) -> Client:
+        """A client of another server of the same run: same limits, same budget."""
+        return Client(url, self._api_key, self._limits, self._spent)
 
     def run(self, jobs: Sequence[Callable[[], T]], progress: Progress) -> Iterator[tuple[int, T]]:
         """Do all jobs, some at a time; yields (position, result) as they end. The first failure ends all."""
@@ -111,72 +140,85 @@ class Line:
                     future.cancel()
         self._stop.clear()
 
-    def ask(
-        self, what: str, request: Callable[[Any], tuple[T, int | None]], tokens: int, *, hold: int = 0, held: int = 0
+    def request(
+        self,
+        what: str,
+        send: Callable[[Any], tuple[T, int | None]],
+        tokens: int,
+        *,
+        reserve: int = 0,
+        reserved: int = 0,
     ) -> T:
         """One request with its retries.
 
         Args:
             what: the request's name in messages.
-            request: sends it; returns the answer and the tokens used, None where the server does not say.
+            send: sends it; returns the answer and the tokens used, None where the server does not say.
             tokens: estimated.
-            hold: tokens of the budget that are set aside for a later request.
-            held: tokens that were; such a request is never refused for the budget.
+            reserve: tokens of the budget that are reserved for a later request.
+            reserved: tokens that were; such a request is never refused for the budget.
 
         Raises:
             BudgetError: the budget would be passed.
             RefusedError: the server will not take what was sent.
             SettingsError: the server cannot be reached or does not answer as it should.
         """
+        tries = Retrying(
+            stop=stop_after_attempt(self._limits.retries + 1),
+            retry=retry_if_exception(lambda error: isinstance(error, _FailedError) and error.passing),
+            wait=self._wait,
+            sleep=self._sleep,
+            before_sleep=lambda state: LOG.info("%s failed (%s); trying again", what, _met(state)),
+            reraise=True,
+        )
+        try:
+            return tries(self._try, send, tokens, reserve, reserved)
+        except _FailedError as error:
+            told = f"knowledge.base_url {shown(self._url)}: the {what} failed"
+            if error.passing:
+                raise SettingsError(
+                    f"{told} {self._limits.retries + 1} times ({error}); is the server up, and does it serve this model?"
+                ) from error.met
+            raise (RefusedError if error.refused else SettingsError)(f"{told} ({error})") from error.met
+
+    def _try(self, send: Callable[[Any], tuple[T, int | None]], tokens: int, reserve: int, reserved: int) -> T:
         import openai
 
-        garbage = (GarbageError, ValueError, TypeError, AttributeError, IndexError, KeyError)
-        for attempt in range(self._limits.retries + 1):
-            self._reserve(tokens, hold, held)
-            try:
-                answer, used = request(self._client)
-            except (openai.OpenAIError, *garbage) as error:
-                # The next try takes it all again. What was not answered may have been computed all the same: it stays charged.
-                self._charge(held - hold - (tokens if isinstance(error, openai.APIStatusError) else 0))
-                if isinstance(error, openai.OpenAIError) and not _passing(error):
-                    kind = RefusedError if getattr(error, "status_code", None) in (400, 413) else SettingsError
-                    raise kind(f"knowledge.base_url {shown(self._url)}: the {what} failed ({_first(error)})") from error
-                if attempt == self._limits.retries:
-                    raise SettingsError(
-                        f"knowledge.base_url {shown(self._url)}: the {what} failed {attempt + 1} times ({_first(error)}); "
-                        "is the server up, and does it serve this model?"
-                    ) from error
-                LOG.info("%s failed (%s); trying again", what, _first(error))
-                self._pause(attempt, error)
-            else:
-                if used is not None:
-                    self._charge(used - tokens)
-                return answer
-        raise AssertionError("unreachable")
+        self._reserve(tokens, reserve, reserved)
+        try:
+            answer, used = send(self._client)
+        except (openai.OpenAIError, *_GARBAGE) as error:
+            # The next try takes it all again. What was not answered may have been computed all the same: it stays charged.
+            self._charge(reserved - reserve - (tokens if isinstance(error, openai.APIStatusError) else 0))
+            raise _FailedError(error) from error
+        if used is not None:
+            self._charge(used - tokens)
+        return answer
 
-    def _pause(self, attempt: int, error: Exception) -> None:
-        """Wait as the server asks, or twice as long each time; the jitter keeps clients from coming back together."""
-        seconds = min(_LONGEST_WAIT, self._limits.first_wait * 2.0**attempt) * random.uniform(0.5, 1.0)
-        if self._stop.wait(max(seconds, asked_wait(error))):
+    def _wait(self, state: RetryCallState) -> float:
+        """As the server asks, or twice as long each time; the jitter keeps clients from coming back together."""
+        growing = wait_exponential(self._limits.first_wait, max=_LONGEST_WAIT)(state) * random.uniform(0.5, 1.0)
+        return max(growing, asked_wait(_met(state).met))
+
+    def _sleep(self, seconds: float) -> None:
+        if self._stop.wait(seconds):
             raise SettingsError(
                 f"knowledge.base_url {shown(self._url)}: stopped, because another request failed for good"
             )
 
-    def _reserve(self, tokens: int, hold: int, held: int) -> None:
+    def _reserve(self, tokens: int, reserve: int, reserved: int) -> None:
         """Take the tokens out of the budget and wait for the rates."""
         budget = self._limits.token_budget
         with self._spent.lock:
-            if budget is not None and not held and self._spent.tokens + tokens + hold > budget:
+            if budget is not None and not reserved and self._spent.tokens + tokens + reserve > budget:
                 raise BudgetError(
                     f"knowledge.token_budget of {budget:,} tokens is used up ({self._spent.tokens:,} spent); what was answered "
                     "is kept: raise the budget, or run again, to go on from there"
                 )
-            self._spent.tokens += tokens + hold - held
+            self._spent.tokens += tokens + reserve - reserved
             pause = max(rate.wait(tokens) for rate in self._rates)
-        if pause > 0 and self._stop.wait(pause):
-            raise SettingsError(
-                f"knowledge.base_url {shown(self._url)}: stopped, because another request failed for good"
-            )
+        if pause > 0:
+            self._sleep(pause)
 
     def _charge(self, tokens: int) -> None:
         with self._spent.lock:
@@ -211,15 +253,6 @@ def asked_wait(error: Exception) -> float:
     return min(max(seconds, 0.0), _LONGEST_ASKED)
 
 
-def _passing(error: Exception) -> bool:
-    """Whether another try may help: nothing came back, or the server is busy (408, 409, 429, 5xx) or talks nonsense."""
-    import openai
-
-    if isinstance(error, openai.APIStatusError):
-        return error.status_code in (408, 409, 429) or error.status_code >= 500
-    return isinstance(error, (openai.APIConnectionError, openai.APIResponseValidationError))
-
-
 def _ended(waiting: dict[Future[T], int]) -> Iterator[tuple[int, T]]:
     done, _ = wait(waiting, return_when=FIRST_COMPLETED)
     for future in sorted(done, key=waiting.__getitem__):
@@ -227,7 +260,14 @@ def _ended(waiting: dict[Future[T], int]) -> Iterator[tuple[int, T]]:
         yield number, future.result()
 
 
-def _first(error: Exception) -> str:
+def _met(state: RetryCallState) -> _FailedError:
+    assert state.outcome is not None
+    error = state.outcome.exception()
+    assert isinstance(error, _FailedError)
+    return error
+
+
+def _first_line(error: Exception) -> str:
     told = shown((str(error).strip().splitlines() or [type(error).__name__])[0])[:300]
     body = getattr(error, "body", None)
     detail = body.get("detail") or body.get("message") if isinstance(body, dict) else None

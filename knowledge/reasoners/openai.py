@@ -10,9 +10,9 @@ import numpy as np
 
 from core.digest import sha256_json
 from core.errors import SettingsError
-from knowledge.reasoners.base import Finished, Progress, finished_before, to_half, with_finished
+from knowledge.reasoners.base import Finished, Interrupted, Progress, to_half
 from knowledge.reasoners.batching import batches
-from knowledge.reasoners.client import GarbageError, Limits, Line, RefusedError
+from knowledge.reasoners.client import Client, GarbageError, Limits, RefusedError
 
 T = TypeVar("T")
 BLOCK = 128  # answers that are embedded together, and lost together if that fails
@@ -50,7 +50,7 @@ class OpenAIReasoner:
         budget = limits.token_budget
         self._max_tokens = max_tokens
         self._batch_tokens = batch_tokens if budget is None else min(batch_tokens, max(1, budget // 4))
-        self._line = Line(base_url, api_key, limits)
+        self._client = Client(base_url, api_key, limits)
 
     @functools.cached_property
     def identity(self) -> str:
@@ -75,36 +75,37 @@ class OpenAIReasoner:
             base_url: where it is served; None: by the same server.
         """
         del chat
-        line = self._line.beside(base_url) if base_url else self._line
-        return OpenAIAnswering(self, max_new_tokens, model or self.model, line)
+        client = self._client.for_server(base_url) if base_url else self._client
+        return OpenAIAnswering(self, max_new_tokens, model or self.model, client)
 
     def tokens(self, texts: Sequence[str]) -> np.ndarray:
         """An estimate: a token per four ASCII characters and one per other character, int64 [n]."""
         return np.array([_estimate(text) for text in texts], dtype=np.int64)
 
-    def encode(self, texts: Sequence[str], progress: Progress = iter, held: int = 0) -> np.ndarray:
+    def encode(self, texts: Sequence[str], progress: Progress = iter, reserved: int = 0) -> np.ndarray:
         """Vectors of the texts in their order, float16 [n, dim].
 
         Args:
             texts: to read.
             progress: wraps the requests.
-            held: tokens of the budget that were set aside for each text.
+            reserved: tokens of the budget that were reserved for each text.
 
         Raises:
             SettingsError: the server cannot be reached, refuses, or keeps answering what is no answer.
-            BudgetError: the run's token budget would be passed. Either error tells what was read: `finished_before`.
+            BudgetError: the run's token budget would be passed.
+            Interrupted: one of the two, when some texts were read.
         """
         cut = [self.cut(text) for text in texts]
         parts: dict[int, np.ndarray] = {}
         asked = batches([_estimate(text) for text in cut], self._batch_tokens)
-        jobs = [functools.partial(self._read, cut, batch.tolist(), held, parts) for batch in asked]
+        jobs = [functools.partial(self._read, cut, batch.tolist(), reserved, parts) for batch in asked]
         try:
-            for _ in self._line.run(jobs, progress):
+            for _ in self._client.run(jobs, progress):
                 pass
         except Exception as error:
             if parts:
                 rows = sorted(parts)
-                with_finished(error, Finished(rows, _rows(parts, rows)))
+                raise Interrupted(Finished(rows, _rows(parts, rows)), error) from error
             raise
         return _rows(parts, range(len(cut)))
 
@@ -114,21 +115,21 @@ class OpenAIReasoner:
             text = text[: min(len(text) - 1, len(text) * self._max_tokens // size)]
         return text
 
-    def _read(self, texts: Sequence[str], batch: list[int], held: int, parts: dict[int, np.ndarray]) -> None:
+    def _read(self, texts: Sequence[str], batch: list[int], reserved: int, parts: dict[int, np.ndarray]) -> None:
         """Put the vectors of some texts into `parts`; a batch that is refused is halved, down to the text at fault."""
         try:
-            vectors = self._vectors([texts[i] for i in batch], held * len(batch))
+            vectors = self._vectors([texts[i] for i in batch], reserved * len(batch))
         except RefusedError as error:
             if len(batch) == 1:
                 raise _named(error, texts[batch[0]]) from error
             middle = len(batch) // 2
-            self._read(texts, batch[:middle], held, parts)
-            self._read(texts, batch[middle:], held, parts)
+            self._read(texts, batch[:middle], reserved, parts)
+            self._read(texts, batch[middle:], reserved, parts)
         else:
             parts.update(zip(batch, vectors, strict=True))
 
-    def _vectors(self, texts: list[str], held: int = 0) -> np.ndarray:
-        def ask(client: Any) -> tuple[np.ndarray, int | None]:
+    def _vectors(self, texts: list[str], reserved: int = 0) -> np.ndarray:
+        def send(client: Any) -> tuple[np.ndarray, int | None]:
             answer = client.embeddings.create(model=self.model, input=texts, encoding_format="float")
             rows = sorted(answer.data or (), key=lambda row: int(row.index))
             if len(rows) != len(texts):
@@ -140,14 +141,16 @@ class OpenAIReasoner:
                 raise GarbageError("the vectors are not finite numbers of one length")
             return vectors, _used(answer)
 
-        return self._line.ask(f"embeddings request for {self.model!r}", ask, sum(map(_estimate, texts)), held=held)
+        return self._client.request(
+            f"embeddings request for {self.model!r}", send, sum(map(_estimate, texts)), reserved=reserved
+        )
 
 
 class OpenAIAnswering:
     """A server answers a prompt, then a server embeds the answer; `OpenAIReasoner.answering` makes one."""
 
-    def __init__(self, reasoner: OpenAIReasoner, most: int, model: str, line: Line) -> None:
-        self._reasoner, self._most, self._model, self._line = reasoner, most, model, line
+    def __init__(self, reasoner: OpenAIReasoner, most: int, model: str, client: Client) -> None:
+        self._reasoner, self._most, self._model, self._client = reasoner, most, model, client
 
     @functools.cached_property
     def identity(self) -> str:
@@ -176,12 +179,15 @@ class OpenAIAnswering:
         blocks: list[tuple[np.ndarray, list[str]]] = []
         for begin in range(0, len(texts), BLOCK):
             try:
-                blocks.append(self._block(texts[begin : begin + BLOCK], lambda jobs: _beside(jobs, shown)))
+                blocks.append(self._block(texts[begin : begin + BLOCK], lambda jobs: _shown(jobs, shown)))
+            except Interrupted as error:
+                done = error.finished
+                rows = [*range(begin), *(begin + row for row in done.rows)]
+                kept = _joined([*blocks, (done.vectors, done.answers or [])])
+                raise Interrupted(Finished(rows, *kept), error.cause) from error.cause
             except Exception as error:
-                part = finished_before(error) or Finished([], np.zeros((0, self.dim), np.float16), [])
-                rows = [*range(begin), *(begin + row for row in part.rows)]
-                if rows:
-                    with_finished(error, Finished(rows, *_joined([*blocks, (part.vectors, part.answers or [])])))
+                if blocks:
+                    raise Interrupted(Finished(list(range(begin)), *_joined(blocks)), error) from error
                 raise
         return _joined(blocks) if blocks else (self._reasoner.encode([]), [])
 
@@ -198,17 +204,17 @@ class OpenAIAnswering:
         rows = sorted(written)
         try:
             # An empty answer has no vector of its own; the prompt's stands for it.
-            vectors = self._reasoner.encode([written[i] or texts[i] for i in rows], held=self._most)
+            vectors = self._reasoner.encode([written[i] or texts[i] for i in rows], reserved=self._most)
+        except Interrupted as error:
+            rows, vectors = [rows[i] for i in error.finished.rows], error.finished.vectors
+            failure = failure or error.cause
         except Exception as error:
-            done = finished_before(error)
-            if done is None:
-                if failure is not None:
-                    raise failure from error
-                raise
-            rows, vectors, failure = [rows[i] for i in done.rows], done.vectors, failure or error
+            if failure is not None:
+                raise failure from error
+            raise
         answers = [written[i] for i in rows]
         if failure is not None:
-            raise with_finished(failure, Finished(rows, vectors, answers))
+            raise Interrupted(Finished(rows, vectors, answers), failure) from failure
         return vectors, answers
 
     def write(self, texts: Sequence[str], progress: Progress = iter) -> list[str]:
@@ -217,17 +223,17 @@ class OpenAIAnswering:
         self._write(texts, progress, written)
         return [written[i] for i in range(len(texts))]
 
-    def _write(self, texts: Sequence[str], progress: Progress, written: dict[int, str], hold: int = 0) -> None:
-        """Put the answers into `written`, whatever fails; each sets `hold` tokens aside."""
+    def _write(self, texts: Sequence[str], progress: Progress, written: dict[int, str], reserve: int = 0) -> None:
+        """Put the answers into `written`, whatever fails; each reserves so many tokens."""
 
         def job(place: int) -> None:
-            written[place] = self._written(self._reasoner.cut(texts[place]), hold)
+            written[place] = self._written(self._reasoner.cut(texts[place]), reserve)
 
-        for _ in self._line.run([functools.partial(job, i) for i in range(len(texts))], progress):
+        for _ in self._client.run([functools.partial(job, i) for i in range(len(texts))], progress):
             pass
 
-    def _written(self, text: str, hold: int) -> str:
-        def ask(client: Any) -> tuple[str, int | None]:
+    def _written(self, text: str, reserve: int) -> str:
+        def send(client: Any) -> tuple[str, int | None]:
             asked: Any = [{"role": "user", "content": text}]
             said = client.chat.completions.create(
                 model=self._model, messages=asked, max_tokens=self._most, temperature=0.0
@@ -238,12 +244,14 @@ class OpenAIAnswering:
             return content.strip(), _used(said)
 
         try:
-            return self._line.ask(f"chat request for {self._model!r}", ask, _estimate(text) + self._most, hold=hold)
+            return self._client.request(
+                f"chat request for {self._model!r}", send, _estimate(text) + self._most, reserve=reserve
+            )
         except RefusedError as error:
             raise _named(error, text) from error
 
 
-def _beside(jobs: Iterable[T], shown: Iterator[Any]) -> Iterator[T]:
+def _shown(jobs: Iterable[T], shown: Iterator[Any]) -> Iterator[T]:
     """The jobs, a step of `shown` with each: one progress bar over several rounds."""
     for job in jobs:
         next(shown, None)

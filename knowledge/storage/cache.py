@@ -26,7 +26,7 @@ import numpy as np
 from core.digest import sha256_file, sha256_json, sha256_text
 from core.log import logger
 from core.pace import progress
-from knowledge.reasoners.base import AnsweringReasoner, Reasoner, finished_before
+from knowledge.reasoners.base import AnsweringReasoner, Interrupted, Reasoner
 from knowledge.storage.buckets import Bucket, named
 
 LOG = logger("knowledge")
@@ -72,7 +72,7 @@ class Cache:
         hashes = self.fill(texts, description)
         vectors = np.zeros((len(texts), self._reasoner.dim), dtype=np.float16)
         answers = [""] * len(texts)
-        spoken = False
+        written = False
         found = self._find(hashes)
         # Shard by shard, so that each file is opened once.
         for row in np.lexsort((found[:, 1], found[:, 0])).tolist():
@@ -80,9 +80,9 @@ class Cache:
             matrix, said = self._open(shard)
             vectors[row] = matrix[place]
             if said is not None:
-                spoken, answers[row] = True, said[place]
+                written, answers[row] = True, said[place]
         self._files.clear()
-        return vectors, answers if spoken else None
+        return vectors, answers if written else None
 
     def fill(self, texts: Sequence[str], description: str = "encoding") -> list[str]:
         """Compute what is missing of this job's part; returns the texts' hashes."""
@@ -104,17 +104,18 @@ class Cache:
         for shard in progress(todo, description, unit="characters", size=size, share=1.0):
             asked = [by_hash[h] for h in shard]
             answers: list[str] | None = None
+            stopped: Exception | None = None
             try:
                 if isinstance(self._reasoner, AnsweringReasoner):
                     vectors, answers = self._reasoner.answer(asked, _batches)
                 else:
                     vectors = self._reasoner.encode(asked, _batches)
-            except Exception as error:
-                if (done := finished_before(error)) is not None:
-                    kept = [shard[i] for i in done.rows]
-                    self._add(write_shard(self._folder, kept, done.vectors, done.answers), kept)
-                raise
+            except Interrupted as error:
+                done, stopped = error.finished, error.cause
+                shard, vectors, answers = [shard[i] for i in done.rows], done.vectors, done.answers
             self._add(write_shard(self._folder, shard, vectors, answers), shard)
+            if stopped is not None:
+                raise stopped
         return hashes
 
     def share_known(self, texts: Sequence[str]) -> float:

@@ -42,7 +42,7 @@ class Kept:
         return {name: table.filter(pc.is_in(table["user_id"], value_set=users)) for name, table in self.tables.items()}
 
 
-class Shards:
+class UserTables:
     """The buckets of one recipe.
 
     Args:

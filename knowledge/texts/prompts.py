@@ -26,8 +26,8 @@ def statistics_sentence(template: Template, statistics: ScenarioStatistics) -> s
 
 
 @dataclass(frozen=True)
-class Told:
-    """Scenario prompts, and how much of the others each tells.
+class ScenarioPrompts:
+    """One prompt per scenario, and how much of the others each tells.
 
     Attributes:
         texts: one per scenario.
@@ -41,8 +41,8 @@ class Told:
     described: np.ndarray
     cut: np.ndarray
 
-    def summary(self, max_tokens: int) -> str:
-        """What is left out, in words; empty where nothing is."""
+    def left_out(self, max_tokens: int) -> str:
+        """What they leave out, in words; empty where nothing is."""
         many, said = len(self.texts), []
         if not self.described.all():
             few, most = int(self.others.min()), int(self.others.max())
@@ -60,7 +60,7 @@ class Told:
 
 def scenario_prompts(
     found: Sequence[ScenarioStatistics], catalogue: Catalogue, template: Template, reasoner: Reasoner, max_tokens: int
-) -> Told:
+) -> ScenarioPrompts:
     """One prompt per scenario: its own title, sentence and statistics, what fits of the others, then the question.
 
     What does not fit into `max_tokens` goes in this order, for each prompt by itself: the others' statistics, the
@@ -99,7 +99,7 @@ def scenario_prompts(
         middle = (low + high) // 2
         fits = reasoner.tokens([text(i, int(middle[i])) for i in open_.tolist()]) <= max_tokens
         low[open_[fits]], high[open_[~fits]] = middle[open_[fits]], middle[open_[~fits]]
-    return Told(
+    return ScenarioPrompts(
         [text(i, int(rung)) for i, rung in enumerate(low)],
         np.clip(low, 0, many - 1),
         low >= min(many, top),
@@ -112,7 +112,7 @@ class Histories:
 
     def __init__(self, log: Log, catalogue: Catalogue) -> None:
         scenarios = len(catalogue.scenarios)
-        positive = np.flatnonzero(told_positives(log, catalogue))
+        positive = np.flatnonzero(positives_with_text(log, catalogue))
         group = log.users[positive].astype(np.int64) * scenarios + log.scenarios[positive]
         order = np.argsort(group, kind="stable")
         self._items, self._times = log.items[positive[order]], log.times[positive[order]]
@@ -133,7 +133,7 @@ class Histories:
         return int(self._times[start + count - 1]) if count else -(2**63)
 
 
-def told_positives(log: Log, catalogue: Catalogue) -> np.ndarray:
+def positives_with_text(log: Log, catalogue: Catalogue) -> np.ndarray:
     """The rows that a user prompt can tell of: positives whose item has a text, bool [rows]."""
     has_text = np.array([*map(bool, catalogue.texts), False], dtype=bool)
     return log.labels & has_text[log.items]

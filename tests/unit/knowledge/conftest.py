@@ -10,12 +10,11 @@ import pytest
 import torch
 from transformers import BertConfig, BertModel, LlamaConfig, LlamaModel
 
-from core import ArtifactStore, Built, Settings, replay
-from knowledge import build_knowledge
+from core import Built, Settings
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from knowledge_worlds import START, TITLES, Build, Row, micros, write_source  # noqa: E402
+from knowledge_worlds import TITLES, Build, Row, run_of, write_source  # noqa: E402
 from tiny_models import tokenizer  # noqa: E402
 
 
@@ -54,7 +53,7 @@ def build(tmp_path: Path, settings: Settings) -> Build:
     """Builds knowledge from rows (or several windows' sources) into a new folder; one store and cache per test."""
     count = iter(range(1000))
 
-    def run(
+    def build(
         *windows: Sequence[Row],
         start: float = 45.0,
         now: float = 10_000.0,
@@ -65,15 +64,8 @@ def build(tmp_path: Path, settings: Settings) -> Build:
         sources = [write_source(place / f"source{i}", rows, titles) for i, rows in enumerate(windows)]
         out = place / "out"
         out.mkdir()
-        built = build_knowledge(
-            sources,
-            out,
-            other.get("settings", settings),
-            replay(START + dt.timedelta(seconds=now)),
-            train_start=micros(start),
-            cache=tmp_path / "cache",
-            compressors=ArtifactStore(other.get("store", tmp_path / "store")),
-        )
-        return out, built
+        store = other.get("store", tmp_path / "store")
+        run = run_of(other.get("settings", settings), sources, tmp_path / "cache", store, now, start)
+        return out, run.build(out)
 
-    return run
+    return build

@@ -11,9 +11,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from core import Built
+from core import ArtifactStore, Built, Settings, replay
 from core.settings import DataSettings
 from core.tables import SCENARIOS, TIMESTAMP, UNDATED, IdTypes, interactions_schema
+from knowledge import Run
 from knowledge.log.sources import Catalogue, Log, read_catalogue
 from knowledge.log.store import open_log
 from knowledge.storage.buckets import Bucket
@@ -84,6 +85,14 @@ def read_source(source: Path) -> tuple[Log, Catalogue]:
     catalogue = read_catalogue([source], DataSettings())
     with open_log([source], source.parent / "cache", catalogue, micros(1e6)) as log:
         return log.log(Bucket(1, 0)), catalogue
+
+
+def run_of(
+    settings: Settings, sources: Sequence[Path], cache: Path, store: Path, now: float = 10_000.0, start: float = 45.0
+) -> Run:
+    """A run as of second `now`, whose training starts at second `start`."""
+    clock = replay(START + dt.timedelta(seconds=now))
+    return Run(sources, settings.knowledge, settings.data, clock, micros(start), cache, ArtifactStore(store))
 
 
 class Letters:

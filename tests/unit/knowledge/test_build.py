@@ -9,12 +9,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from knowledge_worlds import GENRES, START, TITLES, Build, log_rows, micros, write_source
+from knowledge_worlds import GENRES, TITLES, Build, log_rows, micros, run_of, write_source
 
-from core import ArtifactStore, Settings, replay
+from core import Settings
 from core.clock import to_micros
 from core.tables import SCENARIOS, conform, knowledge_schema, knowledge_text_schema
-from knowledge import build_knowledge, load_pooler
+from knowledge import load_pooler
 
 KINDS = {"item_text": "item_id", "user_pooled": "user_id", "user_prompt": "user_id", "scenario": "scenario"}
 
@@ -208,15 +208,7 @@ def test_with_200_scenarios_another_sentence_changes_its_own_vector_and_no_other
         pq.write_table(pa.table(columns, schema=SCENARIOS), source / "scenarios.parquet")
         out = tmp_path / f"{name}-out"
         out.mkdir()
-        built = build_knowledge(
-            [source],
-            out,
-            crowd,
-            replay(START + dt.timedelta(seconds=10_000)),
-            train_start=micros(45.0),
-            cache=tmp_path / "cache",
-            compressors=ArtifactStore(tmp_path / "store"),
-        )
+        built = run_of(crowd, [source], tmp_path / "cache", tmp_path / "store").build(out)
         return snapshots(out, "scenario"), built.versions["scenario"]
 
     (before, old), (after, new) = vectors("and", "one"), vectors("White Noise", "two")

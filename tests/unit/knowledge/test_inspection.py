@@ -8,19 +8,17 @@ from typing import Any
 
 import numpy as np
 import pytest
-from knowledge_worlds import START, Build, log_rows, micros, write_source
+from knowledge_worlds import Build, log_rows, run_of, write_source
 
-from core import ArtifactStore, Settings, replay
+from core import Settings
 from core.errors import MissingArtifactError, SettingsError
-from knowledge import build_knowledge, difference, read_part, user_prompt, user_state, workload
+from knowledge import Run, difference, user_state
 from knowledge.plan import SHAPES, Device, Shape, Texts, cost, shape_of
 
 
-def material(tmp_path: Path, settings: Settings) -> dict[str, Any]:
+def regular(tmp_path: Path, settings: Settings, cache: str = "cache") -> Run:
     source = write_source(tmp_path / "source", log_rows())
-    clock = replay(START + dt.timedelta(seconds=10_000))
-    shared = {"settings": settings, "clock": clock, "train_start": micros(45.0), "cache": tmp_path / "cache"}
-    return {"sources": [source], **shared}
+    return run_of(settings, [source], tmp_path / cache, tmp_path)
 
 
 def test_a_users_state_has_its_snapshots_norms_versions_and_neighbours(build: Build) -> None:
@@ -53,11 +51,11 @@ def test_the_shown_prompt_is_the_one_that_was_read(tmp_path: Path, build: Build,
     from core.digest import sha256_text
 
     newest = user_state(build(log_rows())[0], "3")["kinds"]["prompt"]["snapshots"][-1]
-    prompt, rows = user_prompt(**material(tmp_path, settings), user_id=3)
+    prompt, rows = regular(tmp_path, settings).user_prompt(3)
     assert prompt is not None
     assert rows == sum(row[0] == 3 for row in log_rows())
     assert sha256_text(prompt) == newest["prompt_sha256"]
-    assert user_prompt(**material(tmp_path, settings), user_id=77) == (None, 0)
+    assert regular(tmp_path, settings).user_prompt(77) == (None, 0)
 
 
 def test_difference_names_who_moved_most_within_one_version(build: Build) -> None:
@@ -112,27 +110,25 @@ def test_parts_read_everything_between_them_and_the_stage_then_reads_nothing(
     from knowledge.reasoners.transformers import TransformersReasoner
 
     small = Settings(knowledge=settings.knowledge.model_dump() | {"shard_rows": 3})
-    shared = material(tmp_path, small)
-    marks = [read_part(**shared, part=(i, 3)) for i in (2, 1, 3)]
+    run = regular(tmp_path, small)
+    marks = [run.read_part(i, 3) for i in (2, 1, 3)]
     assert [json.loads(mark.read_text())["part"] for mark in marks] == [2, 1, 3]
 
     files = [tmp_path / name for name in ("out", "alone")]
     for folder in files:
         folder.mkdir()
-    run = {"settings": small, "clock": shared["clock"], "train_start": shared["train_start"]}
-    build_knowledge(shared["sources"], files[1], cache=tmp_path / "other", compressors=ArtifactStore(tmp_path), **run)
+    regular(tmp_path, small, cache="other").build(files[1])
 
     def forbidden(*_: Any) -> None:
         raise AssertionError("the reasoner was asked again")
 
     monkeypatch.setattr(TransformersReasoner, "encode", forbidden)
-    sources = shared.pop("sources")
-    build_knowledge(sources, files[0], cache=shared["cache"], compressors=ArtifactStore(tmp_path), **run)
+    run.build(files[0])
     names = sorted(p.relative_to(files[0]) for p in files[0].rglob("*") if p.is_file())
     assert all((files[0] / name).read_bytes() == (files[1] / name).read_bytes() for name in names)
     assert len(names) > 10
     with pytest.raises(SettingsError, match="count from 1"):
-        read_part(sources, **shared, part=(4, 3))
+        run.read_part(4, 3)
 
 
 def test_ticks_add_snapshots_and_change_no_version(build: Build, settings: Settings) -> None:
@@ -150,19 +146,19 @@ def test_ticks_add_snapshots_and_change_no_version(build: Build, settings: Setti
 
 
 def test_a_workload_counts_texts_and_what_the_cache_lacks(tmp_path: Path, settings: Settings) -> None:
-    shared = material(tmp_path, settings)
-    found, sample = workload(**shared)
+    run = regular(tmp_path, settings)
+    found, sample = run.workload()
     assert {t.kind: t.count for t in found} == {"item_text": 8, "prompt": 18, "scenario": 2}
     assert all(t.new == 1.0 and t.tokens > 0 for t in found)
     assert len(sample) == 18
     short = Settings(knowledge=settings.knowledge.model_dump() | {"max_tokens": 40})
-    assert {t.kind: t.cut for t in workload(**shared | {"settings": short})[0]} == {
+    assert {t.kind: t.cut for t in regular(tmp_path, short).workload()[0]} == {
         "item_text": 0.0,
         "prompt": 1.0,
         "scenario": 1.0,
     }
-    read_part(**shared, part=(1, 1))
-    assert all(t.new == 0.0 for t in workload(**shared)[0])
+    run.read_part(1, 1)
+    assert all(t.new == 0.0 for t in run.workload()[0])
 
 
 def test_the_formula_gives_the_known_users_per_second() -> None:
@@ -190,7 +186,7 @@ def test_a_plan_tries_the_model_it_is_for_and_says_how_well_its_halves_foretell_
 ) -> None:
     from pipeline.knowledge_plan import make_plan
 
-    plan = functools.partial(make_plan, settings, material(tmp_path, settings), share=0.6, price=2.0, measure=True)
+    plan = functools.partial(make_plan, settings, regular(tmp_path, settings), share=0.6, price=2.0, measure=True)
     own, other, there = (
         plan(model=None, device=None, tflops=None),
         plan(model=str(llama), device="here", tflops=None),

@@ -19,14 +19,14 @@ from core.tables import TIMESTAMP, interactions_schema
 
 ALLOWED = 48 << 20
 SCRIPT = """
-import datetime as dt, sys
+import sys
 from pathlib import Path
-import knowledge.storage.buckets, knowledge.build, knowledge.storage.compressor, knowledge.storage.queries, knowledge.kinds.fitting, knowledge.log.store
-import knowledge.open_run
-from knowledge_worlds import Letters, START, micros
-from core import ArtifactStore, Settings, replay
+import knowledge.kinds.fitting, knowledge.log.store, knowledge.storage.buckets, knowledge.storage.compressor, knowledge.storage.queries
+import knowledge.run
+from knowledge_worlds import Letters, run_of
+from core import Settings
 users, place = int(sys.argv[1]), Path(sys.argv[2])
-knowledge.open_run.make_reasoner = lambda _: Letters()
+knowledge.run.make_reasoner = lambda _: Letters()
 knowledge.storage.buckets.BUCKET_ROWS = knowledge.log.store.SLICE_ROWS = 8192
 knowledge.storage.queries.MEMORY_LIMIT = "48MB"
 knowledge.kinds.fitting.MAX_FIT_ROWS = knowledge.storage.compressor.MAX_FIT_ROWS = 1000
@@ -34,8 +34,7 @@ settings = Settings(knowledge={"thresholds": [3, 6], "user_dim": 8, "item_dim": 
                                "user_vectors": ["pooled", "prompt"], "max_tokens": 2000})
 out = place / "out"
 out.mkdir()
-knowledge.build.build_knowledge([place / "source"], out, settings, replay(START + dt.timedelta(days=400)),
-    train_start=micros(6 * users / 2000), cache=place / "cache", compressors=ArtifactStore(place))
+run_of(settings, [place / "source"], place / "cache", place, now=400 * 86400.0, start=6 * users / 2000).build(out)
 print(next(line.split()[1] for line in open("/proc/self/status") if line.startswith("VmHWM")))
 """
 

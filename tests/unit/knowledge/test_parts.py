@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-import datetime as dt
 from pathlib import Path
 
 import numpy as np
 import pytest
-from knowledge_worlds import START, TITLES, Letters, log_rows, micros, write_source
+from knowledge_worlds import TITLES, Letters, log_rows, run_of, write_source
 
-import knowledge.open_run
+import knowledge.run
 import knowledge.storage.cache
-from core import ArtifactStore, Settings, replay
+from core import Settings
 from core.digest import sha256_file
 from core.errors import BudgetError, DataError
 from core.settings import KnowledgeSettings
-from knowledge import build_knowledge, read_part
-from knowledge.engines.cluster import Job, Reader
-from knowledge.reasoners import among
+from knowledge import Run
+from knowledge.engines.cluster import Reader
+from knowledge.reasoners import per_process
 from knowledge.reasoners.client import RefusedError
 from knowledge.storage.cache import Cache
 
@@ -43,32 +42,21 @@ def opened_with(monkeypatch: pytest.MonkeyPatch) -> list[KnowledgeSettings]:
         found.append(settings)
         return Letters()
 
-    monkeypatch.setattr(knowledge.open_run, "make_reasoner", make)
+    monkeypatch.setattr(knowledge.run, "make_reasoner", make)
     return found
 
 
+def run(place: Path, now: float = 10_000.0) -> Run:
+    return run_of(LIMITED, [place / "source"], place / "cache", place / "store", now)
+
+
 def part(place: Path, number: int, of: int, now: float = 10_000.0) -> Path:
-    return read_part(
-        [place / "source"],
-        LIMITED,
-        replay(START + dt.timedelta(seconds=now)),
-        train_start=micros(45.0),
-        cache=place / "cache",
-        part=(number, of),
-    )
+    return run(place, now).read_part(number, of)
 
 
 def stage(place: Path, out: str) -> None:
     (place / out).mkdir()
-    build_knowledge(
-        [place / "source"],
-        place / out,
-        LIMITED,
-        replay(START + dt.timedelta(seconds=20_000)),
-        train_start=micros(45.0),
-        cache=place / "cache",
-        compressors=ArtifactStore(place / "store"),
-    )
+    run(place, 20_000.0).build(place / out)
 
 
 def test_a_part_checks_its_own_shards_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -91,15 +79,11 @@ def test_each_of_several_processes_has_its_share_of_budget_and_rates(
 ) -> None:
     write_source(tmp_path / "source", log_rows(), TITLES)
     part(tmp_path, 3, 8)
-    clock = replay(START + dt.timedelta(seconds=10_000))
-    job = Job(
-        (tmp_path / "source",), LIMITED, clock, micros(45.0), tmp_path / "cache", ArtifactStore(tmp_path / "store"), ()
-    )
-    Reader(job)({"part": np.array([1]), "parts": np.array([20])})
+    Reader(run(tmp_path))({"part": np.array([1]), "parts": np.array([20])})
     of_8, of_5 = opened_with
     assert (of_8.token_budget, of_8.requests_per_minute, of_8.tokens_per_minute) == (125, 7.5, 12.5)
     assert (of_5.token_budget, of_5.requests_per_minute, of_5.tokens_per_minute) == (200, 12.0, 20.0)
-    assert among(Settings(), 8) == Settings()
+    assert per_process(KnowledgeSettings(), 8) == KnowledgeSettings()
 
 
 def test_the_stage_names_the_parts_that_have_not_reported(
@@ -133,10 +117,6 @@ def test_an_actor_tells_the_kind_and_the_message_of_an_error_of_ours(
     def fails(_: KnowledgeSettings) -> Letters:
         raise met
 
-    monkeypatch.setattr(knowledge.open_run, "make_reasoner", fails)
+    monkeypatch.setattr(knowledge.run, "make_reasoner", fails)
     write_source(tmp_path / "source", log_rows(), TITLES)
-    clock = replay(START + dt.timedelta(seconds=10_000))
-    job = Job(
-        (tmp_path / "source",), LIMITED, clock, micros(45.0), tmp_path / "cache", ArtifactStore(tmp_path / "store"), ()
-    )
-    assert Reader(job)({"part": np.array([1]), "parts": np.array([20])})["failure"] == [told]
+    assert Reader(run(tmp_path))({"part": np.array([1]), "parts": np.array([20])})["failure"] == [told]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import datetime as dt
 import os
 import signal
 import subprocess
@@ -14,12 +13,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from knowledge_worlds import START, TITLES, Letters, Row, log_rows, micros, write_source
+from knowledge_worlds import TITLES, Letters, Row, log_rows, run_of, write_source
 
-import knowledge.open_run
+import knowledge.run
 import knowledge.storage.buckets
-from core import ArtifactStore, Settings, replay
-from knowledge import build_knowledge, read_part
+from core import Settings
+from knowledge import Run
 from knowledge.kinds.users import Users
 from knowledge.log.sources import Log
 
@@ -37,10 +36,10 @@ JOB = """
 import os, signal, sys
 from pathlib import Path
 from test_refresh import Home, Users, ROWS
-import knowledge.storage.buckets, knowledge.open_run
+import knowledge.storage.buckets, knowledge.run
 from knowledge_worlds import Letters
 knowledge.storage.buckets.BUCKET_ROWS = 128
-knowledge.open_run.make_reasoner = lambda _: Letters()
+knowledge.run.make_reasoner = lambda _: Letters()
 done, make = [0], Users._make
 def dies(self, bucket, log):
     done[0] += 1
@@ -63,18 +62,13 @@ class Home:
         write_source(self.place / name, rows, titles)
         return name
 
+    def run(self, sources: Sequence[str], cache: str = "cache", settings: Settings = SETTINGS) -> Run:
+        return run_of(settings, [self.place / name for name in sources], self.place / cache, self.place / "store")
+
     def build(self, out: str, sources: Sequence[str], cache: str = "cache", settings: Settings = SETTINGS) -> Path:
         target = self.place / out
         target.mkdir()
-        build_knowledge(
-            [self.place / name for name in sources],
-            target,
-            settings,
-            replay(START + dt.timedelta(seconds=10_000)),
-            train_start=micros(45.0),
-            cache=self.place / cache,
-            compressors=ArtifactStore(self.place / "store"),
-        )
+        self.run(sources, cache, settings).build(target)
         return target
 
 
@@ -93,7 +87,7 @@ def made(monkeypatch: pytest.MonkeyPatch) -> list[int]:
         return make(self, bucket, log)
 
     monkeypatch.setattr(Users, "_make", spy)
-    monkeypatch.setattr(knowledge.open_run, "make_reasoner", lambda _: Letters())
+    monkeypatch.setattr(knowledge.run, "make_reasoner", lambda _: Letters())
     monkeypatch.setattr(knowledge.storage.buckets, "BUCKET_ROWS", 128)
     return found
 
@@ -251,13 +245,11 @@ def test_parts_that_run_apart_and_the_stage_after_them_equal_one_run(
         readers.append(Letters())
         return readers[-1]
 
-    monkeypatch.setattr(knowledge.open_run, "make_reasoner", make)
+    monkeypatch.setattr(knowledge.run, "make_reasoner", make)
     home.write("all", ROWS)
     small = Settings(knowledge=SETTINGS.knowledge.model_dump() | {"shard_rows": 4})  # type: ignore[arg-type]
-    clock = replay(START + dt.timedelta(seconds=10_000))
     for part in range(parts, 0, -1):
-        cache, train_start = home.place / "cache", micros(45.0)
-        read_part([home.place / "all"], small, clock, train_start=train_start, cache=cache, part=(part, parts))
+        home.run(["all"], settings=small).read_part(part, parts)
     apart = [text for reader in readers for text in reader.asked]
     readers.clear()
     staged = home.build("staged", ["all"], settings=small)

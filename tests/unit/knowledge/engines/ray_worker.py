@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from knowledge_worlds import Letters
 
-import knowledge.open_run
+import knowledge.run
 import knowledge.storage.buckets
 
 DEADLY = 4
@@ -43,4 +43,4 @@ def prepare() -> None:
     """Ray calls it when a worker process starts."""
     place = Path(os.environ["LLM4MSR_TEST_PLACE"])
     knowledge.storage.buckets.BUCKET_ROWS = 128
-    knowledge.open_run.make_reasoner = lambda _: Recorded(place)
+    knowledge.run.make_reasoner = lambda _: Recorded(place)

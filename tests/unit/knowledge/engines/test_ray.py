@@ -15,7 +15,7 @@ import pytest
 from knowledge_worlds import Letters
 from test_refresh import ROWS, SETTINGS, Home, files
 
-import knowledge.open_run
+import knowledge.run
 import knowledge.storage.buckets
 from core import Settings
 from core.errors import SettingsError
@@ -80,7 +80,7 @@ def test_a_cluster_that_loses_an_actor_ends_in_the_bytes_of_one_process_and_redo
         asked.append(Letters())
         return asked[-1]
 
-    monkeypatch.setattr(knowledge.open_run, "make_reasoner", make)
+    monkeypatch.setattr(knowledge.run, "make_reasoner", make)
     monkeypatch.setattr(knowledge.storage.buckets, "BUCKET_ROWS", 128)
     home = Home(tmp_path)
     home.write("all", ROWS)

@@ -9,41 +9,23 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from knowledge_worlds import START, TITLES, log_rows, micros, write_source
+from knowledge_worlds import TITLES, log_rows, run_of, write_source
 
-from core import ArtifactStore, Settings, replay
-from knowledge import build_knowledge, shuffled_titles
+from core import Settings
 from knowledge.kinds.shuffled import _exchange
 
-CLOCK = replay(START + dt.timedelta(seconds=10_000))
 GROUPS = pa.table({"item_id": list(range(8)), "scenario": ["home"] * 5 + ["search"] * 3})
 
 
 def made(place: Path, source: Path, settings: Settings) -> Path:
     (place / "out").mkdir(parents=True)
-    build_knowledge(
-        [source],
-        place / "out",
-        settings,
-        CLOCK,
-        train_start=micros(45.0),
-        cache=place / "cache",
-        compressors=ArtifactStore(place / "store"),
-    )
+    run_of(settings, [source], place / "cache", place / "store").build(place / "out")
     return place / "out"
 
 
 def shuffled(place: Path, source: Path, settings: Settings, groups: pa.Table = GROUPS) -> dict[str, np.ndarray]:
-    return shuffled_titles(
-        [source],
-        place / "out",
-        settings,
-        CLOCK,
-        train_start=micros(45.0),
-        cache=place / "cache",
-        groups=groups,
-        seed=3,
-    )
+    run = run_of(settings, [source], place / "cache", place / "store")
+    return run.shuffled_titles(place / "out", groups, seed=3)
 
 
 @pytest.mark.parametrize("half_life", [None, dt.timedelta(seconds=30)])

@@ -10,7 +10,7 @@ import pytest
 from knowledge_worlds import TITLES, Letters, Row
 from test_refresh import ROWS, SETTINGS, Home, files
 
-import knowledge.open_run
+import knowledge.run
 from core import Settings
 
 EVERYBODY: list[Row] = [(u, u % 7, "home", float(k), 1) for u in range(20) for k in range(4)]
@@ -18,7 +18,7 @@ EVERYBODY: list[Row] = [(u, u % 7, "home", float(k), 1) for u in range(20) for k
 
 @pytest.fixture
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Home:
-    monkeypatch.setattr(knowledge.open_run, "make_reasoner", lambda _: Letters())
+    monkeypatch.setattr(knowledge.run, "make_reasoner", lambda _: Letters())
     return Home(tmp_path)
 
 

@@ -125,10 +125,10 @@ def written_one_by_one(folder: Path, pooling: str, most: int) -> tuple[np.ndarra
 
 @pytest.mark.parametrize("pooling", ["mean", "last"])
 def test_answers_in_batches_equal_each_written_alone(writer: Path, pooling: Any) -> None:
-    thinker = TransformersReasoner(writer, pooling=pooling, generates=True).answering(12, chat=True)
-    vectors, answers = thinker.pooled(TEXTS)
+    generator = TransformersReasoner(writer, pooling=pooling, generates=True).answering(12, chat=True)
+    vectors, answers = generator.pooled(TEXTS)
     expected, tokens = written_one_by_one(writer, pooling, 12)
-    assert answers == [thinker._reasoner.tokenizer.decode(ids, skip_special_tokens=True).strip() for ids in tokens]
+    assert answers == [generator._reasoner.tokenizer.decode(ids, skip_special_tokens=True).strip() for ids in tokens]
     assert len(set(answers)) > 1
     np.testing.assert_allclose(vectors, expected, atol=1e-5, rtol=0)
 

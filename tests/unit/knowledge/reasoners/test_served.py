@@ -17,7 +17,7 @@ from core import replay
 from core.errors import BudgetError, SettingsError
 from knowledge.reasoners import client
 from knowledge.reasoners import openai as openai_reasoner
-from knowledge.reasoners.base import finished_before
+from knowledge.reasoners.base import Interrupted
 from knowledge.reasoners.client import Limits, Rate
 from knowledge.reasoners.openai import OpenAIReasoner
 from knowledge.storage.cache import Cache
@@ -134,9 +134,9 @@ def test_a_budget_below_one_shard_is_enough_for_answers_too(serve: Serve, tmp_pa
     while True:
         runs += 1
         assert runs < 40
-        thinker = reasoner(embedding, token_budget=200).answering(20, True, base_url=answering + "/v1")
+        generator = reasoner(embedding, token_budget=200).answering(20, True, base_url=answering + "/v1")
         try:
-            answers = Cache(tmp_path, thinker).answer(TEXTS)[1]
+            answers = Cache(tmp_path, generator).answer(TEXTS)[1]
             break
         except BudgetError:
             pass
@@ -169,19 +169,20 @@ def test_what_is_set_aside_for_embedding_is_given_back_once(
 ) -> None:
     """A try without an answer stays charged with its own estimate, and with no other's."""
     answering = serve(chat)
-    thinker = reasoner(serve(embeddings), token_budget=100_000).answering(1000, True, base_url=answering + "/v1")
-    assert thinker.answer(TEXTS[:1])[1] == [f"likes {len(TEXTS[0])}"]
-    assert 0 < thinker._line._spent.tokens < most
+    generator = reasoner(serve(embeddings), token_budget=100_000).answering(1000, True, base_url=answering + "/v1")
+    assert generator.answer(TEXTS[:1])[1] == [f"likes {len(TEXTS[0])}"]
+    assert 0 < generator._client._spent.tokens < most
 
 
 def test_answers_of_a_block_are_embedded_before_more_is_asked(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(openai_reasoner, "BLOCK", 4)
     answering, embedding = serve(), serve(",".join(["ok"] * 3 + ["400"] * 50))
-    thinker = reasoner(embedding, retries=0, concurrency=1).answering(20, True, base_url=answering + "/v1")
-    with pytest.raises(SettingsError) as caught:
-        thinker.answer(TEXTS)
-    done = finished_before(caught.value)
-    assert done is not None and done.answers is not None
+    generator = reasoner(embedding, retries=0, concurrency=1).answering(20, True, base_url=answering + "/v1")
+    with pytest.raises(Interrupted) as caught:
+        generator.answer(TEXTS)
+    done = caught.value.finished
+    assert isinstance(caught.value.cause, SettingsError)
+    assert done.answers is not None
     assert len(done.rows) == len(done.vectors) == len(done.answers) >= 4
     assert told(answering, "read") <= len(done.rows) + 4
 
@@ -244,11 +245,11 @@ def test_a_rate_spaces_requests(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_answers_are_written_and_embedded(serve: Serve) -> None:
-    thinker = reasoner(serve()).answering(20, chat=True)
-    vectors, answers = thinker.answer(TEXTS[:4])
+    generator = reasoner(serve()).answering(20, chat=True)
+    vectors, answers = generator.answer(TEXTS[:4])
     assert answers == [f"likes {len(text)}" for text in TEXTS[:4]]
     assert vectors[:, 0].tolist() == lengths(answers)
-    assert thinker.identity != reasoner("http://x").identity
+    assert generator.identity != reasoner("http://x").identity
 
 
 def test_nothing_asked_is_nothing_answered(serve: Serve) -> None:

@@ -18,7 +18,7 @@ from tiny_models import CHAT, make
 
 from core.errors import SettingsError
 from core.settings import KnowledgeSettings
-from knowledge.reasoners import make_reasoner, make_thinker
+from knowledge.reasoners import make_generator, make_reasoner
 from knowledge.reasoners.client import Limits
 from knowledge.reasoners.openai import OpenAIReasoner
 from knowledge.reasoners.transformers import TransformersReasoner
@@ -102,12 +102,12 @@ def test_a_model_server_writes_what_the_model_writes_here_and_another_embeds_it(
         generate={"max_new_tokens": 8, "model": str(model), "base_url": server},  # type: ignore[arg-type]
     )
     reasoner = make_reasoner(settings)
-    thinker = make_thinker(settings, reasoner)
-    vectors, answers = thinker.answer(TEXTS)  # type: ignore[attr-defined]
+    generator = make_generator(settings, reasoner)
+    vectors, answers = generator.answer(TEXTS)  # type: ignore[attr-defined]
     assert answers == here
     assert len(set(answers)) > 1
     assert vectors[:, 0].tolist() == [len(answer) for answer in answers]
-    assert len({thinker.identity, reasoner.identity, reasoner.answering(8, chat=True).identity}) == 3  # type: ignore[attr-defined]
+    assert len({generator.identity, reasoner.identity, reasoner.answering(8, chat=True).identity}) == 3  # type: ignore[attr-defined]
 
 
 def test_a_server_without_embeddings_is_named(server: str, model: Path) -> None:
@@ -129,4 +129,4 @@ def test_only_a_served_reasoner_lets_another_model_answer(model: Path) -> None:
         generate={"max_new_tokens": 8, "model": "other"},  # type: ignore[arg-type]
     )
     with pytest.raises(SettingsError, match=r"knowledge\.generate\.model"):
-        make_thinker(settings, make_reasoner(settings))
+        make_generator(settings, make_reasoner(settings))

@@ -14,7 +14,7 @@ from knowledge.log.snapshots import due_snapshots
 from knowledge.log.sources import Catalogue, Log, clean, read_catalogue
 from knowledge.log.store import open_log
 from knowledge.reasoners.transformers import TransformersReasoner
-from knowledge.texts.prompts import Told, UserPrompts, scenario_prompts
+from knowledge.texts.prompts import ScenarioPrompts, UserPrompts, scenario_prompts
 from knowledge.texts.scenario_counts import ScenarioStatistics, count_scenarios
 from knowledge.texts.template import load_template
 
@@ -99,7 +99,7 @@ def platform(many: int, changed: int | None = None, words: int = 6) -> Catalogue
     return Catalogue(pa.array([], pa.int64()), np.zeros(0, np.int64), [], [], told)
 
 
-def told_of(catalogue: Catalogue, limit: int, language: str = "en") -> Told:
+def told_of(catalogue: Catalogue, limit: int, language: str = "en") -> ScenarioPrompts:
     counted = [ScenarioStatistics(1000 + k, 5, 3, 2) for k in range(len(catalogue.scenarios))]
     return scenario_prompts(counted, catalogue, load_template("scenario_v2", language), Letters(), limit)
 
@@ -152,10 +152,10 @@ def test_with_200_scenarios_another_sentence_changes_its_own_prompt_and_no_other
     before, after = (told_of(platform(200, changed), 900, language) for changed in (None, 77))
     differ = [k for k, (a, b) in enumerate(zip(before.texts, after.texts, strict=True)) if a != b]
     assert differ == [77]
-    said = before.summary(900)
+    said = before.left_out(900)
     assert "each of 200 scenario prompts tells its own sentence" in said and "knowledge.max_tokens: 900" in said
-    assert told_of(platform(3), 10_000).summary(10_000) == ""
-    assert "200 scenarios is longer than a prompt and loses its end" in told_of(platform(200, words=40), 300).summary(
+    assert told_of(platform(3), 10_000).left_out(10_000) == ""
+    assert "200 scenarios is longer than a prompt and loses its end" in told_of(platform(200, words=40), 300).left_out(
         300
     )
 
