@@ -1,0 +1,37 @@
+"""The glossary: one line a term, short and in order."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+GLOSSARY = Path(__file__).resolve().parents[3] / "docs" / "glossary.md"
+# What pages use before they explain it.
+USED = {
+    *("watermark", "lag", "tick", "kind of knowledge", "bucket", "shard", "part", "generation", "champion", "challenger"),
+    *("placebo", "scenario", "pooled", "prompt vector", "compressor", "segment", "window", "pin", "artifact", "manifest"),
+    *("content digest", "pointer", "release", "bundle", "catalogue", "materialise", "quarantine", "replay", "push"),
+    *("cold user", "snapshot (of a user)", "snapshot (of a catalogue)", "gate (of data)", "gate (of a network)", "probe"),
+}
+
+
+def terms() -> dict[str, str]:
+    lines = [line for line in GLOSSARY.read_text().splitlines() if line.startswith("- ")]
+    found = [re.fullmatch(r"- \*\*(.+?)\*\*: (.+\.)", line) for line in lines]
+    assert all(found), [line for line, match in zip(lines, found, strict=True) if not match]
+    assert len({match[1] for match in found}) == len(found), "a term stands twice"
+    return {match[1]: match[2] for match in found}
+
+
+def test_terms_stand_in_order():
+    names = [re.sub(r"[^a-z ]", "", name.lower()).strip() for name in terms()]
+    assert names == sorted(names)
+
+
+def test_a_term_takes_one_to_three_short_sentences():
+    sizes = {name: (len(re.findall(r"[.](?= |$)", text)), len(text.split())) for name, text in terms().items()}
+    assert {name: size for name, size in sizes.items() if size[0] > 3 or size[1] > 50} == {}
+
+
+def test_the_terms_that_pages_use_are_there():
+    assert USED - terms().keys() == set()
