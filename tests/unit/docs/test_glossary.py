@@ -7,12 +7,12 @@ from pathlib import Path
 
 GLOSSARY = Path(__file__).resolve().parents[3] / "docs" / "glossary.md"
 # What pages use before they explain it.
-USED = {
-    *("watermark", "lag", "tick", "kind of knowledge", "bucket", "shard", "part", "generation", "champion", "challenger"),
-    *("placebo", "scenario", "pooled", "prompt vector", "compressor", "segment", "window", "pin", "artifact", "manifest"),
-    *("content digest", "pointer", "release", "bundle", "catalogue", "materialise", "quarantine", "replay", "push"),
-    *("cold user", "snapshot (of a user)", "snapshot (of a catalogue)", "gate (of data)", "gate (of a network)", "probe"),
-}
+USED = set(
+    """watermark, lag, tick, kind of knowledge, bucket, shard, part, generation, champion, challenger, placebo, scenario, pooled,
+    prompt vector, compressor, segment, window, pin, artifact, manifest, content digest, pointer, release, bundle, catalogue,
+    materialise, quarantine, replay, push, cold user, snapshot (of a user), snapshot (of a catalogue), gate (of data),
+    gate (of a network), probe""".replace("\n   ", "").split(", ")
+)
 
 
 def terms() -> dict[str, str]:
