@@ -76,7 +76,15 @@ def fill_context(context: Path, bundle: Path) -> None:
 
 
 def locked_packages() -> list[str]:
-    """The lines of the lock that name packages; where these come from is for the builder to say."""
+    """The lines of the lock that name packages; where these come from is for the builder to say.
+
+    Raises:
+        MissingArtifactError: the code was installed without the lock, as from a wheel.
+    """
+    if not LOCK.is_file():
+        raise MissingArtifactError(
+            f"{LOCK} is not there: `package` wants a checkout of the repository, which has the lock"
+        )
     lines = (line.split(" #")[0].strip() for line in LOCK.read_text(encoding="utf-8").splitlines())
     return [line for line in lines if line and not line.startswith(("#", "--"))]
 

@@ -113,6 +113,7 @@ class Airflow:
     port: int
     env: Mapping[str, str]
     processes: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
+    paused: bool = True
 
     @property
     def address(self) -> str:
@@ -157,7 +158,7 @@ class Airflow:
                 raise SettingsError(f"{name} ended by itself; the end of {self._log(name)}:\n{self._last_lines(name)}")
 
     def _ready(self) -> bool:
-        """Whether all components are well and the DAG can be clicked on."""
+        """Whether all components are well and the DAG can be clicked on; notes whether it is paused."""
         try:
             health = self._get("/api/v2/monitor/health")
             parts = ("metadatabase", "scheduler", "dag_processor", "triggerer")
@@ -165,7 +166,8 @@ class Airflow:
                 return False
             login = json.dumps({"username": "admin", "password": self._password()}).encode()
             token = self._get("/auth/token", login)["access_token"]
-            return self._get(f"/api/v2/dags/{DAG}", token=token)["dag_id"] == DAG
+            self.paused = bool(self._get(f"/api/v2/dags/{DAG}", token=token)["is_paused"])
+            return True
         except (OSError, ValueError, KeyError, urllib.error.URLError):
             return False
 
@@ -185,6 +187,11 @@ class Airflow:
             "from": self.env.get("LLM4MSR_START", "the latest interval"),
             "until": self.env.get("LLM4MSR_END", "no end"),
         }
+        switch = (
+            f"Switch the DAG {DAG} on there (the switch beside its name)"
+            if self.paused
+            else f"The DAG {DAG} is switched on and goes on where it was"
+        )
         return f"""
 Airflow is ready; its logs are in {self.home}.
   settings  {self.env["LLM4MSR_SETTINGS"]}
@@ -192,7 +199,7 @@ Airflow is ready; its logs are in {self.home}.
   open      {self.address}/dags/{DAG}
   user      admin
   password  {self._password()}
-Switch the DAG {DAG} on there (the switch beside its name); a task's page links what it made. Ctrl-C here ends everything."""
+{switch}; a task's page links what it made. Ctrl-C here ends everything."""
 
     def _stop(self) -> None:
         """End the stages that run, so that their tasks are tried again next time, then Airflow itself."""

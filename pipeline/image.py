@@ -137,8 +137,7 @@ def fill_context(context: Path, name: str, root: Path | None = None, hashes: Pat
     requirements.mkdir(exist_ok=True)
     for lock in image.locks:
         shutil.copy2(REPOSITORY / "requirements" / f"{lock}.txt", requirements)
-    for tool in (REPOSITORY / "requirements").glob("*.py"):
-        shutil.copy2(tool, requirements)
+    shutil.copy2(REPOSITORY / "requirements" / "install.py", requirements)
     if hashes is not None:
         if not hashes.is_file():
             raise ImageError(f"{hashes} does not exist; `python requirements/hashes.py {image.locks[0]}` writes it")
@@ -176,24 +175,26 @@ def write_pip_settings(folder: Path, settings: dict[str, str], locks: Sequence[s
     """Write `pip.conf` into a folder, with the wheels and certificates that it names copied beside it.
 
     Args:
-        folder: of the build context; seen as /build/requirements while the image is built.
+        folder: of the locks in the build context; its folder `pip` is /build/requirements/pip while the image is built.
         settings: of pip.
         locks: names of the locks there; of a folder of wheels only what they list is copied.
     """
-    inside = "/build/requirements"
+    inside = "/build/requirements/pip"
     wanted = {
         _normal(line.split("==")[0]) for lock in locks for line in (folder / f"{lock}.txt").read_text().splitlines()
     }
+    target = folder / "pip"
+    target.mkdir()
     kept = dict(settings)
     links = []
     for place in settings.get("find-links", "").split():
         if not Path(place.removeprefix("file://")).is_dir():
             links.append(place)
             continue
-        (folder / "wheels").mkdir(exist_ok=True)
+        (target / "wheels").mkdir(exist_ok=True)
         for wheel in sorted(Path(place.removeprefix("file://")).glob("*.whl")):
             if _normal(wheel.name.split("-")[0]) in wanted:
-                shutil.copy2(wheel, folder / "wheels")
+                shutil.copy2(wheel, target / "wheels")
         links.append(f"{inside}/wheels")
     if links:
         kept["find-links"] = " ".join(dict.fromkeys(links))
@@ -201,10 +202,10 @@ def write_pip_settings(folder: Path, settings: dict[str, str], locks: Sequence[s
         # A folder of this machine is not there while the image is built.
         kept[key] = " ".join(url for url in settings.get(key, "").split() if not url.startswith("file:"))
     if certificate := settings.get("cert"):
-        shutil.copy2(certificate, folder / "ca.pem")
+        shutil.copy2(certificate, target / "ca.pem")
         kept["cert"] = f"{inside}/ca.pem"
     lines = [f"{key} = {value}" for key, value in kept.items() if value]
-    (folder / "pip.conf").write_text("\n".join(["[global]", *lines, ""]), encoding="utf-8")
+    (target / "pip.conf").write_text("\n".join(["[global]", *lines, ""]), encoding="utf-8")
 
 
 def version() -> str:

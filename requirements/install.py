@@ -51,6 +51,10 @@ CPU_HINT = (
     "environment again with PIP_EXTRA_INDEX_URL set to PyTorch's CPU index (its installation page names it), or with "
     "PIP_FIND_LINKS set to a folder that holds the CPU wheel."
 )
+CUDA_HINT = (
+    "torch came as a CPU build, which uses no GPU: leave PyTorch's CPU index and folders with CPU wheels out of pip's settings "
+    "(PIP_EXTRA_INDEX_URL, PIP_FIND_LINKS; pip config list), and set up in a new environment"
+)
 
 
 class InstallError(Exception):
@@ -69,12 +73,14 @@ def main() -> int:
         if "torch" in pins(lock) and not has("torch"):
             need_room(4, "torch and all else")
         _pip(["-r", str(lock), *pip_options], f"{len(pins(lock))} packages of {lock.name}")
-        if cuda := cuda_of_torch():
+        cuda = cuda_of_torch()
+        check_build(options.name, cuda)
+        if cuda:
             wanted = cuda_libraries()
             if wanted:
                 need_room(6, "the CUDA libraries")
                 _pip([*wanted, "-c", str(lock), *pip_options], f"CUDA {cuda} libraries that torch declares", deps=True)
-            if "gpu" not in lock.stem:
+            if options.name != "gpu":
                 print(CPU_HINT, flush=True)
         verify([module for package, module in IMPORTS.items() if package in pins(lock)])
     except InstallError as error:
@@ -96,6 +102,12 @@ def check_python(version: tuple[int, int]) -> None:
             f"Python {version[0]}.{version[1]} is not supported: the locks hold for Python 3.11, 3.12 and 3.13; name one of "
             "them, e.g. make setup PYTHON=python3.11"
         )
+
+
+def check_build(name: str, cuda: str) -> None:
+    """Refuse a CPU build of torch where GPUs are wanted: it would run, without them."""
+    if name == "gpu" and not cuda:
+        raise InstallError(CUDA_HINT)
 
 
 def need_room(gib: float, what: str) -> None:

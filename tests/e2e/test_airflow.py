@@ -257,6 +257,7 @@ class Story:
     fixed: dict[str, str | None]
     left: list[psutil.Process]
     exit_code: int
+    said: list[str]
 
 
 @pytest.fixture(scope="module")
@@ -305,6 +306,8 @@ def story(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Story]:
             family = psutil.Process(airflow.process.pid).children(recursive=True)
         seen["exit_code"] = airflow.process.returncode
         seen["left"] = psutil.wait_procs(family, timeout=0)[1]
+        with running_airflow(project.file, database) as restarted:
+            seen["said"] = [one.said[-1] for one in (airflow, restarted)]
         yield Story(**seen)
 
 
@@ -371,3 +374,9 @@ def test_a_tasks_page_links_its_artifact_the_report_and_the_verdict_for_who_may_
 def test_ending_it_leaves_no_process_behind(story):
     assert story.exit_code == 0
     assert story.left == []
+
+
+def test_its_last_words_say_to_switch_the_dag_on_until_it_is(story):
+    first, second = story.said
+    assert first.startswith("Switch the DAG llm4msr on")
+    assert second.startswith("The DAG llm4msr is switched on and goes on where it was")

@@ -13,6 +13,7 @@ import pytest
 import yaml
 
 from core import load_settings
+from pipeline.image import version as shipped
 
 REPOSITORY = Path(__file__).resolve().parents[3]
 DEPLOY = REPOSITORY / "bento" / "deploy"
@@ -28,6 +29,11 @@ KINDS = {
 }
 # Older clients (Debian 12 has 1.20) hold a kustomize that does not know `labels`.
 OLDEST_KUBECTL = (1, 27)
+
+
+def test_the_overlay_names_the_image_of_this_version():
+    (image,) = yaml.safe_load((OVERLAYS["production"] / "kustomization.yaml").read_text())["images"]
+    assert str(image["newTag"]) == shipped()
 
 
 def kubectl_problem() -> str | None:

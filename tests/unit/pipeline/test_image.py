@@ -60,7 +60,7 @@ def test_without_an_engine_one_sentence_says_which_ones_will_do(engines, capsys)
 def test_the_context_holds_what_the_recipe_copies_and_nothing_else(name, tmp_path):
     image.fill_context(tmp_path, name)
     made, recipe = image.IMAGES[name], image.IMAGES[name].recipe
-    wanted = copied(recipe) - ({"dags"} if name in ("pipeline", "gpu") else set())
+    wanted = copied(recipe) - ({"dags", "requirements/airflow.txt"} if name in ("pipeline", "gpu") else set())
     wanted = {word.replace("${LOCK}", made.locks[0]) for word in wanted}
     assert [word for word in wanted if not (tmp_path / word).exists()] == []
     assert {path.name for path in tmp_path.iterdir()} == {word.split("/")[0] for word in wanted}
@@ -71,7 +71,8 @@ def test_the_context_holds_what_the_recipe_copies_and_nothing_else(name, tmp_pat
 
 
 def test_the_service_image_holds_the_rooms_that_serving_packs():
-    assert copied("bento/Dockerfile") - {"requirements"} == set(ROOMS)
+    rooms = {word for word in copied("bento/Dockerfile") if not word.startswith("requirements/")}
+    assert rooms == set(ROOMS)
 
 
 def test_the_rooms_that_serving_packs_import_no_other_room():
@@ -93,7 +94,7 @@ def test_a_recipe_pins_its_base_by_digest_ends_as_the_pods_user_and_takes_no_pac
     assert re.findall(r"^USER (.+)$", stages[-1], re.MULTILINE)[-1] == "10001:10001"
     for stage in stages:
         if "AS packages" not in stage.splitlines()[0]:
-            assert not re.search(r"^COPY (?!--from)requirements \S", stage, re.MULTILINE)
+            assert not re.search(r"^COPY (?!--from)requirements/pip ", stage, re.MULTILINE)
 
 
 def test_the_champion_becomes_the_seed_and_a_root_without_one_is_refused(tmp_path, capsys, engines):
@@ -128,15 +129,15 @@ def test_pips_settings_go_along_with_the_wheels_and_certificates_they_name(tmp_p
     monkeypatch.setenv("PIP_FIND_LINKS", f"{tmp_path / 'linked'} https://wheels.example.com")
     (tmp_path / "linked").symlink_to(wheels)
     image.write_pip_settings(folder, image.pip_settings(), ["serve"])
-    assert {path.name.split("-")[0] for path in (folder / "wheels").iterdir()} == {"torch", "Safe_Tensors"}
-    assert (folder / "ca.pem").read_text() == "a certificate"
-    lines = (folder / "pip.conf").read_text().splitlines()
+    assert {path.name.split("-")[0] for path in (folder / "pip" / "wheels").iterdir()} == {"torch", "Safe_Tensors"}
+    assert (folder / "pip" / "ca.pem").read_text() == "a certificate"
+    lines = (folder / "pip" / "pip.conf").read_text().splitlines()
     assert lines[0] == "[global]"
     assert set(lines[1:]) == {
         "index-url = https://user:secret@index.example.com/simple",
         "extra-index-url = https://more.example.com/simple",
-        "find-links = /build/requirements/wheels https://wheels.example.com",
-        "cert = /build/requirements/ca.pem",
+        "find-links = /build/requirements/pip/wheels https://wheels.example.com",
+        "cert = /build/requirements/pip/ca.pem",
     }
 
 

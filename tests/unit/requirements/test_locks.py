@@ -195,6 +195,13 @@ def test_the_cpu_build_that_is_here_needs_no_cuda_libraries():
     assert install.cuda_of_torch() == (torch.version.cuda or "")
 
 
+def test_a_cpu_build_is_refused_where_gpus_are_wanted():
+    for name, cuda in (("gpu", "12.8"), ("serve", ""), ("serve", "13.0")):
+        install.check_build(name, cuda)
+    with pytest.raises(install.InstallError, match="came as a CPU build.*PIP_FIND_LINKS"):
+        install.check_build("gpu", "")
+
+
 def test_a_disk_that_is_too_full_is_refused_before_anything_is_fetched():
     install.need_room(0, "nothing")
     with pytest.raises(
