@@ -2,18 +2,21 @@
 
     python requirements/hashes.py serve && make image NAME=serve HASHES=requirements/serve.hashes.txt
 
-pip refuses any other file from then on. Where torch comes as a CUDA build, the CUDA libraries that it declares are among them. The hashes are those of this machine's platform and Python, and of the index and wheels that
-its pip is set to, so write them where you trust these, on the platform of the image, and keep the file.
+pip refuses any other file from then on. Where torch comes as a CUDA build, the CUDA libraries that it declares are among them. The hashes
+are those of this machine's platform and Python, and of the index and wheels that its pip is set to, so write them where you trust
+these, best in a container of the image's base (another 3.11 may need another package), and keep the file.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from urllib.parse import unquote, urlsplit
 
 HERE = Path(__file__).resolve().parent
 
@@ -47,14 +50,18 @@ def render(found: dict) -> str:
     """A lock with hashes from pip's account.
 
     Raises:
-        ValueError: pip does not know the hash of a file, as of one that is not in an index or a folder of wheels.
+        ValueError: pip does not know the hash of a file that is not on this machine either.
     """
     lines = ["# Written by `python requirements/hashes.py`; holds for one platform and Python version."]
     for one in sorted(found["install"], key=lambda each: _normal(each["metadata"]["name"])):
         name, version = _normal(one["metadata"]["name"]), one["metadata"]["version"]
+        url = urlsplit(one["download_info"]["url"])
         digest = one["download_info"].get("archive_info", {}).get("hashes", {}).get("sha256")
+        if digest is None and url.scheme == "file":
+            # Older pips (Debian 12's is one) do not look into a folder's wheels.
+            digest = hashlib.sha256(Path(unquote(url.path)).read_bytes()).hexdigest()
         if digest is None:
-            raise ValueError(f"pip names no sha256 of {name} {version} ({one['download_info']['url']})")
+            raise ValueError(f"pip names no sha256 of {name} {version} ({url.geturl()})")
         lines.append(f"{name}=={version} --hash=sha256:{digest}")
     return "\n".join(lines) + "\n"
 

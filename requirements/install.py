@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import ctypes
 import importlib.metadata as metadata
 import importlib.util
 import os
@@ -44,6 +45,9 @@ IMPORTS = {
     "redis": "redis.asyncio",
 }
 USER_MISTAKE = 2
+# A library of NVIDIA's driver, which machines with a GPU have and which containers get from them; and what cannot be imported without.
+DRIVER = "libnvidia-ml.so.1"
+WANT_DRIVER = ("fbgemm_gpu", "torchrec")
 _SILENCE = 10.0
 _PIP = (sys.executable, "-m", "pip", "install", "--disable-pip-version-check", "--progress-bar", "off", "--no-deps")
 CPU_HINT = (
@@ -82,7 +86,11 @@ def main() -> int:
                 _pip([*wanted, "-c", str(lock), *pip_options], f"CUDA {cuda} libraries that torch declares", deps=True)
             if options.name != "gpu":
                 print(CPU_HINT, flush=True)
-        verify([module for package, module in IMPORTS.items() if package in pins(lock)])
+        modules = [module for package, module in IMPORTS.items() if package in pins(lock)]
+        if options.name == "gpu" and not has_library(DRIVER):
+            modules = [module for module in modules if module not in WANT_DRIVER]
+            verify_libraries("fbgemm_gpu", besides=DRIVER)
+        verify(modules)
     except InstallError as error:
         print(f"set-up: {error}", file=sys.stderr)
         return USER_MISTAKE
@@ -179,6 +187,44 @@ def verify(modules: list[str]) -> None:
             f"{reached[-1] if reached else 'Python'} cannot be imported ({reason}); the environment would not work. Where a "
             "package is missing or of another build, remove the environment and set up again (make clean setup)"
         )
+
+
+def has_library(name: str) -> bool:
+    """Whether the system finds a shared library."""
+    with contextlib.suppress(OSError):
+        return bool(ctypes.CDLL(name))
+    return False
+
+
+def verify_libraries(package: str, *, besides: str) -> None:
+    """Load a package's libraries, beside torch's, where it cannot be imported for want of another library alone.
+
+    Args:
+        package: which holds them.
+        besides: the library that may be missing.
+
+    Raises:
+        InstallError: one of them wants something else that is not there, or of another build.
+    """
+    print(
+        f"checking the libraries of {package} ({besides}, a part of NVIDIA's driver, is not here: no import yet)",
+        flush=True,
+    )
+    code = (
+        "import ctypes, importlib.util, pathlib, sys, torch\n"
+        "folder = pathlib.Path(importlib.util.find_spec(sys.argv[1]).origin).parent\n"
+        "files = sorted(folder.glob('*.so'))\n"
+        "assert files, f'no library in {folder}'\n"
+        "for file in files:\n"
+        "    try:\n"
+        "        ctypes.CDLL(str(file))\n"
+        "    except OSError as error:\n"
+        "        if not str(error).startswith(sys.argv[2]): raise\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code, package, besides], capture_output=True, text=True)
+    if done.returncode:
+        reason = done.stderr.strip().splitlines()[-1]
+        raise InstallError(f"{package} cannot be loaded ({reason}); the environment would not work, on GPUs neither")
 
 
 def _pip(arguments: list[str], what: str, *, deps: bool = False) -> None:

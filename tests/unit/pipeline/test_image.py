@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 import subprocess
 import sys
+from urllib.parse import quote
 
 import pytest
 
@@ -168,7 +170,7 @@ def test_it_runs_on_a_python_without_any_package():
     assert "--hashes" in done.stdout
 
 
-def test_hashes_are_written_from_pips_own_account():
+def test_hashes_are_written_from_pips_own_account(tmp_path):
     sys.path.insert(0, str(REPOSITORY / "requirements"))
     try:
         import hashes
@@ -184,3 +186,8 @@ def test_hashes_are_written_from_pips_own_account():
     one["download_info"]["archive_info"] = {}
     with pytest.raises(ValueError, match="py-yaml-x 1"):
         hashes.render({"install": [one]})
+    # An older pip on a folder of wheels.
+    wheel = tmp_path / "b-1+cpu.whl"
+    wheel.write_bytes(b"a wheel")
+    one["download_info"]["url"] = f"file://{quote(str(wheel))}"
+    assert f"--hash=sha256:{hashlib.sha256(b'a wheel').hexdigest()}" in hashes.render({"install": [one]})

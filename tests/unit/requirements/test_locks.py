@@ -5,8 +5,10 @@ from __future__ import annotations
 import ast
 import importlib.metadata as metadata
 import importlib.util
+import os
 import platform
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -159,6 +161,33 @@ def test_a_package_that_cannot_be_imported_is_named_with_its_reason():
     install.verify(["json", "re"])
     with pytest.raises(install.InstallError, match=r"no_such_module cannot be imported \(ModuleNotFoundError"):
         install.verify(["json", "no_such_module", "re"])
+
+
+def test_without_a_driver_only_the_drivers_own_library_may_be_missing(tmp_path, monkeypatch):
+    """Libraries as a wheel for GPUs has them, made by the compiler: one wants the driver's, one something else."""
+    compiler = shutil.which("cc")
+    if compiler is None:
+        pytest.skip("no C compiler")
+    package = tmp_path / "wants_a_driver"
+    package.mkdir()
+    (package / "__init__.py").write_text("raise OSError('no driver')\n")
+    (tmp_path / "empty.c").write_text("int nothing;\n")
+
+    def library(file: Path, *wanted: Path) -> Path:
+        more = [f"-Wl,--no-as-needed,-soname,{file.name}", *map(str, wanted)]
+        subprocess.run([compiler, "-shared", "-o", file, tmp_path / "empty.c", *more], check=True)
+        return file
+
+    driver = library(tmp_path / "libdriver-nowhere.so.1")
+    other = library(tmp_path / "libother-nowhere.so.1")
+    library(package / "one.so", driver)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=os.pathsep)
+    install.verify_libraries("wants_a_driver", besides=driver.name)
+    library(package / "two.so", other)
+    with pytest.raises(install.InstallError, match="libother-nowhere"):
+        install.verify_libraries("wants_a_driver", besides=driver.name)
+    assert not install.has_library(driver.name)
+    assert install.has_library("libc.so.6")
 
 
 def test_the_build_of_torch_and_what_it_declares_are_read_without_importing_it(tmp_path, monkeypatch):
