@@ -12,7 +12,7 @@ from core.section import Section
 
 
 class ValidationSettings(Section):
-    """Section `validation`. Each description says what the limit is for; docs/rooms/validation.md has them in one table."""
+    """Section `validation`. Each description says what the limit is for; docs/gates.md has them in one table."""
 
     # The log and the catalogues.
     max_quarantined_share: float = Field(0.05, ge=0, le=1, description="more rejected rows than this stop the run")

@@ -53,7 +53,10 @@ class World:
 
 
 class TableSharder(EmbeddingBagCollectionSharder):
-    """Offers whole tables and row shards only: both can be resharded, and keep one optimiser state per row."""
+    """Offers whole tables and row shards only: both can be resharded, and keep one optimiser state per row.
+
+    In one process only whole tables: row shards cost bucketing there, and a second pass for mean pooling.
+    """
 
     def sharding_types(self, compute_device_type: str) -> list[str]:
         """The kinds of sharding offered; the planner would hide row shards on CPU, where they work too."""

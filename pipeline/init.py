@@ -37,7 +37,7 @@ data:
     event_timestamp: timestamp
     title: title
   ids: auto                     # auto | string | integer; string where ids may become words, e.g. guest-3
-  # nulls: [NULL, nan, None]    # words that stand for nothing, instead of the usual ones (docs/rooms/ingest.md)
+  # nulls: [NULL, nan, None]    # words that stand for nothing, instead of the usual ones (docs/reading-data.md)
   timestamp_unit: s             # s | ms | us | ns for numbers; iso for texts such as 2024-01-31T18:30:00Z
   timezone: UTC                 # of times that name no zone, e.g. Europe/Berlin
   label: {column: clicked, op: ">", value: 0}   # or words: {column: event, in: [cart, purchase]}

@@ -1,6 +1,6 @@
 """Layers that backbones share, above all those whose weights depend on the row's scenario.
 
-B rows, S scenarios, E experts.
+Masks are floats of 0 and 1: comparisons that make boolean tensors are slow on a CPU. B rows, S scenarios, E experts.
 """
 
 from __future__ import annotations

@@ -112,7 +112,7 @@ def test_a_changed_setting_changes_its_limits(suites):
 
 
 def test_the_documentation_lists_every_limit_with_its_default():
-    page = (REPOSITORY / "docs" / "rooms" / "validation.md").read_text()
+    page = (REPOSITORY / "docs" / "gates.md").read_text()
     defaults = ValidationSettings().model_dump(mode="json")
     rows = [f"| `{name}` | `{json.dumps(defaults[name])}` | {field.description} |" for name, field in FIELDS.items()]
     assert [row for row in rows if row not in page] == []
