@@ -265,6 +265,8 @@ def _advice(said: str) -> str:
     """What to do about a failure of pip, by its words."""
     if "No space left" in said:
         return "The disk is full: 4 GiB are needed with torch's CPU build, 10 GiB with its CUDA build."
+    if "DO NOT MATCH THE HASHES" in said:
+        return "The file that pip named is not the one in the list of hashes: write the list anew only where you trust what serves it."
     if any(word in said for word in ("ConnectTimeout", "Connection", "ReadTimeout", "certificate verify failed")):
         return "The package index cannot be reached; see pip's settings for proxies, mirrors and certificates (pip config list)."
     if "No matching distribution" in said:

@@ -1,4 +1,4 @@
-"""compose.yaml against the Compose Specification and against the product. It was never run: no engine was at hand.
+"""compose.yaml against the Compose Specification and against the product, without an engine.
 
 compose-spec.json is the schema of the Compose Specification (github.com/compose-spec/compose-spec, Apache-2.0), unchanged.
 """

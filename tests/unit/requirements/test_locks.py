@@ -243,6 +243,7 @@ def test_a_disk_that_is_too_full_is_refused_before_anything_is_fetched():
     ("said", "advice"),
     [
         ("ERROR: No matching distribution found for torch==2.13.0", "no build for this machine"),
+        ("ERROR: THESE PACKAGES DO NOT MATCH THE HASHES FROM THE REQUIREMENTS FILE.", "list of hashes"),
         ("OSError: [Errno 28] No space left on device", "disk is full"),
         ("ConnectTimeoutError(...)", "cannot be reached"),
         ("NewConnectionError(...) ERROR: No matching distribution found for torch==2.13.0", "cannot be reached"),
