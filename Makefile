@@ -7,7 +7,7 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-images lint bench serve airflow image clean
+.PHONY: help setup demo test test-images lint docs bench serve airflow image clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' Makefile
@@ -31,6 +31,9 @@ lint: setup ## Check style (ruff) and types (mypy)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+docs: setup ## Build the documentation site into build/site: searchable, links checked, opens without a network
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build && echo "Open build/site/index.html"
 
 bench: setup ## Run every benchmark in its quick form; one alone: make bench NAME=serving
 	@set -e; for file in $(if $(NAME),benchmarks/$(NAME).py,$$(grep -l __main__ benchmarks/*.py)); do \
