@@ -34,7 +34,7 @@ from benchmarks.default_worlds import halves, worlds
 from benchmarks.harness import arguments, figure, finish
 from core import Settings, Window, configure, load_settings
 from core.errors import Llm4msrError, SettingsError
-from core.store import write_json
+from core.files import write_json
 from models import choose, compare, evaluate, first_verdict
 from pipeline.run import STAGES
 

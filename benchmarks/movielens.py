@@ -6,11 +6,11 @@ import csv
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
+from core.contracts.dataset_spec import DatasetSpec
 from core.errors import DataError
 from models import TrainingData
 
@@ -131,23 +131,25 @@ def training_data(log: Log, vector_dim: int = 0, seed: int = 0) -> TrainingData:
     return TrainingData(rows=table, user_log=user_log, vectors=vectors, spec=_spec(vector_dim))
 
 
-def _spec(vector_dim: int) -> dict[str, Any]:
+def _spec(vector_dim: int) -> DatasetSpec:
     kinds = ("user_pooled", "scenario") if vector_dim else ()
-    return {
-        "user_categorical": USER_COLUMNS,
-        "user_dense": ["age"],
-        "item_categorical": ITEM_COLUMNS,
-        "item_dense": [],
-        "scenarios": SCENARIOS,
-        "history_length": 0,
-        "prior_rate": 0.5,
-        "prior_weight": 10.0,
-        "vectors": {kind: {"dim": vector_dim, "version": "random"} for kind in kinds},
-        "views": {},
-        "service": "benchmark",
-        "id_types": {"user_id": "int64", "item_id": "int64"},
-        "train_start": 0,
-    }
+    return DatasetSpec.model_validate(
+        {
+            "user_categorical": USER_COLUMNS,
+            "user_dense": ["age"],
+            "item_categorical": ITEM_COLUMNS,
+            "item_dense": [],
+            "scenarios": SCENARIOS,
+            "history_length": 0,
+            "prior_rate": 0.5,
+            "prior_weight": 10.0,
+            "vectors": {kind: {"dim": vector_dim, "version": "random"} for kind in kinds},
+            "views": {},
+            "service": "benchmark",
+            "id_types": {"user_id": "int64", "item_id": "int64"},
+            "train_start": 0,
+        }
+    )
 
 
 def _statistics(log: Log, side: str) -> dict[str, np.ndarray]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from typing import Any
 
@@ -11,6 +10,8 @@ import numpy as np
 
 from bento.catalogue import load_catalogue
 from core import load_settings
+from core.contracts.pointers import BundlePointer, CataloguePointer
+from core.errors import MissingArtifactError
 from feature_repo import open_store
 from models import RequestBatch, load_bundle
 
@@ -36,16 +37,15 @@ class Naive:
 
     def __init__(self) -> None:
         settings = load_settings(os.environ["LLM4MSR_SETTINGS"])
-        pointers = {
-            name: json.loads((settings.root / "serving" / f"{name}.json").read_text())
-            for name in ("current", "catalogue")
-        }
-        self.bundle = load_bundle(settings.root / pointers["current"]["bundle"])
-        self.catalogue = load_catalogue(settings.root / pointers["catalogue"]["catalogue"])
+        champion, catalogue = BundlePointer.read(settings.root), CataloguePointer.read(settings.root)
+        if champion is None or catalogue is None:
+            raise MissingArtifactError(f"nothing was promoted below {settings.root}")
+        self.bundle = load_bundle(champion.folder(settings.root))
+        self.catalogue = load_catalogue(catalogue.folder(settings.root))
         self.store = open_store(settings)
-        info = self.bundle.info
-        names = {view: f"{view}_{body['version']}" for view, body in info["vectors"].items()}
-        asked = {view: [f"{names.get(view, view)}:{c}" for c in columns] for view, columns in info["views"].items()}
+        spec = self.bundle.spec
+        names = {view: f"{view}_{version}" for view, version in spec.versions.items()}
+        asked = {view: [f"{names.get(view, view)}:{c}" for c in columns] for view, columns in spec.views.items()}
         asked.pop("item_text", None)
         self.item_features = [f for view, refs in asked.items() if view.startswith("item_") for f in refs]
         self.user_vectors = [view for view in names if view.startswith("user_")]
@@ -96,5 +96,5 @@ class Naive:
         )
 
     def _repeat(self, view: str, vector: list[float] | None, count: int) -> np.ndarray:
-        unknown = np.full(self.bundle.info["vectors"][view]["dim"], np.nan, np.float32)
+        unknown = np.full(self.bundle.spec.vectors[view].dim, np.nan, np.float32)
         return np.tile(unknown if vector is None else np.asarray(vector, np.float32), (count, 1))

@@ -27,6 +27,7 @@ from benchmarks.movielens import ITEM_COLUMNS, ROWS, USER_COLUMNS, Log, read_log
 from core import configure
 from core.settings import ModelSettings, TrainSettings
 from models import TrainingData, train
+from models.data import ITEM_STATS, USER_STATS
 
 BATCH = 4096
 VECTOR_DIM = 128
@@ -132,12 +133,7 @@ def save_reference(folder: Path, log: Log, data: TrainingData) -> Path:
 
 
 def _dense(data: TrainingData) -> list[str]:
-    sides = (("user_dense", "user"), ("item_dense", "item"))
-    return [
-        name
-        for declared, side in sides
-        for name in (*data.spec[declared], f"{side}_rows", f"{side}_positives", f"{side}_rate")
-    ]
+    return [*data.spec.user_dense, *USER_STATS, *data.spec.item_dense, *ITEM_STATS]
 
 
 if __name__ == "__main__":

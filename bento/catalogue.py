@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,8 +10,9 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 
-from core.digest import sha256_file
+from core.contracts.catalogue_spec import CatalogueSpec
 from core.errors import CorruptArtifactError
+from core.manifest import read_manifest
 
 _NOT_FEATURES = ("title", "scenarios", "event_timestamp", "created_timestamp")
 
@@ -72,15 +72,10 @@ def load_catalogue(folder: Path, digest: str | None = None) -> Catalogue:
     Raises:
         CorruptArtifactError: a file is missing or altered, or it is another catalogue.
     """
-    try:
-        manifest = json.loads((folder / "manifest.json").read_text())
-        if digest is not None and manifest["digest"] != digest:
-            raise CorruptArtifactError(f"{folder}: not the catalogue that was published")
-        for name, found in manifest["files"].items():
-            if sha256_file(folder / name) != found:
-                raise CorruptArtifactError(f"{folder / name}: not the bytes that were published")
-    except (OSError, ValueError) as error:
-        raise CorruptArtifactError(f"{folder}: not a readable catalogue ({error})") from error
+    manifest = read_manifest(folder)
+    if digest is not None and manifest.digest != digest:
+        raise CorruptArtifactError(f"{folder}: not the catalogue that was published")
+    manifest.check()
     items = pq.read_table(folder / "items.parquet")
     ids = items["item_id"].to_pylist()
     scenarios = pq.read_table(folder / "scenarios.parquet").to_pylist()
@@ -94,7 +89,7 @@ def load_catalogue(folder: Path, digest: str | None = None) -> Catalogue:
         for s in scenarios
     }
     columns = {name: _column(items[name].to_pylist()) for name in items.column_names if name not in _NOT_FEATURES}
-    spec = json.loads((folder / "spec.json").read_text())
+    spec = CatalogueSpec.read(folder)
     gone = folder / "withdrawn.parquet"  # a catalogue of an earlier version has none
     return Catalogue(
         columns=columns,
@@ -103,9 +98,9 @@ def load_catalogue(folder: Path, digest: str | None = None) -> Catalogue:
         rows={item: row for row, item in enumerate(ids)},
         members=members,
         scenarios=scenarios,
-        as_of=int(spec["as_of"]),
-        digest=manifest["digest"],
-        text_version=spec["versions"].get("item_text"),
+        as_of=spec.as_of,
+        digest=manifest.digest,
+        text_version=spec.versions.get("item_text"),
         withdrawn=frozenset(pq.read_table(gone)["item_id"].to_pylist() if gone.is_file() else ()),
     )
 

@@ -7,7 +7,6 @@ new beside what is live, checks it, and swaps one reference. What fails its chec
 from __future__ import annotations
 
 import gc
-import json
 import os
 import threading
 import time
@@ -21,7 +20,10 @@ import numpy as np
 from bento.catalogue import Catalogue, load_catalogue
 from bento.package import own_seed
 from core import Clock, Settings, from_micros, logger, make_clock
+from core.contracts.pointers import BundlePointer, CataloguePointer
 from core.errors import BundleError, Llm4msrError, MissingArtifactError, StorageError
+from core.manifest import FILE as MANIFEST
+from core.manifest import read_manifest
 from feature_repo import OnlineReader
 from models import Bundle, EncodedItems, load_bundle
 
@@ -34,6 +36,23 @@ _LATE = (StorageError, MissingArtifactError, OSError)
 
 
 @dataclass(frozen=True)
+class Origin:
+    """Where a bundle lies and what names it.
+
+    Attributes:
+        folder: of the bundle.
+        model: the model's name.
+        version: of the release; 0 for a seed.
+        digest: of the training artifact that holds it; none for a seed, whose own manifest must do.
+    """
+
+    folder: Path
+    model: str
+    version: int
+    digest: str | None = None
+
+
+@dataclass(frozen=True)
 class Generation:
     """One consistent set of what answers a request; immutable, replaced as a whole.
 
@@ -43,7 +62,7 @@ class Generation:
         reader: of the views and versions that the bundle reads.
         clock: the settings' clock, at the catalogue's time where that is the log's end.
         scenario_vectors: scenario to float32 [d]; absent where it has none.
-        pointer: what named the bundle.
+        origin: what named the bundle.
         populated: whether all views of the bundle held rows when it was loaded, or later.
         reduced: what every answer of this generation lacks, as answers report it.
         versions: of model and knowledge, as answers report them.
@@ -55,7 +74,7 @@ class Generation:
     reader: OnlineReader
     clock: Clock
     scenario_vectors: dict[str, np.ndarray]
-    pointer: dict[str, Any]
+    origin: Origin
     populated: bool
     reduced: tuple[str, ...] = ()
     versions: dict[str, Any] = field(default_factory=dict)
@@ -63,11 +82,15 @@ class Generation:
     @property
     def scenarios(self) -> list[dict[str, str]]:
         """The scenarios that can be ranked: known to the bundle and to the catalogue."""
-        return [s for s in self.catalogue.scenarios if s["scenario"] in self.bundle.info["scenarios"]]
+        return [s for s in self.catalogue.scenarios if s["scenario"] in self.bundle.spec.scenarios]
 
     @property
     def reads_scenarios(self) -> bool:
-        return "scenario" in self.bundle.info["vectors"]
+        return "scenario" in self.bundle.spec.vectors
+
+
+# What a process loads: a bundle and a catalogue.
+Named = tuple[Origin, CataloguePointer]
 
 
 class Live:
@@ -83,8 +106,8 @@ class Live:
         self.current: Generation | None = None
         self.refused: str | None = None
         self._stop = threading.Event()
-        self._key: str | None = None
-        self._bad_key: str | None = None
+        self._key: Named | None = None
+        self._bad_key: Named | None = None
         self._retry_at = 0.0
 
     def start(self) -> None:
@@ -101,8 +124,7 @@ class Live:
         """Look at the pointers once; True when a new generation went live."""
         key = None
         try:
-            bundle, catalogue = self._pointers()
-            key = json.dumps([bundle, catalogue], sort_keys=True)
+            key = bundle, catalogue = self._pointers()
             if key == self._key:
                 self.refused = None
                 self._mend()
@@ -118,7 +140,7 @@ class Live:
         LOG.info("live: bundle version %s", generation.versions["version"])
         return True
 
-    def _refuse(self, key: str | None, error: Exception) -> None:
+    def _refuse(self, key: Named | None, error: Exception) -> None:
         if self.refused != str(error):
             known = isinstance(error, Llm4msrError)
             LOG.error("refused: %s%s", error, "; the old one stays" if self.current else "", exc_info=not known)
@@ -130,29 +152,30 @@ class Live:
 
     def _serve_seed(self) -> None:
         """Begin with the seed when the champion cannot be loaded; the champion is tried again."""
-        seed, catalogue = _seed(), self._pointer("catalogue.json")
-        if seed is None or catalogue is None or self._pointer("current.json") is None:
-            return
         try:
+            seed, catalogue = _seed(), CataloguePointer.read(self.settings.root)
+            if seed is None or catalogue is None or not BundlePointer.path(self.settings.root).is_file():
+                return
             self.current = self._load(seed, catalogue)
             LOG.warning("serving the seed bundle until the champion can be loaded")
         except Exception as error:
             LOG.error("the seed bundle is no help either: %s", error)
 
-    def _pointers(self) -> tuple[dict[str, Any], dict[str, Any]]:
-        bundle = self._pointer("current.json") or _seed()
-        catalogue = self._pointer("catalogue.json")
+    def _pointers(self) -> Named:
+        root = self.settings.root
+        champion, catalogue = BundlePointer.read(root), CataloguePointer.read(root)
+        bundle = _seed() if champion is None else _origin_of(champion, root)
         if bundle is None or catalogue is None:
             raise MissingArtifactError(
                 f"no bundle or no catalogue below {self.settings.root / 'serving'}; run `llm4msr run`"
             )
         return bundle, catalogue
 
-    def _load(self, bundle_pointer: dict[str, Any], catalogue_pointer: dict[str, Any]) -> Generation:
+    def _load(self, origin: Origin, pointer: CataloguePointer) -> Generation:
         old = self.current
-        same = old is not None and _names_one_bundle(old.pointer, bundle_pointer)
-        bundle = old.bundle if old and same else _checked_bundle(self.settings.root / bundle_pointer["bundle"])
-        catalogue = self._catalogue(bundle, catalogue_pointer)
+        same = old is not None and (old.origin.folder, old.origin.digest) == (origin.folder, origin.digest)
+        bundle = old.bundle if old and same else _checked_bundle(origin)
+        catalogue = self._catalogue(bundle, pointer)
         items, reduced = encode_items(bundle, catalogue)
         clock = make_clock(self.settings, from_micros(catalogue.as_of))
         reader = self._reader(bundle, clock)
@@ -163,10 +186,10 @@ class Live:
             reader=reader,
             clock=clock,
             scenario_vectors=dict(old.scenario_vectors) if old and same else {},
-            pointer=bundle_pointer,
+            origin=origin,
             populated=old is not None and same and old.populated,
             reduced=_reduced(reduced, reader),
-            versions=_versions(bundle, catalogue, bundle_pointer),
+            versions=_versions(bundle, catalogue, origin),
         )
         generation = self._read_online(generation)
         if old is not None and old.populated and not generation.populated:
@@ -176,20 +199,20 @@ class Live:
 
     def _reader(self, bundle: Bundle, clock: Clock) -> OnlineReader:
         """A reader of what the bundle was trained on, whatever columns this process's own settings declare."""
-        info = bundle.info
-        return OnlineReader(self.settings, clock, info["vectors"], [*info["user_categorical"], *info["user_dense"]])
+        return OnlineReader(self.settings, clock, bundle.spec.vectors, bundle.spec.columns("user"))
 
-    def _catalogue(self, bundle: Bundle, pointer: dict[str, Any]) -> Catalogue:
+    def _catalogue(self, bundle: Bundle, pointer: CataloguePointer) -> Catalogue:
         """The catalogue of the pointer, with text vectors of the version the bundle was trained on while there are any."""
         old = self.current.catalogue if self.current is not None else None
-        if old is not None and old.digest == pointer["digest"] and has_text_of(bundle, old):
+        if old is not None and old.digest == pointer.digest and has_text_of(bundle, old):
             return old
-        new = load_catalogue(self.settings.root / pointer["catalogue"], pointer["digest"])
+        root = self.settings.root
+        new = load_catalogue(pointer.folder(root), pointer.digest)
         if has_text_of(bundle, new):
             return new
-        earlier = pointer.get("texts", {}).get(bundle.info["vectors"]["item_text"]["version"])
+        earlier = pointer.texts.get(bundle.spec.vectors["item_text"].version)
         if earlier is not None:
-            return new.with_text_of(load_catalogue(self.settings.root / earlier["catalogue"], earlier["digest"]))
+            return new.with_text_of(load_catalogue(earlier.folder(root), earlier.digest))
         if old is not None and has_text_of(bundle, old):
             LOG.warning("the new catalogue has text vectors of another version; the old ones stay until a bundle fits")
             return new.with_text_of(old)
@@ -200,7 +223,7 @@ class Live:
         names = [s["scenario"] for s in generation.scenarios] if generation.reads_scenarios else []
         try:
             found = {n: v for n, v in generation.reader.read_scenarios(names).items() if v is not None} if names else {}
-            populated = generation.populated or generation.reader.populated(generation.bundle.info["views"])
+            populated = generation.populated or generation.reader.populated(generation.bundle.spec.views)
         except StorageError as error:
             if self.current is not None and self.current.populated and not generation.populated:
                 raise
@@ -225,10 +248,6 @@ class Live:
             return False
         return bool(self.settings.features.ttl.get("scenario")) or len(now.scenario_vectors) < len(now.scenarios)
 
-    def _pointer(self, name: str) -> dict[str, Any] | None:
-        path = self.settings.root / "serving" / name
-        return json.loads(path.read_text()) if path.is_file() else None
-
     def _poll(self) -> None:
         while not self._stop.wait(self.settings.serving.poll_seconds):
             if self.refresh():
@@ -240,9 +259,9 @@ def encode_items(bundle: Bundle, catalogue: Catalogue) -> tuple[EncodedItems, tu
 
     Columns that the catalogue no longer has, and text vectors of another version, count as unknown.
     """
-    info, reduced = bundle.info, []
+    reduced = []
     unknown: list[Any] = [None] * len(catalogue)
-    wanted = [*info["item_categorical"], *info["item_dense"], "item_rows", "item_positives", "item_rate"]
+    wanted = [*bundle.spec.item_categorical, *(feature.name for feature in bundle.encoder.item_dense)]
     columns = {"item_id": catalogue.columns["item_id"]}
     for name in wanted:
         columns[name] = catalogue.columns.get(name, unknown)
@@ -256,8 +275,8 @@ def encode_items(bundle: Bundle, catalogue: Catalogue) -> tuple[EncodedItems, tu
 
 def has_text_of(bundle: Bundle, catalogue: Catalogue) -> bool:
     """Whether the catalogue's text vectors are of the version that the bundle was trained on, if it reads any."""
-    read = bundle.info["vectors"].get("item_text")
-    return read is None or read["version"] == catalogue.text_version
+    read = bundle.spec.vectors.get("item_text")
+    return read is None or read.version == catalogue.text_version
 
 
 def _reduced(known: tuple[str, ...], reader: OnlineReader) -> tuple[str, ...]:
@@ -266,34 +285,41 @@ def _reduced(known: tuple[str, ...], reader: OnlineReader) -> tuple[str, ...]:
     return (*others, MISSING_COLUMN) if reader.missing_columns() else others
 
 
-def _checked_bundle(folder: Path) -> Bundle:
+def _checked_bundle(origin: Origin) -> Bundle:
+    folder = origin.folder
     if not folder.is_dir():
         raise BundleError(f"{folder}: there is no bundle here")
+    if origin.digest is not None:
+        artifact = read_manifest(folder.parent)
+        if artifact.digest != origin.digest:
+            raise BundleError(f"{folder}: not the bundle that was promoted; `llm4msr rollback`, or train again")
+        # Its manifest holds the digests of the bundle's files, which `load_bundle` checks.
+        artifact.check([f"{folder.name}/{MANIFEST}"])
     bundle = load_bundle(folder)
     bundle.check_golden()
     return bundle
 
 
-def _seed() -> dict[str, Any] | None:
+def _seed() -> Origin | None:
     path = os.environ.get(SEED_VARIABLE) or own_seed()
-    return {"bundle": str(path), "model": "seed", "version": 0} if path else None
+    return Origin(Path(path), model="seed", version=0) if path else None
+
+
+def _origin_of(champion: BundlePointer, root: Path) -> Origin:
+    return Origin(champion.folder(root), champion.model, champion.version, champion.digest)
 
 
 def _equal(one: dict[str, np.ndarray], other: dict[str, np.ndarray]) -> bool:
     return one.keys() == other.keys() and all(np.array_equal(one[name], other[name]) for name in one)
 
 
-def _names_one_bundle(one: dict[str, Any], other: dict[str, Any]) -> bool:
-    return (one["bundle"], one.get("digest")) == (other["bundle"], other.get("digest"))
-
-
-def _versions(bundle: Bundle, catalogue: Catalogue, pointer: dict[str, Any]) -> dict[str, Any]:
+def _versions(bundle: Bundle, catalogue: Catalogue, origin: Origin) -> dict[str, Any]:
     return {
-        "model": pointer.get("model", bundle.info.get("name", "seed")),
-        "version": int(pointer.get("version", 0)),
+        "model": origin.model,
+        "version": origin.version,
         "bundle_digest": bundle.manifest["digest"],
         "catalogue_digest": catalogue.digest,
-        "knowledge": {view: body["version"] for view, body in bundle.info["vectors"].items()},
+        "knowledge": bundle.spec.versions,
     }
 
 

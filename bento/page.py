@@ -40,7 +40,7 @@ def examples(settings: Settings, live: Generation | None) -> dict[str, Any]:
     rows = live.catalogue.members[scenario]
     user = known_user(settings)
     if user is None:
-        user = 1 if live.bundle.info["id_types"]["user_id"] != "string" else "somebody"
+        user = 1 if not live.bundle.spec.has_text_ids("user_id") else "somebody"
     item = live.catalogue.columns["item_id"][rows[0]] if len(rows) else None
     item = item.item() if hasattr(item, "item") else item
     found: dict[str, Any] = {"/rank": {"user_id": user, "scenario": scenario, "k": 5}}

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from bento.live import Generation
+from core.contracts.kinds import is_of
 from feature_repo import UserState
 from models import RequestBatch, Scores
 
@@ -53,7 +54,7 @@ def user_side(live: Generation, user: UserState, scenario: str, *, neutral: bool
         scenario: whose knowledge is read.
         neutral: leave out the knowledge of user and scenario.
     """
-    names = [name for name in live.bundle.info["vectors"] if name.startswith("user_")]
+    names = [view for view in live.bundle.spec.vectors if is_of(view, "user")]
     vectors = {name: _vector(None if neutral else user.vectors.get(name), live, name) for name in names}
     known = None if neutral else live.scenario_vectors.get(scenario)
     return RequestBatch(
@@ -98,12 +99,12 @@ def nearest_history(live: Generation, user: UserState, row: int, k: int = 3) -> 
 
 
 def _user_columns(live: Generation) -> list[str]:
-    info = live.bundle.info
-    return [*info["user_categorical"], *info["user_dense"], "user_rows", "user_positives", "user_rate"]
+    encoder = live.bundle.encoder
+    return [*live.bundle.spec.user_categorical, *(feature.name for feature in encoder.user_dense)]
 
 
 def _vector(value: np.ndarray | None, live: Generation, name: str) -> np.ndarray:
-    dim = int(live.bundle.info["vectors"][name]["dim"])
+    dim = live.bundle.spec.vectors[name].dim
     if value is None or value.shape != (dim,):
         return np.full((1, dim), np.nan, dtype=np.float32)
     return np.asarray(value, dtype=np.float32)[None, :]

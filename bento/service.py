@@ -205,7 +205,7 @@ class Ranker:
         live = self.live.current
         if live is None:
             raise ServiceUnavailable(f"nothing to serve yet: {self.live.refused}")
-        if scenario not in live.catalogue.members or scenario not in live.bundle.info["scenarios"]:
+        if scenario not in live.catalogue.members or scenario not in live.bundle.spec.scenarios:
             known = ", ".join(s["scenario"] for s in live.scenarios)
             hint = did_you_mean(scenario, live.catalogue.members)
             raise InvalidArgument(f"unknown scenario {short(scenario)!r}{hint}; known: {known}")
@@ -326,7 +326,7 @@ def _json(body: Any) -> Any:
 
 
 def _id_type(name: str, live: Generation) -> pa.DataType:
-    return pa.string() if live.bundle.info["id_types"][name] == "string" else pa.int64()
+    return pa.string() if live.bundle.spec.has_text_ids(name) else pa.int64()
 
 
 def _plain(value: Any) -> Id:

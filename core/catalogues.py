@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
 
-from core.store import write_json
+from core.files import write_json
 
 FILE = "catalogues.json"
 Kind = Literal["snapshot", "delta", "log"]

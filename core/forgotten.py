@@ -20,7 +20,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from core.digest import sha256_json
-from core.store import replace_json
+from core.files import replace_json
 
 FOLDER = "forgotten"
 

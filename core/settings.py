@@ -23,6 +23,8 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 
 from core.addresses import RedisAddress, shown
 from core.clock import Clock, replay, wall
+from core.contracts.kinds import KINDS
+from core.contracts.statistics import COUNTED, statistic_columns
 from core.errors import SettingsError
 from core.limits import ValidationSettings
 from core.negatives import NegativeSampling
@@ -146,7 +148,7 @@ OWN_COLUMNS = frozenset(
         *("row_id", "user_id", "item_id", "scenario", "scenarios", "event_timestamp", "created_timestamp", "watermark"),
         *("label", "weight", "grade", "split", "sampled", "published", "history", "history_end", "file_row_number"),
         *("rule", "run", "row_number"),
-        *(f"{entity}_{name}" for entity in ("user", "item") for name in ("rows", "positives", "rate")),
+        *(column for entity in COUNTED for column in statistic_columns(entity)),
     )
 )
 """Names, in lower case, that tables of declared columns have for their own."""
@@ -255,7 +257,7 @@ class DataSettings(Section):
 # The push path keeps a user's counters, history and pooled vectors current; all else waits for the nightly refresh.
 _CURRENT, _NIGHTLY = dt.timedelta(0), dt.timedelta(days=1)
 FEATURE_LAG = {"user_stats": _CURRENT, "user_history": _CURRENT, "item_stats": _NIGHTLY}
-KNOWLEDGE_LAG = {"pooled": _CURRENT, "prompt": _NIGHTLY, "scenario": _NIGHTLY, "item_text": _CURRENT}
+KNOWLEDGE_LAG = {kind.name: kind.lag for kind in KINDS}
 
 
 def _with_defaults(given: dict[str, dt.timedelta], defaults: dict[str, dt.timedelta]) -> dict[str, dt.timedelta]:

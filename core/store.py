@@ -12,6 +12,7 @@ A process may be killed anywhere: an object is either whole or absent.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import errno
 import functools
 import json
@@ -21,56 +22,20 @@ import socket
 import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from core.clock import Clock, wall
 from core.digest import canonical_json, sha256_file, sha256_json
 from core.errors import CorruptArtifactError, MissingArtifactError, StorageError
+from core.files import flush, replace_json, write_json
 from core.filesystem import locked
 from core.log import logger
+from core.manifest import FILE, RUN_FOLDER, Built, Manifest, content_digest, read_manifest
 from core.source import code_version
 from core.window import Window
 
 LOG = logger("store")
-# Files below this folder of an artifact (logs, timings, Data Docs) do not count for the content digest.
-RUN_FOLDER = "run"
-
-
-@dataclass(frozen=True)
-class Built:
-    """What a stage's builder reports: row counts and versions, both part of the content digest."""
-
-    rows: Mapping[str, int] = field(default_factory=dict)
-    versions: Mapping[str, Any] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class Manifest:
-    """A published artifact. `digest` covers data files, rows and versions, not times or run ids.
-
-    `rewritten` says why it is no longer what its inputs make (see `ArtifactStore.rewrite`): it stands in until it is
-    built anew.
-    """
-
-    stage: str
-    window: Mapping[str, str | None]
-    fingerprint: str
-    inputs: Mapping[str, str]
-    settings: Mapping[str, Any]
-    code: str
-    rows: Mapping[str, int]
-    versions: Mapping[str, Any]
-    files: Mapping[str, str]
-    digest: str
-    path: Path
-    reused: bool = False
-    rewritten: str | None = None
-
-    def file(self, name: str) -> Path:
-        """The path of a data file of this artifact."""
-        return self.path / name
 
 
 class ArtifactStore:
@@ -129,7 +94,7 @@ class ArtifactStore:
         with _storage_errors(self.root), self.turn(stage):
             replace = still_valid is not None
             if target.is_dir():
-                manifest = self._load(target, reused=True)
+                manifest = dataclasses.replace(read_manifest(target), reused=True)
                 if manifest.rewritten is None and (still_valid is None or still_valid(manifest)):
                     self._point(stage, window, manifest)
                     LOG.info("%s: up to date, nothing to do (%s)", stage, fingerprint[:16])
@@ -146,7 +111,7 @@ class ArtifactStore:
                 _publish(work, target)
             finally:
                 shutil.rmtree(work, ignore_errors=True)
-            manifest = self._load(target)
+            manifest = read_manifest(target)
             self._point(stage, window, manifest)
         counts = ", ".join(f"{name} {count:,}" for name, count in manifest.rows.items())
         LOG.info("%s: %s (%.1f s)", stage, counts or "done", time.monotonic() - begin)
@@ -164,7 +129,7 @@ class ArtifactStore:
             raise MissingArtifactError(
                 f"no {stage} artifact for window {name!r} below {self.root}; run `llm4msr {stage}` first"
             )
-        return self._load(folder)
+        return read_manifest(folder)
 
     def has(self, stage: str, window: Window) -> bool:
         """Whether there is an artifact of a window."""
@@ -183,7 +148,7 @@ class ArtifactStore:
         named = {ref: folder for ref, folder in self.refs(stage).items() if ref.stem != "latest"}
         for ref in (ref for ref, folder in named.items() if not folder.is_dir()):
             LOG.warning("%s of window %s is gone and counts for nothing; run that window again", stage, ref.stem)
-        found = [self._load(folder) for folder in named.values() if folder.is_dir()]
+        found = [read_manifest(folder) for folder in named.values() if folder.is_dir()]
         if until is not None and until.end is not None:
             limit = until.end.isoformat()
             found = [m for m in found if m.window["end"] is not None and str(m.window["end"]) <= limit]
@@ -238,33 +203,66 @@ class ArtifactStore:
             rows: counts that changed.
             before: called with the digest it had and the one it gets, if they differ, before the manifest says so.
         """
-        body = json.loads((folder / "manifest.json").read_text())
-        held = dict(body["files"])
+        old = read_manifest(folder)
+        held = dict(old.files)
         for name in files:
             held.pop(name, None)
             if (folder / name).is_file() and Path(name).parts[0] != RUN_FOLDER:
                 held[name] = sha256_file(folder / name)
-        content = {"files": held, "rows": {**body["rows"], **rows}, "versions": body["versions"]}
-        digest = sha256_json(content)
-        if digest != body["digest"]:
-            before(body["digest"], digest)
-            replace_json(folder / "manifest.json", {**body, **content, "digest": digest, "rewritten": why})
+        counts = {**old.rows, **rows}
+        digest = content_digest(held, counts, old.versions)
+        if digest != old.digest:
+            before(old.digest, digest)
+            self._describe(dataclasses.replace(old, files=held, rows=counts, digest=digest, rewritten=why))
 
-    def verify(self, manifest: Manifest) -> None:
-        """Re-read an artifact's files and check them, and the counts and versions, against its digest.
+    def change_inputs(self, manifest: Manifest, inputs: Mapping[str, str]) -> None:
+        """Let an artifact name other digests of what it was made from, after those were rewritten."""
+        if dict(inputs) != dict(manifest.inputs):
+            self._describe(dataclasses.replace(manifest, inputs=dict(inputs)))
 
-        Raises:
-            CorruptArtifactError: a file is missing, or something differs from what was published.
+    def follow(self, renamed: Callable[[str], str]) -> None:
+        """Let every artifact and reference name the digests that rewritten artifacts have now.
+
+        Args:
+            renamed: the digest that one has now; itself where it was not rewritten.
         """
-        content = {"files": manifest.files, "rows": manifest.rows, "versions": manifest.versions}
-        if sha256_json(content) != manifest.digest:
-            raise CorruptArtifactError(f"{manifest.path}: manifest.json was altered; delete the folder and run again")
-        for name, digest in manifest.files.items():
-            path = manifest.path / name
-            if not path.is_file() or sha256_file(path) != digest:
-                raise CorruptArtifactError(
-                    f"{path}: not the bytes that were published; delete {manifest.path} and run again"
-                )
+        for manifest in (m for stage in self.stages() for m in self.find(stage)):
+            self.change_inputs(manifest, {name: renamed(digest) for name, digest in manifest.inputs.items()})
+        for ref in sorted((self.root / "refs").glob("*/*.json")):
+            body = json.loads(ref.read_text())
+            if (digest := renamed(body["digest"])) != body["digest"]:
+                replace_json(ref, {**body, "digest": digest})
+
+    def _describe(self, manifest: Manifest) -> None:
+        replace_json(manifest.path / FILE, manifest.as_json())
+
+    def find(
+        self, stage: str, *, digest: str | None = None, versions: Mapping[str, str] | None = None
+    ) -> list[Manifest]:
+        """Every artifact of a stage that is there, whether or not a window refers to it, in order of windows.
+
+        One whose manifest cannot be read needs a person: it is left out, with a warning.
+
+        Args:
+            stage: the stage's name.
+            digest: only those with this content.
+            versions: only those whose versions hold all of these.
+        """
+        found = []
+        for folder in sorted((self.root / "objects" / stage).glob("*/")):
+            try:
+                manifest = read_manifest(folder)
+            except CorruptArtifactError as error:
+                LOG.warning("%s", error)
+                continue
+            same = digest is None or manifest.digest == digest
+            if same and (versions is None or versions.items() <= manifest.versions.items()):
+                found.append(manifest)
+        return sorted(found, key=lambda manifest: manifest.order)
+
+    def stages(self) -> list[str]:
+        """Stages that have artifacts here, in order of the alphabet."""
+        return sorted(folder.name for folder in (self.root / "objects").glob("*/"))
 
     def pinned(self, name: str) -> Any:
         """The value that was pinned under a name, or None."""
@@ -294,7 +292,6 @@ class ArtifactStore:
         built = builder(work)
         rows = {name: int(count) for name, count in built.rows.items()}
         files, versions = _digest_files(work), json.loads(canonical_json(dict(built.versions)))
-        content = {"files": files, "rows": rows, "versions": versions}
         run = {
             "run_id": uuid.uuid4().hex,
             "started_at": started.isoformat(),
@@ -302,9 +299,10 @@ class ArtifactStore:
             "host": socket.gethostname(),
         }
         write_json(work / "run.json", run)
-        write_json(work / "manifest.json", {**identity, **content, "digest": sha256_json(content)})
+        content = {"files": files, "rows": rows, "versions": versions}
+        write_json(work / FILE, {**identity, **content, "digest": content_digest(files, rows, versions)})
         for name in files:
-            _flush(work / name)
+            flush(work / name)
 
     def point_latest(self, manifest: Manifest) -> None:
         """Let `latest` of a stage be this artifact, after one of an earlier window was made anew."""
@@ -315,15 +313,6 @@ class ArtifactStore:
         body = {"object": manifest.path.name, "digest": manifest.digest}
         for name in (window.key, "latest"):
             replace_json(self.root / "refs" / stage / f"{name}.json", body)
-
-    def _load(self, folder: Path, reused: bool = False) -> Manifest:
-        try:
-            body = json.loads((folder / "manifest.json").read_text())
-            return Manifest(**body, path=folder, reused=reused)
-        except (OSError, ValueError, TypeError) as error:
-            raise CorruptArtifactError(
-                f"{folder}: no readable manifest.json ({error}); delete the folder and run again"
-            ) from error
 
     def _temporary(self, stage: str) -> Path:
         work = self.root / "tmp" / f"{stage}-{_host()}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
@@ -337,31 +326,6 @@ class ArtifactStore:
             host, pid = left.name.rsplit("-", 3)[1:3] if left.name.count("-") >= 3 else ("", "")
             if host == _host() and pid.isdigit() and not _alive(int(pid)):
                 shutil.rmtree(left, ignore_errors=True)
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Write indented JSON with sorted keys and flush it to the disk."""
-    with path.open("w", encoding="utf-8") as stream:
-        json.dump(value, stream, indent=1, sort_keys=True, ensure_ascii=False, default=str)
-        stream.write("\n")
-        stream.flush()
-        os.fsync(stream.fileno())
-
-
-def replace_json(path: Path, value: Any) -> None:
-    """Write JSON so that a reader sees the old or the new file, never a part."""
-    replace_file(path, lambda scratch: write_json(scratch, value))
-
-
-def replace_file(path: Path, write: Callable[[Path], None]) -> None:
-    """Let `write` fill a file beside its place and rename it there: a reader sees the old or the new one, never a part."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    scratch = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
-    try:
-        write(scratch)
-        scratch.replace(path)
-    finally:
-        scratch.unlink(missing_ok=True)
 
 
 def _digest_files(work: Path) -> dict[str, str]:
@@ -394,12 +358,6 @@ def _alive(pid: int) -> bool:
     except PermissionError:
         return True
     return True
-
-
-def _flush(path: Path) -> None:
-    """Bytes on the disk before the name is: a power cut must not leave an empty file under a good manifest."""
-    with path.open("rb") as stream:
-        os.fsync(stream.fileno())
 
 
 @contextlib.contextmanager

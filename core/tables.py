@@ -16,6 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from core.clock import UNDATED, to_micros
+from core.contracts.statistics import statistic_columns
 from core.errors import DataError
 from core.settings import DataSettings
 
@@ -202,8 +203,9 @@ def _stats(entity: str, key_type: pa.DataType) -> pa.Schema:
         [
             pa.field(f"{entity}_id", key_type, nullable=False),
             *_times(),
-            pa.field(f"{entity}_rows", pa.int64(), nullable=False),
-            pa.field(f"{entity}_positives", pa.int64(), nullable=False),
-            pa.field(f"{entity}_rate", pa.float32(), nullable=False),
+            *(
+                pa.field(name, pa.type_for_alias(statistic.type), nullable=False)
+                for name, statistic in statistic_columns(entity).items()
+            ),
         ]
     )

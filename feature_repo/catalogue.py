@@ -16,15 +16,16 @@ import pyarrow.parquet as pq
 
 from core import Built, Clock, Settings
 from core.catalogues import newest_snapshot
+from core.contracts.catalogue_spec import CatalogueSpec
+from core.contracts.statistics import statistic_columns
 from core.duck import arrow_of, name_of
 from core.errors import MissingArtifactError
-from core.store import write_json
 from core.tables import SCENARIOS
 from feature_repo.dimension import dimension, withdrawn, without_withdrawn
 from feature_repo.online_source import newest_query
 
 _CATALOGUE = """
-SELECT i.item_id, i.title, i.scenarios{declared}, s.item_rows, s.item_positives, s.item_rate, k.row AS text_row
+SELECT i.item_id, i.title, i.scenarios{declared}, {statistics}, k.row AS text_row
 FROM ({items}) i LEFT JOIN ({stats}) s USING (item_id) LEFT JOIN ({text}) k USING (item_id)
 ORDER BY i.item_id
 """
@@ -36,7 +37,7 @@ def build_catalogue(
 ) -> Built:
     """Write items.parquet, item_text.npy, withdrawn.parquet, scenarios.parquet and spec.json as of the clock's now.
 
-    items.parquet: item_id, title, scenarios (null: all), declared columns, item_rows, item_positives, item_rate (null
+    items.parquet: item_id, title, scenarios (null: all), declared columns, statistics (null
     where the item was never shown), ordered by item_id. item_text.npy: float32 [items, d] in the same order, NaN
     rows where an item has no vector. withdrawn.parquet: item_id of what the newest snapshot no longer has; those are not
     among the items. scenarios.parquet: those that can be ranked. What is older than its `features.ttl` is null or NaN, as in training. spec.json:
@@ -70,6 +71,7 @@ def build_catalogue(
     fresh = _since(settings, "item_features", until)
     query = _CATALOGUE.format(
         declared="".join(f", {_unless_old(column, fresh)}" for column in declared if column != "title"),
+        statistics=", ".join(f"s.{column}" for column in statistic_columns("item")),
         # An item whose columns are too old can be shown all the same.
         items=without_withdrawn(newest_query(items, "item_id", until=until, live=live), "item_id", items, until),
         stats=newest("item_stats", stats),
@@ -85,7 +87,7 @@ def build_catalogue(
     scenarios = _scenarios(sources)
     pq.write_table(scenarios, out / "scenarios.parquet", compression="zstd")
     versions = json.loads((knowledge / "versions.json").read_text())
-    write_json(out / "spec.json", {"versions": versions, "as_of": until, "columns": declared})
+    CatalogueSpec(versions=versions, as_of=until, columns=declared).write(out)
     rows = {
         "items": table.num_rows,
         "withdrawn": gone.num_rows,

@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 
 from core.catalogues import Catalogues, newest_snapshot
 from core.duck import arrow_of, quoted
-from core.store import replace_file
+from core.files import replace_file
 from core.tables import TIMESTAMP
 
 Name = Literal["users", "items"]

@@ -7,7 +7,6 @@ The states are computed from the users' whole log by the functions of the batch 
 from __future__ import annotations
 
 import datetime as dt
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -20,6 +19,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from core import Clock, Settings, from_micros, logger, make_clock
+from core.contracts.pointers import CataloguePointer, PushPointer
 from core.errors import DataError, MissingArtifactError, StorageError
 from core.filesystem import locked
 from core.forgotten import Forgotten
@@ -33,7 +33,6 @@ from feature_repo.user_store import WRITE_BATCH
 from feature_repo.wire import safe
 
 LOG = logger("feature_repo")
-POINTER = Path("serving") / "push.json"
 
 
 @dataclass(frozen=True)
@@ -179,10 +178,10 @@ class Pusher:
     def _unknown(self, items: pa.ChunkedArray) -> tuple[Any, ...]:
         """Those of some items that the published catalogue does not have, in order."""
         if self._items is None:
-            pointer = self.settings.root / "serving" / "catalogue.json"
-            if not pointer.is_file():
+            pointer = CataloguePointer.read(self.settings.root)
+            if pointer is None:
                 return ()
-            folder = self.settings.root / json.loads(pointer.read_text(encoding="utf-8"))["catalogue"]
+            folder = pointer.folder(self.settings.root)
             self._items = pq.read_table(folder / "items.parquet", columns=["item_id"])["item_id"].combine_chunks()
         asked = pc.unique(items).cast(self._items.type)
         return tuple(asked.filter(pc.invert(pc.is_in(asked, value_set=self._items))).to_pylist())
@@ -219,7 +218,7 @@ class CurrentPusher:
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self._pusher: Pusher | None = None
-        self._body = ""
+        self._pointer: PushPointer | None = None
 
     def get(self) -> Pusher:
         """The pusher for the newest window; a new one where another was materialised since.
@@ -227,24 +226,23 @@ class CurrentPusher:
         Raises:
             MissingArtifactError: nothing was materialised yet.
         """
-        file = self.settings.root / POINTER
-        try:
-            body = file.read_text(encoding="utf-8")
-        except FileNotFoundError as error:
-            raise MissingArtifactError(f"{file} does not exist; run `llm4msr materialize` first") from error
-        if self._pusher is None or body != self._body:
-            self._pusher, self._body = self._open(json.loads(body)), body
+        root = self.settings.root
+        pointer = PushPointer.read(root)
+        if pointer is None:
+            raise MissingArtifactError(f"{PushPointer.path(root)} does not exist; run `llm4msr materialize` first")
+        if self._pusher is None or pointer != self._pointer:
+            self._pusher, self._pointer = self._open(pointer), pointer
         return self._pusher
 
-    def _open(self, body: Mapping[str, Any]) -> Pusher:
+    def _open(self, pointer: PushPointer) -> Pusher:
         root = self.settings.root
         pooler: Pooler | None = None
         if "pooled" in self.settings.knowledge.user_vectors:
             from knowledge import load_pooler
 
-            pooler = load_pooler(root / body["knowledge"])
-        clock = make_clock(self.settings, from_micros(body["as_of"]))
-        return Pusher(self.settings, clock, sources=[root / path for path in body["sources"]], pooler=pooler)
+            pooler = load_pooler(pointer.knowledge_folder(root))
+        clock = make_clock(self.settings, from_micros(pointer.as_of))
+        return Pusher(self.settings, clock, sources=pointer.source_folders(root), pooler=pooler)
 
 
 @contextmanager

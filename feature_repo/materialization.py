@@ -19,7 +19,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from core import Clock, Settings, from_micros, logger, progress
 from core.digest import sha256_json, sha256_text
 from core.errors import StorageError
-from core.store import replace_json
+from core.files import replace_json
 from feature_repo import views
 from feature_repo.dimension import dimension
 from feature_repo.feast_names import FeatureStore, FeatureView, FeatureViewNotFoundException, FeatureViewState

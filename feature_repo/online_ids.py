@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from core.duck import quoted, to_write
-from core.store import replace_file
+from core.files import replace_file
 from feature_repo.dimension import without_withdrawn
 
 _BATCH = 2000

@@ -17,13 +17,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from core.contracts.statistics import find_statistic
 from core.duck import connect, quoted
 from core.errors import MissingArtifactError
 from core.tables import UNDATED_MICROS
 from feature_repo.dimension import without_withdrawn
 from feature_repo.feast_names import FeatureView
 from feature_repo.log import MEMORY_LIMIT
-from feature_repo.views import Generation, SourcePaths
+from feature_repo.views import Generation, SourcePaths, entity_of, stored_type
 
 ROWS = 4096
 _NEWEST = """
@@ -193,12 +194,11 @@ def _lists(matrix: np.ndarray) -> pa.Array:
 
 def schema_of(generation: Generation, view: str, feast_view: FeatureView) -> pa.Schema:
     """The Arrow schema of a value view's rows: the key, two times, then the view's columns."""
-    entity = view.split("_")[0]
     kinds = {"user": generation.user_id, "item": generation.item_id, "scenario": "string"}
     declared = {"user_features": generation.user_columns, "item_features": generation.item_columns}.get(view, {})
     stamp = pa.timestamp("us", tz="UTC")
     fields = [
-        pa.field(feast_view.join_keys[0], pa.type_for_alias(kinds[entity])),
+        pa.field(feast_view.join_keys[0], pa.type_for_alias(kinds[entity_of(view)])),
         pa.field("event_timestamp", stamp),
         pa.field("created_timestamp", stamp),
     ]
@@ -215,19 +215,8 @@ def _arrow(name: str, declared: str | None, generation: Generation) -> pa.DataTy
         "published": pa.int64(),
     }
     if declared is not None:
-        return _WIDER.get(declared) or _declared(declared)
+        return stored_type(declared)
     if name in own:
         return own[name]
-    if name.endswith(("_rows", "_positives")):
-        return pa.int64()
-    return pa.float32() if name.endswith("_rate") else pa.string()
-
-
-_WIDER = {"int8": pa.int32(), "int16": pa.int32(), "float": pa.float32(), "double": pa.float64()}
-
-
-def _declared(name: str) -> pa.DataType:
-    if name.startswith("list<"):
-        inner = name[name.index(":") + 1 : -1].replace("not null", "").strip()
-        return pa.list_(_WIDER.get(inner) or _declared(inner))
-    return pa.string() if name.startswith(("dictionary", "large_string")) else pa.type_for_alias(name)
+    statistic = find_statistic(name)
+    return pa.type_for_alias(statistic.type) if statistic is not None else pa.string()

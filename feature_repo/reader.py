@@ -17,13 +17,15 @@ import numpy as np
 from sqlalchemy.exc import SQLAlchemyError
 
 from core import Clock, Settings
+from core.contracts.dataset_spec import VectorSpec
+from core.contracts.kinds import KINDS, find_kind, is_of
+from core.contracts.statistics import statistic_columns
 from core.errors import StorageError
 from feature_repo.feast_names import FeatureView, FeatureViewNotFoundException
 from feature_repo.materialization import is_live, probes_of
 from feature_repo.online import OnlineTable
 from feature_repo.overlay import open_store
 from feature_repo.statistics import lag_micros
-from feature_repo.views import STAT_COLUMNS, VECTOR_VIEWS
 from feature_repo.wire import safe
 
 Status = Literal["found", "missing", "stale"]
@@ -32,7 +34,7 @@ MISSING: Status = "missing"
 STALE: Status = "stale"
 # Reads that may wait for a store at once; each is a thread, which sleeps meanwhile.
 WAITING = 32
-_STATS = tuple(f"user_{column}" for column in STAT_COLUMNS)
+_STATS = tuple(statistic_columns("user"))
 
 
 @dataclass(frozen=True)
@@ -184,7 +186,7 @@ class OnlineReader:
         """
         for name in views:
             base = name.removesuffix("_ref")
-            if base.startswith("item_text") or (base in VECTOR_VIEWS.values() and base not in self._versions):
+            if base.startswith("item_text") or (find_kind(base) is not None and base not in self._versions):
                 continue
             view = self._find(base)
             # The pipeline may reach the same store by another address; what it wrote is read back here.
@@ -210,7 +212,7 @@ class OnlineReader:
             user_id=user_id,
             values=values,
             history=list(fresh.get("user_history", {}).get("history") or []),
-            vectors={v: fresh.get(v, {}).get("vector") for v in self._versions if v.startswith("user_")},
+            vectors={v: fresh.get(v, {}).get("vector") for v in self._versions if is_of(v, "user")},
             status=status,
             published=published,
         )
@@ -223,7 +225,7 @@ class OnlineReader:
         """A view by unversioned or Feast name; None while the registry does not know it."""
         if view not in self._views:
             version = self._versions.get(view)
-            if version is None and view in VECTOR_VIEWS.values():
+            if version is None and find_kind(view) is not None:
                 return None
             name = view if version is None else f"{view}_{safe(version)}"
             try:
@@ -253,16 +255,18 @@ def _limits(settings: Settings) -> dict[str, int]:
 
     In training its age begins when it could be read: with the lag, however early it was written.
     """
-    kinds = {view: kind for kind, view in VECTOR_VIEWS.items()}
     ages = {view: ttl // dt.timedelta(microseconds=1) for view, ttl in settings.features.ttl.items() if ttl}
-    return {view: age + lag_micros(settings, kinds.get(view, view)) for view, age in ages.items()}
+    return {
+        view: age + lag_micros(settings, kind.name if (kind := find_kind(view)) else view) for view, age in ages.items()
+    }
 
 
 def versions_by_view(versions: Mapping[str, Any]) -> dict[str, str]:
-    """Unversioned view name to version, from kinds or views to versions or mappings that hold one."""
+    """Unversioned view name to version, from kinds or views to versions or what holds one."""
+    views = {kind.name: kind.view for kind in KINDS}
     found = {}
     for key, value in versions.items():
-        view = VECTOR_VIEWS.get(key, key)
-        if view in VECTOR_VIEWS.values() and value:
-            found[view] = str(value["version"] if isinstance(value, Mapping) else value)
+        view = views.get(key, key)
+        if find_kind(view) is not None and value:
+            found[view] = value.version if isinstance(value, VectorSpec) else str(value)
     return found

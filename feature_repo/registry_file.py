@@ -9,7 +9,7 @@ from pathlib import Path
 from google.protobuf.message import DecodeError
 
 from core import logger
-from core.store import replace_file
+from core.files import replace_file
 from feature_repo.feast_names import FileRegistryStore, Registry, RegistryConfig
 
 LOG = logger("feature_repo")

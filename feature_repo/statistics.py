@@ -20,6 +20,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from core import Built, Settings
+from core.contracts.statistics import STATISTICS
 from core.settings import FeatureSettings
 from core.tables import TIMESTAMP, item_stats_schema, user_history_schema, user_log_schema, user_stats_schema
 from feature_repo.log import id_types, open_log
@@ -44,16 +45,12 @@ class EntityState:
 
     Attributes:
         watermark: just after the newest interaction, in microseconds.
-        rows: how many interactions.
-        positives: how many of them with label 1.
-        rate: smoothed positive rate, a float32 value.
+        statistics: name to value, in the order of `core.contracts.statistics.STATISTICS`.
         history: item ids of the newest positives, newest last, at most `history_length`.
     """
 
     watermark: int
-    rows: int
-    positives: int
-    rate: float
+    statistics: dict[str, Any]
     history: list[Any]
 
 
@@ -89,10 +86,25 @@ def build_statistics(sources: Sequence[Path], out: Path, settings: Settings, win
     return Built(rows=rows)
 
 
+def computed(rows: Any, positives: Any, features: FeatureSettings) -> dict[str, np.ndarray]:
+    """Every statistic of `core.contracts.statistics.STATISTICS`, by name; batch and push path both call this.
+
+    Args:
+        rows: how many interactions each entity has so far, [N].
+        positives: how many of them with label 1, [N].
+        features: the prior.
+
+    Returns:
+        Name to [N].
+    """
+    rows, positives = np.asarray(rows), np.asarray(positives)
+    return {"rows": rows, "positives": positives, "rate": smoothed_rate(positives, rows, features)}
+
+
 def smoothed_rate(positives: Any, rows: Any, features: FeatureSettings) -> np.ndarray:
     """(positives + prior_rate * prior_weight) / (rows + prior_weight), in float64, then rounded to float32.
 
-    Batch and push path both call this, so that they agree bit for bit. Without rows and prior it is `prior_rate`.
+    Without rows and prior it is `prior_rate`.
     """
     weight = float(features.prior_weight)
     above = np.asarray(positives, np.float64) + float(features.prior_rate) * weight
@@ -109,17 +121,16 @@ def entity_state(rows: pa.Table, settings: Settings) -> EntityState:
         settings: `features` counts (prior, history length).
 
     Returns:
-        Counters, rate and history; for no rows watermark 0, zero counts and the prior rate.
+        Statistics and history; for no rows watermark 0, zero counts and the prior rate.
     """
     micros = rows["event_timestamp"].cast(TIMESTAMP).cast(pa.int64()).to_pylist()
     keys = zip(*(rows[name].to_pylist() for name in ("user_id", "item_id", "scenario")), micros, strict=True)
     labels = dict(zip(keys, rows["label"].to_pylist(), strict=True))
     liked = sorted((t, item) for (_, item, _, t), label in labels.items() if label == 1)
+    values = computed(len(labels), len(liked), settings.features)
     return EntityState(
         watermark=max(micros) + TICK if micros else 0,
-        rows=len(labels),
-        positives=len(liked),
-        rate=float(smoothed_rate(len(liked), len(labels), settings.features)),
+        statistics={statistic.name: values[statistic.name].item() for statistic in STATISTICS},
         history=[item for _, item in liked[-settings.features.history_length :]],
     )
 
@@ -167,9 +178,9 @@ def _times(states: pa.Table, lag: int) -> dict[str, pa.Array]:
 
 
 def _stats(states: pa.Table, schema: pa.Schema, lag: int, features: FeatureSettings) -> pa.Table:
-    rate = smoothed_rate(states["p"].to_numpy(), states["n"].to_numpy(), features)
-    times = _times(states, lag)
-    return _table(schema, [states["id"], *times.values(), states["n"], states["p"], pa.array(rate)])
+    values = computed(states["n"].to_numpy(), states["p"].to_numpy(), features)
+    columns = [pa.array(values[statistic.name]) for statistic in STATISTICS]
+    return _table(schema, [states["id"], *_times(states, lag).values(), *columns])
 
 
 def _history(states: pa.Table, schema: pa.Schema, lag: int) -> pa.Table:

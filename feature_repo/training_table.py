@@ -10,7 +10,6 @@ import os
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -18,9 +17,9 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from core import Built, Clock, Settings, Window, logger
+from core.contracts.dataset_spec import DatasetSpec
 from core.duck import arrow_of
 from core.errors import GateError, MissingArtifactError
-from core.store import write_json
 from core.tables import GRADE, TIMESTAMP
 from feature_repo.dimension import dimension
 from feature_repo.log import id_types, open_log
@@ -84,7 +83,7 @@ def build_training_table(
         pq.write_table(rows, out / "rows.parquet", compression="zstd", row_group_size=ROW_GROUP)
         dims = _link_vectors(generation, knowledge, out / "vectors")
         _link(features / "user_log.parquet", out / "user_log.parquet")
-        write_json(out / "spec.json", _spec(settings, generation, dims, sources, train_start))
+        _spec(settings, generation, dims, sources, train_start).write(out)
     finally:
         shutil.rmtree(work, ignore_errors=True)
     sampled = {SAMPLED: pc.sum(log[SAMPLED]).as_py() or 0} if SAMPLED in log.column_names else {}
@@ -214,28 +213,30 @@ def _link(source: Path, target: Path) -> None:
 
 def _spec(
     settings: Settings, generation: Generation, dims: Mapping[str, int], sources: Sequence[Path], train_start: int
-) -> dict[str, Any]:
+) -> DatasetSpec:
     """What models and serving need to know of the table."""
     data, ids = settings.data, id_types(sources)
-    return {
-        "user_categorical": list(data.user_categorical),
-        "user_dense": list(data.user_dense),
-        "item_categorical": list(data.item_categorical),
-        "item_dense": list(data.item_dense),
-        "scenarios": _scenarios(sources),
-        "history_length": settings.features.history_length,
-        "prior_rate": settings.features.prior_rate,
-        "prior_weight": settings.features.prior_weight,
-        "vectors": {
-            vector.view: {"dim": dims[vector.view], "version": vector.version} for vector in generation.vectors
-        },
-        "views": {view: list(columns) for view, columns in generation.columns().items()},
-        "service": generation.service,
-        "generation": generation.as_json(),
-        "id_types": {"user_id": str(ids.user), "item_id": str(ids.item)},
-        "train_start": train_start,
-        "negatives": settings.data.negatives.model_dump(mode="json") if settings.data.negatives else None,
-    }
+    return DatasetSpec.model_validate(
+        {
+            "user_categorical": list(data.user_categorical),
+            "user_dense": list(data.user_dense),
+            "item_categorical": list(data.item_categorical),
+            "item_dense": list(data.item_dense),
+            "scenarios": _scenarios(sources),
+            "history_length": settings.features.history_length,
+            "prior_rate": settings.features.prior_rate,
+            "prior_weight": settings.features.prior_weight,
+            "vectors": {
+                vector.view: {"dim": dims[vector.view], "version": vector.version} for vector in generation.vectors
+            },
+            "views": {view: list(columns) for view, columns in generation.columns().items()},
+            "service": generation.service,
+            "generation": generation.as_json(),
+            "id_types": {"user_id": str(ids.user), "item_id": str(ids.item)},
+            "train_start": train_start,
+            "negatives": settings.data.negatives.model_dump(mode="json") if settings.data.negatives else None,
+        }
+    )
 
 
 def _scenarios(sources: Sequence[Path]) -> list[str]:

@@ -11,12 +11,13 @@ import numpy as np
 import pyarrow as pa
 
 from core import Settings
+from core.contracts.statistics import statistic_columns
 from core.errors import StorageError
 from feature_repo.statistics import TICK, EntityState
 from feature_repo.user_log import Rows
 from feature_repo.user_store import WRITE_BATCH, UserRow, user_store
 
-_STATS = {"user_rows": pa.int64(), "user_positives": pa.int64(), "user_rate": pa.float32()}
+_STATS = {column: pa.type_for_alias(statistic.type) for column, statistic in statistic_columns("user").items()}
 
 
 class Pooler(Protocol):
@@ -47,7 +48,7 @@ class StateWriter:
             MissingArtifactError: nothing was materialised yet.
             StorageError: the store does not answer, or not all rows arrived.
         """
-        stats = [UserRow(user, s.watermark, (s.rows, s.positives, s.rate)) for user, s in states.items()]
+        stats = [UserRow(user, s.watermark, tuple(s.statistics.values())) for user, s in states.items()]
         histories = [UserRow(user, s.watermark, (s.history,)) for user, s in states.items()]
         return {
             "user_stats": self._write("user_stats", stats, _STATS),

@@ -34,6 +34,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from core import Settings
+from core.contracts.kinds import KEYS, KINDS, EntityName, find_kind
+from core.contracts.statistics import COUNTED, statistic_columns
 from core.digest import sha256_json
 from core.errors import MissingArtifactError, SettingsError
 from feature_repo.feast_names import (
@@ -58,10 +60,16 @@ from feature_repo.feast_names import (
 from feature_repo.overlay import feast_folder
 from feature_repo.wire import safe
 
-# Knowledge kind -> name of the view and of its folder.
-VECTOR_VIEWS = {"pooled": "user_pooled", "prompt": "user_prompt", "scenario": "scenario", "item_text": "item_text"}
-ENTITY_OF = {"user": "user_id", "item": "item_id", "scenario": "scenario"}
-STAT_COLUMNS = ("rows", "positives", "rate")
+# Views without vectors, and whose they are.
+_ENTITIES: dict[str, EntityName] = {
+    "user_features": "user",
+    "item_features": "item",
+    "user_stats": "user",
+    "item_stats": "item",
+    "user_history": "user",
+    "user_text": "user",
+    "scenario_text": "scenario",
+}
 TIME_COLUMNS = ("event_timestamp", "created_timestamp")
 
 
@@ -79,9 +87,9 @@ class Vector:
         return f"{self.view}_{safe(self.version)}"
 
     @property
-    def entity(self) -> str:
+    def entity(self) -> EntityName:
         """`user`, `item` or `scenario`."""
-        return self.view.split("_")[0]
+        return entity_of(self.view)
 
 
 @dataclass(frozen=True)
@@ -122,7 +130,7 @@ class Generation:
 
     def columns(self) -> dict[str, tuple[str, ...]]:
         """Unversioned view name to the model's columns in it, for every view a model reads."""
-        stats = {f"{e}_stats": tuple(f"{e}_{c}" for c in STAT_COLUMNS) for e in ("user", "item")}
+        stats = {f"{entity}_stats": tuple(statistic_columns(entity)) for entity in COUNTED}
         views = {
             "user_features": tuple(self.user_columns),
             "item_features": tuple(self.item_columns),
@@ -163,7 +171,7 @@ class SourcePaths:
         """The full history behind the unversioned view's `_ref` twin."""
         if view in ("user_features", "item_features"):
             return self.users if view == "user_features" else self.items
-        if view in VECTOR_VIEWS.values():
+        if find_kind(view) is not None:
             return self.knowledge / view / "index.parquet"
         return (self.knowledge if view.endswith("_text") else self.features) / f"{view}.parquet"
 
@@ -185,9 +193,9 @@ def generation_of(settings: Settings, *, users: Path, items: Path, knowledge: Pa
     except OSError as error:
         raise MissingArtifactError(f"{knowledge} holds no versions.json; run `llm4msr knowledge` first") from error
     vectors = tuple(
-        Vector(VECTOR_VIEWS[kind], str(versions[kind]), _dim(knowledge / VECTOR_VIEWS[kind]))
-        for kind in VECTOR_VIEWS
-        if kind in versions
+        Vector(kind.view, str(versions[kind.name]), _dim(knowledge / kind.view))
+        for kind in KINDS
+        if kind.name in versions
     )
     user_schema, item_schema = pq.read_schema(users), pq.read_schema(items)
     data = settings.data
@@ -208,8 +216,7 @@ def entity_objects(generation: Generation) -> dict[str, Entity]:
     """user, item and scenario."""
     kinds = {"user": generation.user_id, "item": generation.item_id, "scenario": "string"}
     return {
-        name: Entity(name=name, join_keys=[ENTITY_OF[name]], value_type=_value_type(kind))
-        for name, kind in kinds.items()
+        name: Entity(name=name, join_keys=[KEYS[name]], value_type=_value_type(kind)) for name, kind in kinds.items()
     }
 
 
@@ -265,34 +272,56 @@ def ref_name(generation: Generation, view: str) -> str:
     return f"{online_name(generation, view)}_ref"
 
 
-def feast_type(kind: pa.DataType | str) -> FeastType:
-    """The Feast type of an Arrow type or its name.
+def entity_of(view: str) -> EntityName:
+    """Whose rows an unversioned view holds: `user`, `item` or `scenario`."""
+    kind = find_kind(view)
+    return kind.entity if kind is not None else _ENTITIES[view]
+
+
+def stored_type(name: str) -> pa.DataType:
+    """The type that a column is stored as in views, from the name of its Arrow type.
 
     Raises:
         SettingsError: the type cannot be a feature.
     """
-    name = str(kind)
-    match = re.fullmatch(r"list<\w+: (.+?)(?: not null)?>", name)
-    if match:
-        return Array(feast_type(match[1]))
+    if match := re.fullmatch(r"list<\w+: (.+?)(?: not null)?>", name):
+        return pa.list_(stored_type(match[1]))
     if name.startswith("dictionary"):
-        return String
+        return pa.string()
     try:
-        return _TYPES[name]
+        return _STORED[name]
     except KeyError:
         raise SettingsError(f"a column of type {name} cannot be a feature; cast it to text or a number") from None
 
 
-_TYPES = {
-    "string": String,
-    "large_string": String,
-    "bool": Bool,
-    "float": Float32,
-    "double": Float64,
-    "int8": Int32,
-    "int16": Int32,
-    "int32": Int32,
-    "int64": Int64,
+def feast_type(name: str) -> FeastType:
+    """The Feast type of a column, from the name of its Arrow type.
+
+    Raises:
+        SettingsError: the type cannot be a feature.
+    """
+    kind = stored_type(name)
+    return Array(_FEAST[kind.value_type]) if pa.types.is_list(kind) else _FEAST[kind]
+
+
+_STORED = {
+    "string": pa.string(),
+    "large_string": pa.string(),
+    "bool": pa.bool_(),
+    "float": pa.float32(),
+    "double": pa.float64(),
+    "int8": pa.int32(),
+    "int16": pa.int32(),
+    "int32": pa.int32(),
+    "int64": pa.int64(),
+}
+_FEAST = {
+    pa.string(): String,
+    pa.bool_(): Bool,
+    pa.float32(): Float32,
+    pa.float64(): Float64,
+    pa.int32(): Int32,
+    pa.int64(): Int64,
 }
 
 
@@ -307,7 +336,7 @@ def _value_fields(generation: Generation) -> dict[str, list[Field]]:
         "user_history": [Field(name="history", dtype=history)],
     }
     for vector in generation.vectors:
-        if vector.view != "item_text":
+        if vector.entity != "item":
             views[vector.view] = [Field(name="vector", dtype=Array(Float32), vector_length=vector.dim)]
     for text in generation.texts:
         views[text] = _fields({"text": "string", "text_source": "string", "version": "string"})
@@ -330,8 +359,7 @@ def _ref_fields(generation: Generation) -> dict[str, list[Field]]:
 
 
 def _stat_fields(entity: str) -> list[Field]:
-    kinds = {"rows": "int64", "positives": "int64", "rate": "float"}
-    return _fields({f"{entity}_{column}": kinds[column] for column in STAT_COLUMNS})
+    return _fields({column: str(pa.type_for_alias(s.type)) for column, s in statistic_columns(entity).items()})
 
 
 def _fields(columns: Mapping[str, str]) -> list[Field]:
@@ -341,8 +369,8 @@ def _fields(columns: Mapping[str, str]) -> list[Field]:
 def _view(
     generation: Generation, view: str, name: str, fields: list[Field], source: FileSource, *, online: bool
 ) -> FeatureView:
-    entity = entity_objects(generation)[view.split("_")[0]]
-    key = ENTITY_OF[entity.name]
+    entity = entity_objects(generation)[entity_of(view)]
+    key = KEYS[entity.name]
     kinds = {"user_id": generation.user_id, "item_id": generation.item_id, "scenario": "string"}
     return FeatureView(
         name=name,

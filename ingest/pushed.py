@@ -20,10 +20,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from core.duck import arrow_of, name_of, quoted
+from core.files import replace_file
 from core.ids import read_id
 from core.log import logger
 from core.sqlite import transaction
-from core.store import replace_file
 from core.tables import TIMESTAMP, IdTypes, from_values, interactions_schema
 from core.window import Window
 

@@ -14,11 +14,12 @@ from core.catalogues import Catalogues
 from core.clock import from_micros, wall
 from core.digest import sha256_file, sha256_json
 from core.errors import DataError, SettingsError
+from core.files import write_json
 from core.forgotten import Forgotten
 from core.log import logger
+from core.manifest import Built
 from core.pace import progress
 from core.settings import Settings
-from core.store import Built, write_json
 from core.tables import UNDATED_MICROS, graded, interactions_schema
 from core.window import Window
 from ingest.canonical import Entities, canonical_interactions, nullable

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from core import Built, logger
+from core.files import write_json
 from core.pace import portion
-from core.store import write_json
 from knowledge.kinds import scenarios
 from knowledge.kinds.items import read_items, write_items
 from knowledge.kinds.users import Users

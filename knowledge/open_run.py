@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from core import ArtifactStore, progress
+from core.contracts.kinds import KINDS
 from core.digest import sha256_json
 from core.settings import DataSettings, KnowledgeSettings
 from knowledge.log import snapshots
@@ -25,7 +26,7 @@ from knowledge.storage.compressor import Compressor, kept_compressor
 from knowledge.texts import prompts
 from knowledge.texts.template import Template, load_template
 
-FOLDERS = {"item_text": "item_text", "pooled": "user_pooled", "prompt": "user_prompt", "scenario": "scenario"}
+FOLDERS = {kind.name: kind.view for kind in KINDS}
 # How an item's text is put together; raise it when `sources` changes that.
 ITEM_TEXT = 1
 BLOCK_SHARDS = 16

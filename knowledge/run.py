@@ -13,8 +13,8 @@ import pyarrow as pa
 from core import ArtifactStore, Built, Clock
 from core.digest import sha256_json
 from core.errors import SettingsError
+from core.files import replace_json
 from core.settings import DataSettings, KnowledgeSettings
-from core.store import replace_json
 from knowledge import parts
 from knowledge.build import build
 from knowledge.engines import read_everything

@@ -26,10 +26,11 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from core.contracts.bundle_spec import BundleSpec
+from core.contracts.dataset_spec import FeatureSpec
 from core.digest import sha256_file, sha256_json
 from core.errors import BundleError
-from core.settings import ModelSettings
-from core.store import write_json
+from core.files import write_json
 from models.data import RequestBatch, TrainingData, request_batch_from_rows
 from models.embeddings import FusedTables
 from models.encoded import EncodedItems, EncodedRows
@@ -38,9 +39,8 @@ from models.inputs import part_name
 from models.ranker import Head, Parts
 from models.vocabulary import Vocabulary
 
-FORMAT = 3
-# Bundles of format 1 have no calibration, those before 3 no base: they are read as they were.
-READABLE = (1, 2, FORMAT)
+FORMAT = BundleSpec.READABLE[-1]
+# Weights that bundles of an earlier format do not have.
 _NEWER = ("slope", "shift", "trust", "base.weight", "base.bias")
 GOLDEN_ROWS = 32
 TOLERANCE = 1e-5
@@ -67,7 +67,7 @@ class Bundle:
 
     Args:
         path: where it was read from.
-        info: spec.json.
+        spec: spec.json.
         manifest: manifest.json.
         encoder: the feature code.
         tables: the embedding tables.
@@ -77,18 +77,18 @@ class Bundle:
     def __init__(
         self,
         path: Path,
-        info: dict[str, Any],
+        spec: BundleSpec,
         manifest: dict[str, Any],
         encoder: Encoder,
         tables: FusedTables,
         head: Head,
     ) -> None:
-        self.path, self.info, self.manifest = path, info, manifest
+        self.path, self.spec, self.manifest = path, spec, manifest
         self.encoder, self.tables, self.head = encoder, tables.eval(), head.eval()
 
     @property
     def name(self) -> str:
-        return str(self.info["name"])
+        return self.spec.name
 
     def score(self, batch: RequestBatch) -> Scores:
         """Score a request; the user's code and generated weights are made once per user.
@@ -164,7 +164,7 @@ def write_bundle(
         curves: curves.json.
     """
     (out / "vocabulary").mkdir(parents=True, exist_ok=True)
-    write_json(out / "spec.json", _spec(data, encoder, head, name))
+    _spec(data, encoder, head, name).write(out)
     for feature, vocabulary in encoder.vocabularies.items():
         pq.write_table(
             pa.table({"key": vocabulary.keys}), out / "vocabulary" / f"{part_name(feature)}.parquet", compression="zstd"
@@ -194,26 +194,21 @@ def load_bundle(path: Path) -> Bundle:
     """
     path = Path(path)
     manifest = _verified_manifest(path)
-    info = json.loads((path / "spec.json").read_text(encoding="utf-8"))
-    if info["format"] not in READABLE:
-        raise BundleError(
-            f"{path / 'spec.json'}: bundle format {info['format']}, this code reads {', '.join(map(str, READABLE))}; "
-            "train again"
-        )
+    spec = BundleSpec.read(path)
     vocabularies = {
         feature: Vocabulary(
             pq.read_table(path / "vocabulary" / f"{part_name(feature)}.parquet").column("key").combine_chunks()
         )
-        for feature in info["encoder"]["layout"]["rows"]
+        for feature in spec.encoder.layout.rows
     }
-    encoder = Encoder.from_json(info["encoder"], vocabularies)
+    encoder = Encoder.from_spec(spec.encoder, vocabularies)
     weights = load_file(path / "weights.safetensors")
-    head = Head(ModelSettings(**info["model"]), encoder.layout)
+    head = Head(spec.model, encoder.layout)
     given = {key.removeprefix("head."): t for key, t in weights.items() if key.startswith("head.")}
     unset = {name: value for name, value in head.state_dict().items() if name in _NEWER}
-    head.load_state_dict({**unset, **given} if info["format"] < FORMAT else given)
+    head.load_state_dict({**unset, **given} if spec.format < FORMAT else given)
     found = {key.removeprefix("tables."): t for key, t in weights.items() if key.startswith("tables.")}
-    return Bundle(path, info, manifest, encoder, FusedTables(encoder.layout, found), head.requires_grad_(False))
+    return Bundle(path, spec, manifest, encoder, FusedTables(encoder.layout, found), head.requires_grad_(False))
 
 
 def predict(bundle: Bundle, data: TrainingData, split: str, batch_size: int = 16_384) -> pa.Table:
@@ -244,28 +239,26 @@ def _scores(parts: Parts) -> Scores:
     return Scores(probability.numpy(), backbone.numpy(), scenario.numpy())
 
 
-def _spec(data: TrainingData, encoder: Encoder, head: Head, name: str) -> dict[str, Any]:
+def _spec(data: TrainingData, encoder: Encoder, head: Head, name: str) -> BundleSpec:
     layout, spec = encoder.layout, data.spec
     read = [
         *layout.user_vectors,
         *(["scenario"] if layout.scenario_dim else []),
         *(["item_text"] if layout.item_dim else []),
     ]
-    unread = spec["vectors"].keys() - set(read)
-    return {
-        "format": FORMAT,
-        "name": name,
-        "model": head.settings.model_dump(mode="json"),
-        "encoder": encoder.as_json(),
-        "vectors": {kind: spec["vectors"][kind] for kind in read},
-        "scenarios": list(layout.scenarios),
-        "views": {view: columns for view, columns in (spec.get("views") or {}).items() if view not in unread},
+    unread = spec.vectors.keys() - set(read)
+    told = {field: getattr(spec, field) for field in FeatureSpec.model_fields}
+    return BundleSpec(
+        format=FORMAT,
+        name=name,
+        model=head.settings,
+        encoder=encoder.as_spec(),
         **{
-            key: spec.get(key)
-            for key in ("service", "id_types", "history_length", "prior_rate", "train_start", "negatives")
+            **told,
+            "vectors": {kind: spec.vectors[kind] for kind in read},
+            "views": {view: columns for view, columns in spec.views.items() if view not in unread},
         },
-        **{f"{side}_{kind}": spec[f"{side}_{kind}"] for side in ("user", "item") for kind in ("categorical", "dense")},
-    }
+    )
 
 
 def _golden_rows(data: TrainingData) -> np.ndarray:

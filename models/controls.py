@@ -24,12 +24,12 @@ ITEM_TEXT = "item_text"
 
 def has_text(data: TrainingData) -> bool:
     """Whether any row's item has a text vector."""
-    return ITEM_TEXT in data.spec["vectors"] and data.rows[f"{ITEM_TEXT}_row"].null_count < data.rows.num_rows
+    return ITEM_TEXT in data.spec.vectors and data.rows[f"{ITEM_TEXT}_row"].null_count < data.rows.num_rows
 
 
 def without_text(data: TrainingData) -> TrainingData:
     """The table without item text vectors."""
-    spec = {**data.spec, "vectors": {kind: body for kind, body in data.spec["vectors"].items() if kind != ITEM_TEXT}}
+    spec = data.spec.without_vectors(ITEM_TEXT)
     return replace(data, spec=spec, vectors={kind: v for kind, v in data.vectors.items() if kind != ITEM_TEXT})
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,14 +12,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from core.contracts.dataset_spec import DatasetSpec
+from core.contracts.kinds import is_of
+from core.contracts.statistics import statistic_columns
 from core.errors import DataError
 
-USER_STATS = ("user_rows", "user_positives", "user_rate")
-ITEM_STATS = ("item_rows", "item_positives", "item_rate")
-SPEC_KEYS = (
-    *("user_categorical", "user_dense", "item_categorical", "item_dense"),
-    *("scenarios", "history_length", "prior_rate", "vectors"),
-)
+USER_STATS = tuple(statistic_columns("user"))
+ITEM_STATS = tuple(statistic_columns("item"))
 ROW_COLUMNS = ("row_id", "user_id", "item_id", "scenario", "label", "weight", "split", *USER_STATS, *ITEM_STATS)
 
 
@@ -39,7 +37,7 @@ class TrainingData:
     rows: pa.Table
     user_log: pa.Table
     vectors: dict[str, np.ndarray]
-    spec: dict[str, Any]
+    spec: DatasetSpec
 
     def indices(self, split: str) -> np.ndarray:
         """Row numbers of a split, int64, ascending."""
@@ -53,10 +51,10 @@ class RequestBatch:
 
     Args:
         scenario: name of each candidate's scenario, [B].
-        user: user_id, declared user columns, user_rows, user_positives, user_rate, each [U]; None is missing.
+        user: user_id, declared user columns, statistics (`user_rows`, ...), each [U]; None is missing.
         user_index: which user each candidate is for, int64 [B].
         history: item ids of each user's newest positives, newest last, [U].
-        item: item_id, declared item columns, item_rows, item_positives, item_rate, each [B].
+        item: item_id, declared item columns, statistics, each [B].
         user_vectors: kind -> float32 [U, d]; a row with NaN, or None, is unknown.
         item_text: float32 [B, d]; a row with NaN is unknown.
         scenario_vectors: scenario -> float32 [d]; an absent one is unknown.
@@ -80,20 +78,17 @@ def load_dataset(folder: Path) -> TrainingData:
     Raises:
         DataError: a file is missing or unreadable, or rows.parquet lacks a column; the message names them.
     """
-    spec_path = folder / "spec.json"
     try:
-        spec = json.loads(spec_path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise DataError(f"cannot be read ({error}); run `llm4msr dataset` again", file=spec_path) from error
-    if absent := [key for key in SPEC_KEYS if key not in spec]:
-        raise DataError(f"lacks {', '.join(absent)}; run `llm4msr dataset` again", file=spec_path)
-    declared = [
-        name for kind in ("categorical", "dense") for side in ("user", "item") for name in spec[f"{side}_{kind}"]
-    ]
-    references = [f"{kind}_row" for kind in spec["vectors"]]
+        spec = DatasetSpec.read(folder)
+    except OSError as error:
+        raise DataError(
+            f"cannot be read ({error}); run `llm4msr dataset` again", file=folder / DatasetSpec.FILE
+        ) from error
+    declared = [*spec.columns("user"), *spec.columns("item")]
+    references = [f"{kind}_row" for kind in spec.vectors]
     rows = _read(folder / "rows.parquet", (*ROW_COLUMNS, "history_end", *declared, *references))
     user_log = _read(folder / "user_log.parquet", ("user_id", "position", "item_id"))
-    vectors = {kind: _matrix(folder / "vectors" / f"{kind}.npy", body["dim"]) for kind, body in spec["vectors"].items()}
+    vectors = {kind: _matrix(folder / "vectors" / f"{kind}.npy", found.dim) for kind, found in spec.vectors.items()}
     return TrainingData(rows, user_log, vectors, spec)
 
 
@@ -106,10 +101,10 @@ def request_batch_from_rows(data: TrainingData, row_indices: Sequence[int] | np.
     """
     index = np.asarray(row_indices, np.int64)
     rows, spec = data.rows.take(pa.array(index)), data.spec
-    user = {n: rows.column(n).to_pylist() for n in ("user_id", *_declared(spec, "user"), *USER_STATS)}
-    item = {n: rows.column(n).to_pylist() for n in ("item_id", *_declared(spec, "item"), *ITEM_STATS)}
+    user = {n: rows.column(n).to_pylist() for n in ("user_id", *spec.columns("user"), *USER_STATS)}
+    item = {n: rows.column(n).to_pylist() for n in ("item_id", *spec.columns("item"), *ITEM_STATS)}
     scenario = rows.column("scenario").to_pylist()
-    scenario_row = row_numbers(rows, "scenario") if "scenario" in spec["vectors"] else np.full(len(index), -1)
+    scenario_row = row_numbers(rows, "scenario") if "scenario" in spec.vectors else np.full(len(index), -1)
     keys = [f"{name}@{number}" for name, number in zip(scenario, scenario_row.tolist(), strict=True)]
     known = {key: int(number) for key, number in zip(keys, scenario_row, strict=True) if number >= 0}
     return RequestBatch(
@@ -118,8 +113,8 @@ def request_batch_from_rows(data: TrainingData, row_indices: Sequence[int] | np.
         user_index=np.arange(len(index)),
         history=_histories(data, rows),
         item=item,
-        user_vectors={kind: vectors_of(data, rows, kind) for kind in spec["vectors"] if kind.startswith("user_")},
-        item_text=vectors_of(data, rows, "item_text") if "item_text" in spec["vectors"] else None,
+        user_vectors={kind: vectors_of(data, rows, kind) for kind in spec.vectors if is_of(kind, "user")},
+        item_text=vectors_of(data, rows, "item_text") if "item_text" in spec.vectors else None,
         scenario_vectors={key: np.array(data.vectors["scenario"][number]) for key, number in known.items()},
         scenario_key=keys,
     )
@@ -133,7 +128,7 @@ def row_numbers(rows: pa.Table, kind: str) -> np.ndarray:
 def vectors_of(data: TrainingData, rows: pa.Table, kind: str) -> np.ndarray:
     """The vectors of some rows, float32 [N, d]; a missing one is NaN."""
     numbers = row_numbers(rows, kind)
-    found = np.full((len(numbers), data.spec["vectors"][kind]["dim"]), np.nan, np.float32)
+    found = np.full((len(numbers), data.spec.vectors[kind].dim), np.nan, np.float32)
     known = numbers >= 0
     found[known] = data.vectors[kind][numbers[known]]
     return found
@@ -170,7 +165,7 @@ def history_begin(rows: pa.Table) -> np.ndarray:
 
 
 def _histories(data: TrainingData, rows: pa.Table) -> list[list[Any]]:
-    log, length = log_order(data.user_log), int(data.spec["history_length"])
+    log, length = log_order(data.user_log), data.spec.history_length
     starts = log_starts(log, rows.column("user_id"))
     ends = pc.fill_null(rows.column("history_end"), 0).to_numpy()
     begins = np.maximum(history_begin(rows), ends - length)
@@ -179,10 +174,6 @@ def _histories(data: TrainingData, rows: pa.Table) -> list[list[Any]]:
         items.slice(start + begin, end - begin).to_pylist() if start >= 0 else []
         for start, begin, end in zip(starts.tolist(), begins.tolist(), ends.tolist(), strict=True)
     ]
-
-
-def _declared(spec: dict[str, Any], side: str) -> list[str]:
-    return [*spec[f"{side}_categorical"], *spec[f"{side}_dense"]]
 
 
 def _read(path: Path, columns: Sequence[str]) -> pa.Table:

@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from models.data import ITEM_STATS, USER_STATS
+from core.contracts.statistics import find_statistic
 
 
 @dataclass(frozen=True)
@@ -47,23 +47,22 @@ class Scales:
         return ((logged - self.mean) / self.scale).astype(np.float32)
 
 
-def fit_dense(rows: pa.Table, name: str, spec: Mapping[str, Any]) -> DenseFeature:
-    """Fit a column of the training rows: a count is 0 where it is missing, a rate the prior, another number the mean.
+def fit_dense(rows: pa.Table, name: str, prior_rate: float) -> DenseFeature:
+    """Fit a column of the training rows: a statistic is what it declares where it is missing, another number the mean.
 
     Args:
         rows: the training rows.
         name: the column.
-        spec: the dataset's, of which `prior_rate` is read.
+        prior_rate: of what was never seen.
     """
     values = floats(rows.column(name))
     seen = values[~np.isnan(values)]
-    log = name.endswith(("_rows", "_positives")) and name in (*USER_STATS, *ITEM_STATS)
-    if log:
-        fill = 0.0
-    elif name in (*USER_STATS, *ITEM_STATS):
-        fill = float(spec["prior_rate"])
-    else:
+    statistic = find_statistic(name)
+    log = statistic is not None and statistic.logarithm
+    if statistic is None:
         fill = float(seen.mean()) if len(seen) else 0.0
+    else:
+        fill = prior_rate if statistic.missing == "prior_rate" else statistic.missing
     plain = DenseFeature(name, log, fill, 0.0, 1.0).encode(values)
     scale = float(plain.std())
     return DenseFeature(name, log, fill, float(plain.mean()), scale if scale > 1e-9 else 1.0)

@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import torch
 
+from core.contracts.bundle_spec import DenseSpec, EncoderSpec, LayoutSpec
 from core.errors import DataError
 from core.tables import GRADE
 from models.data import (
@@ -73,24 +74,24 @@ class Encoder:
         train = data.rows.take(pa.array(data.indices("train")))
         if not train.num_rows:
             raise DataError("the training table has no row of split 'train'; widen the window or lower split.warmup")
-        user = (USER_ID, *spec["user_categorical"])
-        item = (ITEM_ID, *spec["item_categorical"])
+        user = (USER_ID, *spec.user_categorical)
+        item = (ITEM_ID, *spec.item_categorical)
         vocabularies = {name: Vocabulary.fit(train.column(name)) for name in (*user, *item)}
-        user_dense = [fit_dense(train, name, spec) for name in (*spec["user_dense"], *USER_STATS)]
-        item_dense = [fit_dense(train, name, spec) for name in (*spec["item_dense"], *ITEM_STATS)]
-        dims = {kind: int(body["dim"]) for kind, body in spec["vectors"].items()}
+        user_dense = [fit_dense(train, name, spec.prior_rate) for name in (*spec.user_dense, *USER_STATS)]
+        item_dense = [fit_dense(train, name, spec.prior_rate) for name in (*spec.item_dense, *ITEM_STATS)]
+        dims = {kind: found.dim for kind, found in spec.vectors.items()}
         layout = Layout(
             user=user,
             item=item,
             rows={name: vocabulary.size for name, vocabulary in vocabularies.items()},
-            history=spec["history_length"] > 0 and data.user_log.num_rows > 0,
+            history=spec.history_length > 0 and data.user_log.num_rows > 0,
             dense=len(user_dense) + len(item_dense),
-            scenarios=tuple(spec["scenarios"]),
+            scenarios=spec.scenarios,
             user_vectors={kind: dim for kind, dim in dims.items() if kind in user_vectors},
             scenario_dim=dims.get("scenario", 0) if scenario_vectors else 0,
             item_dim=dims.get("item_text", 0),
         )
-        return cls(layout, vocabularies, user_dense, item_dense, int(spec["history_length"]))
+        return cls(layout, vocabularies, user_dense, item_dense, spec.history_length)
 
     def encode(self, data: TrainingData) -> EncodedRows:
         """Encode a whole training table once.
@@ -217,21 +218,20 @@ class Encoder:
         )
         return bags, side
 
-    def as_json(self) -> dict[str, Any]:
+    def as_spec(self) -> EncoderSpec:
         """All but the vocabularies' keys."""
-        return {
-            "layout": self.layout.as_json(),
-            "user_dense": [feature.__dict__ for feature in self.user_dense],
-            "item_dense": [feature.__dict__ for feature in self.item_dense],
-            "history_length": self.history_length,
-        }
+        return EncoderSpec(
+            layout=LayoutSpec(**self.layout.__dict__),
+            user_dense=tuple(DenseSpec(**feature.__dict__) for feature in self.user_dense),
+            item_dense=tuple(DenseSpec(**feature.__dict__) for feature in self.item_dense),
+            history_length=self.history_length,
+        )
 
     @classmethod
-    def from_json(cls, body: Mapping[str, Any], vocabularies: Mapping[str, Vocabulary]) -> Encoder:
-        """The inverse of `as_json`."""
-        dense = {side: [DenseFeature(**feature) for feature in body[side]] for side in ("user_dense", "item_dense")}
-        layout = Layout.from_json(body["layout"])
-        return cls(layout, vocabularies, dense["user_dense"], dense["item_dense"], body["history_length"])
+    def from_spec(cls, spec: EncoderSpec, vocabularies: Mapping[str, Vocabulary]) -> Encoder:
+        """The inverse of `as_spec`."""
+        user, item = ([DenseFeature(**dict(one)) for one in side] for side in (spec.user_dense, spec.item_dense))
+        return cls(Layout.from_spec(spec.layout), vocabularies, user, item, spec.history_length)
 
     def _histories(self, data: TrainingData) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         if not self.layout.history:

@@ -17,9 +17,10 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from safetensors.torch import load_file, save_file
 
+from core.contracts.bundle_spec import BundleSpec
 from core.errors import BundleError
+from core.files import write_json
 from core.forgotten import belongs
-from core.store import write_json
 from models.bundle import TOLERANCE, _batch_from_json, _write_manifest, load_bundle
 from models.inputs import USER_ID
 
@@ -66,9 +67,8 @@ def _take_out(path: Path, users: Collection[Any]) -> None:
     rows = np.append(0, np.flatnonzero(stay.to_numpy(zero_copy_only=False)) + 1)
     weights[f"tables.{USER_ID}"] = weights[f"tables.{USER_ID}"][rows].contiguous()
     save_file(weights, path / "weights.safetensors")
-    spec = json.loads((path / "spec.json").read_text())
-    spec["encoder"]["layout"]["rows"][USER_ID] = len(rows)
-    write_json(path / "spec.json", spec)
+    spec = BundleSpec.read(path)
+    spec.model_copy(update={"encoder": spec.encoder.with_rows(USER_ID, len(rows))}).write(path)
     golden = json.loads((path / "golden.json").read_text())
     places = _make_unknown(golden["batch"], users)
     write_json(path / "golden.json", {})

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+
+from core.contracts.bundle_spec import LayoutSpec
 
 HISTORY = "history"
 SCENARIO = "scenario"
@@ -58,13 +60,10 @@ class Layout:
         """Embedded features in the order of x: the user's, the item's, the scenario."""
         return [*self.user, *([HISTORY] if self.history else []), *self.item, SCENARIO]
 
-    def as_json(self) -> dict[str, Any]:
-        return {**self.__dict__, "user": list(self.user), "item": list(self.item), "scenarios": list(self.scenarios)}
-
     @classmethod
-    def from_json(cls, body: dict[str, Any]) -> Layout:
-        tuples = {name: tuple(body[name]) for name in ("user", "item", "scenarios")}
-        return cls(**{**body, **tuples})
+    def from_spec(cls, spec: LayoutSpec) -> Layout:
+        """The layout that a bundle's spec describes."""
+        return cls(**{**dict(spec), "rows": dict(spec.rows), "user_vectors": dict(spec.user_vectors)})
 
 
 class Side(NamedTuple):

@@ -139,8 +139,8 @@ def rollback(settings: SettingsFile = None) -> None:
     """Make the previous champion current again; running services swap to it within a poll. Twice is back again."""
     from pipeline.learning import roll_back
 
-    body = roll_back(settings_of(settings))
-    typer.echo(f"version {body['version']} ({body['bundle']}) is current again")
+    release = roll_back(settings_of(settings))
+    typer.echo(f"version {release.version} ({release.bundle}) is current again")
 
 
 @app.command()
@@ -165,6 +165,30 @@ def prune(
     freed = remove(chosen, found) if yes else sum(one.size for one in found)
     said = "removed" if yes else "can go; add --yes to remove them" if found else "can go"
     typer.echo(f"{len(found)} artifacts, {freed / 2**20:,.1f} MiB, {said}")
+
+
+@app.command()
+def verify(
+    stages: Annotated[
+        list[str] | None, typer.Argument(metavar="[STAGE]...", help="whose artifacts [default: all]")
+    ] = None,
+    settings: SettingsFile = None,
+) -> None:
+    """Read every artifact again and compare it with what was published; follow every reference and pointer.
+
+    Nothing is changed. Exit code 1 where something is damaged or gone, with a line for each.
+
+    Example:  llm4msr verify  |  llm4msr verify train catalogue
+    """
+    from pipeline.verify import verify as verify_artifacts
+
+    found = verify_artifacts(settings_of(settings), stages or [])
+    for fault in found.faults:
+        typer.echo(fault)
+    said = f"{len(found.faults)} faults" if found.faults else "all as they were published"
+    typer.echo(f"{found.artifacts} artifacts, {found.bytes / 2**20:,.1f} MiB: {said}")
+    if found.faults:
+        raise typer.Exit(1)
 
 
 @app.command()

@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 
 from core import ArtifactStore, Built, Manifest, Settings, Window, logger, progress
 from core.digest import canonical_json
-from core.store import write_json
+from core.files import write_json
 from pipeline.declared import declared, shaping
 from pipeline.graph import GRAPH
 from pipeline.knowledge_run import knowledge_run
@@ -37,9 +37,9 @@ def controls(settings: Settings, window: Window = Window()) -> Manifest:  # noqa
     earlier = None if seen.controls.every == 0 else _earlier(store, window, source, own, seen.controls.every)
 
     def build(out: Path) -> Built:
-        before = next((m for m in _every(store) if m["digest"] == earlier), None)
-        if before is not None:
-            body = _read(before["path"])
+        before = store.find("controls", digest=earlier) if earlier is not None else []
+        if before:
+            body = _read(before[0].path)
             write_json(out / FILE, {**body, "runs_ago": body["runs_ago"] + 1})
             return Built()
         found = {} if seen.controls.every == 0 else _measure(settings, window, source, table, known, out)
@@ -62,20 +62,14 @@ def _earlier(store: ArtifactStore, window: Window, source: Manifest, own: dict[s
     They are due at the first run, after `every` runs, and when the model's settings have changed. A run that is repeated decides
     as it did.
     """
-    known = [m for m in _every(store) if m["settings"] == json.loads(canonical_json(own))]
+    known = [m for m in store.find("controls") if m.settings == json.loads(canonical_json(own))]
     for mine in known:
-        if mine["window"] == window.as_json() and mine["inputs"]["train"] == source.digest:
-            return mine["inputs"].get("earlier")
-    newest = max(known, key=lambda m: (m["path"] / "manifest.json").stat().st_mtime_ns, default=None)
-    if newest is None or _read(newest["path"])["runs_ago"] + 1 >= every:
+        if mine.window == window.as_json() and mine.inputs["train"] == source.digest:
+            return mine.inputs.get("earlier")
+    newest = max(known, key=lambda m: m.published_ns, default=None)
+    if newest is None or _read(newest.path)["runs_ago"] + 1 >= every:
         return None
-    return str(newest["digest"])
-
-
-def _every(store: ArtifactStore) -> list[dict[str, Any]]:
-    """The manifest of every artifact of the stage that was not pruned, each with its `path`."""
-    found = sorted((store.root / "objects" / "controls").glob("*/manifest.json"))
-    return [{**json.loads(path.read_text()), "path": path.parent} for path in found]
+    return newest.digest
 
 
 def _measure(
@@ -108,7 +102,7 @@ def _placebos(
     from models import common_scenario, has_text, of_other_users, with_vectors
     from models.ranker import user_vectors_read
 
-    kinds = [kind for kind in user_vectors_read(settings.model) if kind in data.spec["vectors"]]
+    kinds = [kind for kind in user_vectors_read(settings.model) if kind in data.spec.vectors]
     wanted, seed = settings.controls.placebos, settings.train.seed
     if "shuffled_titles" in wanted and has_text(data):
         vectors = knowledge_run(settings, window).shuffled_titles(known.path, common_scenario(data), seed)

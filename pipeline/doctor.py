@@ -14,8 +14,9 @@ from urllib.parse import urlsplit
 from rich.console import Console
 from rich.markup import escape
 
-from core import Settings
+from core import ArtifactStore, Settings
 from core.addresses import is_loopback, shown
+from core.contracts.pointers import BundlePointer
 from core.digest import REPOSITORY
 from core.errors import Llm4msrError, SettingsError
 from core.filesystem import try_filesystem
@@ -225,15 +226,15 @@ def _answers(url: str, route: str) -> str:
 
 
 def _online(settings: Settings) -> Finding:
-    pointer = settings.root / "serving" / "current.json"
-    if not pointer.is_file():
-        return Finding("serving", True, "nothing was promoted yet; `llm4msr run` does it")
     try:
-        from core.store import ArtifactStore
-
+        pointer = BundlePointer.read(settings.root)
+        if pointer is None:
+            return Finding("serving", True, "nothing was promoted yet; `llm4msr run` does it")
         made = ArtifactStore(settings.root).get("materialize")
         return Finding(
-            "serving", True, f"{pointer.name} is there; {sum(made.rows.values()):,} values were written online"
+            "serving",
+            True,
+            f"version {pointer.version} is live; {sum(made.rows.values()):,} values were written online",
         )
     except Llm4msrError as error:
         return Finding("serving", False, str(error), "run `llm4msr materialize`")

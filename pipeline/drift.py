@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +10,16 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from core import Built, Manifest, Settings, Window
-from core.store import write_json
+from core.contracts.dataset_spec import DatasetSpec
+from core.contracts.pointers import BundlePointer
+from core.contracts.statistics import COUNTED, statistic_columns
+from core.files import write_json
 from pipeline.declared import declared, shaping
 from pipeline.graph import GRAPH
 from pipeline.stages import artifact_store
 
-# Counts grow with the log by themselves: only rates are compared.
-RATES = ["user_rate", "item_rate"]
+# Counts grow with the log by themselves: only what is no count is compared.
+RATES = [name for entity in COUNTED for name, found in statistic_columns(entity).items() if not found.logarithm]
 
 
 def measure_drift(settings: Settings, window: Window = Window()) -> Manifest:  # noqa: B008
@@ -39,14 +41,14 @@ def measure_drift(settings: Settings, window: Window = Window()) -> Manifest:  #
     def build(out: Path) -> Built:
         body = {"verdict": "no champion", "features": {}, "drifted": []}
         if reference is not None:
-            body = _compare(declared(settings, "drift"), reference, table.path)
+            body = _compare(declared(settings, "drift"), reference.path, table.path)
         write_json(out / "drift.json", body)
         return Built(rows={"drifted": len(body["drifted"])}, versions={"drift": body["verdict"]})
 
     return store.build(
         "drift",
         window,
-        inputs={"dataset": table.digest, "champion": _digest(reference)},
+        inputs={"dataset": table.digest, "champion": reference.digest if reference is not None else ""},
         settings=shaping(settings, "drift"),
         rooms=GRAPH["drift"].rooms,
         builder=build,
@@ -56,10 +58,8 @@ def measure_drift(settings: Settings, window: Window = Window()) -> Manifest:  #
 def _compare(settings: Settings, reference: Path, current: Path) -> dict[str, Any]:
     from validation import compare
 
-    spec = json.loads((current / "spec.json").read_text())
-    kinds = ("user_categorical", "user_dense", "item_categorical", "item_dense")
-    columns = [column for kind in kinds for column in spec[kind]]
-    columns = list(dict.fromkeys(["label", *RATES, *columns]))
+    spec = DatasetSpec.read(current)
+    columns = list(dict.fromkeys(["label", *RATES, *spec.columns("user"), *spec.columns("item")]))
     old, new = _training_rows(reference, columns), _rows(current, columns)
     latest = pc.max(_rows(reference, [])["event_timestamp"])
     fresh = new.filter(pc.greater(new["event_timestamp"], latest))
@@ -77,28 +77,15 @@ def _training_rows(folder: Path, columns: list[str]) -> pa.Table:
     return rows.filter(pc.equal(rows["split"], "train"))
 
 
-def _champion_dataset(settings: Settings, table: Manifest) -> Path | None:
+def _champion_dataset(settings: Settings, table: Manifest) -> Manifest | None:
     """The training table of the champion, or of the one before it where the champion was trained on `table`."""
-    root = artifact_store(settings).root
-    pointer = root / "serving" / "current.json"
-    champion = json.loads(pointer.read_text()) if pointer.is_file() else None
-    while champion is not None:
-        manifest = (root / champion["bundle"]).parent / "manifest.json"
-        digest = json.loads(manifest.read_text())["inputs"].get("dataset") if manifest.is_file() else None
-        if digest is None:
+    store = artifact_store(settings)
+    champion = BundlePointer.read(store.root)
+    for release in (champion, champion and champion.previous):
+        trained = release and store.find("train", digest=release.digest)
+        if not trained:
             return None
+        digest = trained[0].inputs["dataset"]
         if digest != table.digest:
-            return _with_digest(root / "objects" / "dataset", digest)
-        champion = champion.get("previous")
+            return next(iter(store.find("dataset", digest=digest)), None)
     return None
-
-
-def _with_digest(folder: Path, digest: str) -> Path | None:
-    for manifest in sorted(folder.glob("*/manifest.json")):
-        if json.loads(manifest.read_text())["digest"] == digest:
-            return manifest.parent
-    return None
-
-
-def _digest(folder: Path | None) -> str:
-    return "" if folder is None else str(json.loads((folder / "manifest.json").read_text())["digest"])

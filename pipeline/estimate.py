@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from core import Settings
-from core.store import replace_json
+from core.files import replace_json
 
 # Seconds on two quiet processors: a stage's own, and per million interactions, users and items. The run itself finds
 # out how fast this machine is; the packaged reasoner reads some 350 titles a second.

@@ -19,12 +19,14 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from core import ArtifactStore, Settings, logger, wall
+from core import ArtifactStore, Manifest, Settings, logger, wall
+from core.contracts.kinds import kind_named, kinds_of
+from core.contracts.pointers import rename_digests
 from core.digest import sha256_file
 from core.errors import BundleError, Llm4msrError, SettingsError
+from core.files import replace_file, replace_json
 from core.forgotten import FOLDER, Forgotten
 from core.ids import read_id
-from core.store import replace_file, replace_json
 from core.window import Window
 from pipeline.forget_files import (
     KEY,
@@ -184,13 +186,12 @@ class _Forgetting:
         from ingest import PushedLog
 
         log = PushedLog(self.root)
-        held = self._pushed_digests(log) if self.act else {}
+        held = self._pushed_digests(log) if self.act else []
         self.found.add("pushed rows", log.erase(self.users, count_only=not self.act))
-        for path, window in held.items():
-            body = json.loads(path.read_text())
+        for manifest, window in held:
             digest = log.digest(window)
-            own = {key: value for key, value in body["inputs"].items() if key != "pushed"}
-            replace_json(path, {**body, "inputs": own | ({"pushed": digest} if digest else {})})
+            own = {key: value for key, value in manifest.inputs.items() if key != "pushed"}
+            self.store.change_inputs(manifest, own | ({"pushed": digest} if digest else {}))
         for file in sorted((self.root / "live").glob("*.jsonl")):
             kept, count = lines_of(file, self.users)
             self.found.add("rejected lines", count)
@@ -198,22 +199,22 @@ class _Forgetting:
                 text = "".join(kept)
                 replace_file(file, lambda path, text=text: path.write_text(text, "utf-8", "surrogateescape"))  # type: ignore[misc]
 
-    def _pushed_digests(self, log: Any) -> dict[Path, Window]:
+    def _pushed_digests(self, log: Any) -> list[tuple[Manifest, Window]]:
         """Manifests of ingest whose window holds the rows that are pushed now: not late, only fewer."""
-        found = {}
+        found = []
         for manifest in self.store.all("ingest"):
             window = Window.parse(manifest.window["start"], manifest.window["end"])
             if "pushed" in manifest.inputs and manifest.inputs["pushed"] == log.digest(window):
-                found[manifest.path / "manifest.json"] = window
+                found.append((manifest, window))
         return found
 
     def _caches(self) -> None:
         from knowledge import forget_in_cache
 
         cache = self.root / "cache"
-        indexes = (self.root / "objects" / "knowledge").glob("*/user_prompt/index.parquet")
         prompts: set[str] = set()
-        for index in indexes:
+        indexes = [m.file(f"{kind_named('prompt').view}/index.parquet") for m in self.store.find("knowledge")]
+        for index in filter(Path.is_file, indexes):
             table = pq.read_table(index, columns=["prompt_sha256"])
             prompts.update(table["prompt_sha256"].take(pa.array(rows_of(index, self.users))).to_pylist())
         for place, count in forget_in_cache(cache, self.users, prompts, act=self.act).items():
@@ -224,15 +225,15 @@ class _Forgetting:
                 file.unlink()
 
     def _artifacts(self) -> None:
-        folders = [path.parent for path in sorted((self.root / "objects").glob("*/*/manifest.json"))]
-        matrices = self._matrix_rows(folders)
+        matrices = self._matrix_rows()
         # Training tables hold copies of matrices whose rows only the knowledge artifacts name: those come last.
-        for folder in sorted(folders, key=lambda path: (path.parent.name == "knowledge", str(path))):
-            stage = folder.parent.name
+        every = [manifest for stage in self.store.stages() for manifest in self.store.find(stage)]
+        for manifest in sorted(every, key=lambda m: m.stage == "knowledge"):
+            folder, stage = manifest.path, manifest.stage
             changed: list[str] = self._bundles(folder) if stage == "train" else []
             rows: dict[str, int] = {}
             if stage in ("dataset", "dataset_champion"):
-                changed += self._copies(folder, matrices)
+                changed += self._copies(manifest, matrices)
             if stage == "knowledge":
                 changed += self._vectors(folder)
             for file in tables_of_users(folder):
@@ -245,18 +246,18 @@ class _Forgetting:
                         renumber(file, "row")
             if self.act:
                 self._drop_pages(folder)
-                self._describe(folder, changed, rows)
+                self._describe(manifest, changed, rows)
         if self.act:
-            self._rename_inputs()
+            # `prune`, replays and champions ask for them.
+            self.store.follow(lambda digest: _newest(self.digests, digest))
 
-    def _matrix_rows(self, folders: Sequence[Path]) -> dict[str, np.ndarray]:
+    def _matrix_rows(self) -> dict[str, np.ndarray]:
         """Digest of a user matrix to the users' rows in it."""
         found = {}
-        for folder in (path for path in folders if path.parent.name == "knowledge"):
-            files = json.loads((folder / "manifest.json").read_text())["files"]
-            for index in sorted(folder.glob("user_*/index.parquet")):
+        for manifest in self.store.find("knowledge"):
+            for index in _user_indexes(manifest.path):
                 rows = rows_of(index, self.users)
-                digest = files.get(f"{index.parent.name}/vectors.npy")
+                digest = manifest.files.get(f"{index.parent.name}/vectors.npy")
                 if len(rows) and digest:
                     found[digest] = rows
         return found
@@ -264,20 +265,19 @@ class _Forgetting:
     def _vectors(self, folder: Path) -> list[str]:
         """Take the users' rows out of the matrices; row i belongs to entry i of the index, which is rewritten last."""
         changed = []
-        for index in sorted(folder.glob("user_*/index.parquet")):
+        for index in _user_indexes(folder):
             rows, whole = rows_of(index, self.users), pq.ParquetFile(index).metadata.num_rows
             for name in ("vectors.npy", "digests.npy") if self.act and len(rows) else ():
                 without_matrix_rows(index.with_name(name), rows, whole)
                 changed.append(f"{index.parent.name}/{name}")
         return changed
 
-    def _copies(self, folder: Path, matrices: dict[str, np.ndarray]) -> list[str]:
+    def _copies(self, manifest: Manifest, matrices: dict[str, np.ndarray]) -> list[str]:
         """Blank the users' rows in a training table's matrices."""
-        changed = []
-        files = json.loads((folder / "manifest.json").read_text())["files"]
+        changed, folder = [], manifest.path
         own = rows_of(folder / "rows.parquet", self.users) if self.act else np.zeros(0, np.int64)
-        for matrix in sorted((folder / "vectors").glob("user_*.npy")):
-            rows = matrices.get(files.get(f"vectors/{matrix.name}", ""))
+        for matrix in filter(Path.is_file, (folder / "vectors" / f"{kind.view}.npy" for kind in kinds_of("user"))):
+            rows = matrices.get(manifest.files.get(f"vectors/{matrix.name}", ""))
             if rows is None and len(own):
                 named = pq.read_table(folder / "rows.parquet", columns=[f"{matrix.stem}_row"]).column(0)
                 rows = named.take(pa.array(own)).drop_null().to_numpy()
@@ -311,35 +311,23 @@ class _Forgetting:
         for page in named_in((file for file in (folder / "run").rglob("*") if file.is_file()), self.users):
             page.unlink()
 
-    def _describe(self, folder: Path, changed: list[str], rows: dict[str, int]) -> None:
-        body = json.loads((folder / "manifest.json").read_text())
+    def _describe(self, manifest: Manifest, changed: list[str], rows: dict[str, int]) -> None:
         if self.pending:
-            changed = sorted({*changed, *(n for n, digest in body["files"].items() if _differs(folder / n, digest))})
-        counts = {name: count for name, count in rows.items() if name in body["rows"]}
+            differ = (name for name, digest in manifest.files.items() if _differs(manifest.file(name), digest))
+            changed = sorted({*changed, *differ})
+        counts = {name: count for name, count in rows.items() if name in manifest.rows}
         rejected = {name.replace("quarantine_", "quarantined_"): n for name, n in rows.items() if "quarantine_" in name}
-        counts |= {name: count for name, count in rejected.items() if name in body["rows"]}
-        if rejected and "quarantined" in body["rows"]:
-            parts = {name: n for name, n in body["rows"].items() if name.startswith("quarantined_")} | rejected
+        counts |= {name: count for name, count in rejected.items() if name in manifest.rows}
+        if rejected and "quarantined" in manifest.rows:
+            parts = {name: n for name, n in manifest.rows.items() if name.startswith("quarantined_")} | rejected
             counts["quarantined"] = sum(parts.values())
         if changed or counts:
-            self.store.rewrite(folder, _WHY, changed, counts, before=self._remember)
+            self.store.rewrite(manifest.path, _WHY, changed, counts, before=self._remember)
 
     def _remember(self, old: str, new: str) -> None:
         """Noted before the manifest says it: whoever goes on after a kill must know both."""
         self.digests[old] = new
         self.note()
-
-    def _rename_inputs(self) -> None:
-        """Artifacts that were made of rewritten ones name their new digests: `prune`, replays and champions ask for them."""
-        for path in sorted((self.root / "objects").glob("*/*/manifest.json")):
-            body = json.loads(path.read_text())
-            inputs = {name: _newest(self.digests, digest) for name, digest in body["inputs"].items()}
-            if inputs != body["inputs"]:
-                replace_json(path, {**body, "inputs": inputs})
-        for ref in sorted((self.root / "refs").glob("*/*.json")):
-            body = json.loads(ref.read_text())
-            if body.get("digest") in self.digests:
-                replace_json(ref, {**body, "digest": _newest(self.digests, body["digest"])})
 
     def _feast(self) -> None:
         for file in tables_of_users(self.root / "feast"):
@@ -357,10 +345,7 @@ class _Forgetting:
                 self._bundle(bundle, bundle)
 
     def _pointers(self) -> None:
-        for pointer in sorted((self.root / "serving").glob("*.json")):
-            body = json.loads(pointer.read_text())
-            if (renamed := _renamed(body, self.digests)) != body:
-                replace_json(pointer, renamed)
+        rename_digests(self.root, lambda digest: _newest(self.digests, digest))
 
     def _say_what_is_left(self) -> None:
         left = self.found.left
@@ -405,12 +390,10 @@ def _newest(digests: dict[str, str], digest: str) -> str:
     return digest
 
 
-def _renamed(value: Any, digests: dict[str, str]) -> Any:
-    if isinstance(value, dict):
-        return {name: _renamed(part, digests) for name, part in value.items()}
-    if isinstance(value, list):
-        return [_renamed(part, digests) for part in value]
-    return _newest(digests, value) if isinstance(value, str) else value
+def _user_indexes(folder: Path) -> list[Path]:
+    """The indexes of users' vectors in a knowledge artifact."""
+    found = (folder / kind.view / "index.parquet" for kind in kinds_of("user"))
+    return [index for index in found if index.is_file()]
 
 
 def _files(root: Path) -> Iterable[Path]:

@@ -14,8 +14,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from core.files import replace_file
 from core.forgotten import belongs
-from core.store import replace_file
 
 KEY = "user_id"
 # Shorter ids, and numbers with fewer digits, are found in any file by chance.

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 
 import typer
 
-from core import Manifest, Settings, Window, logger
+from core import ArtifactStore, Manifest, Settings, Window, logger
 from core.errors import MissingArtifactError, SettingsError
 from pipeline.options import CatchUp, End, SettingsFile, Start, settings_of, window_of
 
@@ -207,20 +207,16 @@ def _named(settings: Settings, name: str) -> Path:
     """A knowledge artifact by folder, fingerprint or digest (or a beginning of one), or window key."""
     if (Path(name) / "versions.json").is_file():
         return Path(name)
-    folder = settings.root / "objects" / "knowledge"
+    store = ArtifactStore(settings.root)
     reference = settings.root / "refs" / "knowledge" / f"{name}.json"
-    if reference.is_file():
-        return folder / json.loads(reference.read_text())["object"]
-    found = [
-        path
-        for path in sorted(folder.iterdir() if folder.is_dir() else ())
-        if (path / "manifest.json").is_file()
-        and (path.name.startswith(name) or json.loads((path / "manifest.json").read_text())["digest"].startswith(name))
-    ]
+    if (place := store.refs("knowledge").get(reference)) is not None:
+        return place
+    every = store.find("knowledge")
+    found = [m.path for m in every if m.path.name.startswith(name) or m.digest.startswith(name)]
     if len(found) != 1:
-        known = ", ".join(path.name for path in sorted(folder.iterdir())) if folder.is_dir() else "none"
+        known = ", ".join(m.path.name for m in every) or "none"
         raise MissingArtifactError(
-            f"{name!r} names {len(found)} knowledge artifacts below {folder}; there are: {known}"
+            f"{name!r} names {len(found)} knowledge artifacts below {settings.root}; there are: {known}"
         )
     return found[0]
 

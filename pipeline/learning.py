@@ -13,10 +13,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from core import ArtifactStore, Built, Manifest, Settings, Window, as_utc, logger, progress
+from core import ArtifactStore, Built, Manifest, Settings, Window, logger, progress
+from core.contracts.bundle_spec import BundleSpec
+from core.contracts.kinds import by_name
+from core.contracts.pointers import BundlePointer, Release
 from core.digest import sha256_file
 from core.errors import MissingArtifactError
-from core.store import replace_json
 from pipeline.declared import declared, shaping
 from pipeline.graph import GRAPH
 from pipeline.stages import artifact_store, stage_clock
@@ -91,8 +93,8 @@ def evaluate(settings: Settings, window: Window = Window()) -> Manifest:  # noqa
         names = (*others, *SYSTEMS)
         tables = {name: pq.read_table(source.file(f"predictions_{name}.parquet")) for name in names}
         test = {name: table.filter(pc.equal(table["split"], "test")) for name, table in tables.items()}
-        spec = json.loads((source.path / "bundle_knowledge" / "spec.json").read_text())
-        drawn = {"negatives": spec["negatives"]} if spec.get("negatives") else {}
+        spec = BundleSpec.read(source.path / "bundle_knowledge")
+        drawn = {"negatives": spec.negatives} if spec.negatives else {}
         metrics = {name: measure(table, seen.promotion.cold_rows) | drawn for name, table in test.items()}
         _write(out / "metrics.json", metrics)
         lift = compare(test["plain"], test["knowledge"], seen.promotion, seen.train.seed)
@@ -121,11 +123,10 @@ def promote(settings: Settings, window: Window = Window()) -> Manifest:  # noqa:
     """Decide whether the window's model goes live, write the verdict, and move the pointer that serving polls."""
     store, clock = artifact_store(settings), stage_clock(settings, window)
     source, scores = store.get("train", window), store.get("evaluate", window)
-    pointer = store.root / "serving" / "current.json"
-    champion = json.loads(pointer.read_text()) if pointer.is_file() else None
+    champion = BundlePointer.read(store.root)
     choice = _json(scores, "choice.json")
     bundle = str((source.path / f"bundle_{choice['system']}").relative_to(store.root))
-    if champion is not None and champion["bundle"] == bundle:
+    if champion is not None and champion.bundle == bundle:
         LOG.info("promote: %s is the champion already, nothing to do", bundle)
         _alias(settings, store.root / bundle)
         return dataclasses.replace(store.get("promote", window), reused=True)
@@ -150,17 +151,17 @@ def promote(settings: Settings, window: Window = Window()) -> Manifest:  # noqa:
         if champion is None or rival is None:
             verdict = first_verdict(_json(scores, "metrics.json"), choice["system"], seen.promotion)
         else:
-            age = clock.now() - as_utc(champion["promoted_at"])
+            age = clock.now() - champion.time
             span = _span(store.get("dataset", window))
             verdict = promotion_verdict(rival, challenger, seen.promotion, age, seen.train.seed, span)
         body = {"promote": verdict.promote, "reason": verdict.reason, "details": verdict.details, "choice": choice}
-        _write(out / "verdict.json", {**body, "challenger": bundle, "champion": champion and champion["bundle"]})
+        _write(out / "verdict.json", {**body, "challenger": bundle, "champion": champion and champion.bundle})
         return Built(rows={"rows": challenger.num_rows}, versions={"promote": verdict.promote})
 
     manifest = store.build(
         "promote",
         window,
-        inputs={"train": source.digest, "evaluate": scores.digest, "champion": champion["digest"] if champion else ""},
+        inputs={"train": source.digest, "evaluate": scores.digest, "champion": champion.digest if champion else ""},
         settings=shaping(settings, "promote"),
         rooms=GRAPH["promote"].rooms,
         builder=build,
@@ -173,22 +174,20 @@ def promote(settings: Settings, window: Window = Window()) -> Manifest:  # noqa:
     return manifest
 
 
-def roll_back(settings: Settings) -> dict[str, Any]:
+def roll_back(settings: Settings) -> Release:
     """Make the previous champion the current one again; running services swap to it within a poll.
 
     Raises:
         MissingArtifactError: there is no previous champion.
     """
     store = artifact_store(settings)
-    pointer = store.root / "serving" / "current.json"
-    current = json.loads(pointer.read_text()) if pointer.is_file() else {}
-    previous = current.get("previous")
-    if not previous:
-        raise MissingArtifactError(f"no previous champion is recorded in {pointer}")
-    body = {**previous, "previous": {k: v for k, v in current.items() if k != "previous"}, "reason": ROLLED_BACK}
-    replace_json(pointer, body)
-    _alias(settings, store.root / body["bundle"])
-    return body
+    current = BundlePointer.read(store.root)
+    if current is None or current.previous is None:
+        raise MissingArtifactError(f"no previous champion is recorded in {BundlePointer.path(store.root)}")
+    back = current.previous.model_copy(update={"reason": ROLLED_BACK})
+    BundlePointer.of(back, previous=current.release).publish(store.root)
+    _alias(settings, back.folder(store.root))
+    return back
 
 
 def _span(table: Manifest) -> dt.timedelta:
@@ -197,32 +196,32 @@ def _span(table: Manifest) -> dt.timedelta:
     return dt.timedelta(microseconds=times["max"].value - times["min"].value)
 
 
-def _was_rolled_back(champion: dict[str, Any], bundle: str) -> bool:
+def _was_rolled_back(champion: BundlePointer, bundle: str) -> bool:
     """Whether a person has taken this bundle back: a run that does nothing new must not bring it live again."""
-    return bool(champion.get("reason") == ROLLED_BACK and (champion.get("previous") or {}).get("bundle") == bundle)
+    previous = champion.previous
+    return champion.reason == ROLLED_BACK and previous is not None and previous.bundle == bundle
 
 
 def package(settings: Settings, window: Window = Window()) -> Manifest:  # noqa: B008
     """Build a Bento of the service with the current bundle as its seed."""
     store = artifact_store(settings)
-    pointer = store.root / "serving" / "current.json"
-    if not pointer.is_file():
-        raise MissingArtifactError(f"no champion yet ({pointer}); run `llm4msr promote` first")
-    champion = json.loads(pointer.read_text())
+    champion = BundlePointer.read(store.root)
+    if champion is None:
+        raise MissingArtifactError(f"no champion yet ({BundlePointer.path(store.root)}); run `llm4msr promote` first")
     from bento.package import LOCK, ROOMS, build_bento, has_bento
 
     def build(out: Path) -> Built:
-        tag = build_bento(settings, store.root / champion["bundle"], out / "run")
+        tag = build_bento(settings, champion.folder(store.root), out / "run")
         LOG.info("packaged as %s", tag)
         # Every build has a tag of its own, so it is no part of what makes two packages the same.
         (out / "run" / "tag").write_text(tag)
-        _write(out / "bento.json", {"tag_name": tag.split(":")[0], "bundle": champion["bundle"]})
-        return Built(versions={"bundle": champion["digest"]})
+        _write(out / "bento.json", {"tag_name": tag.split(":")[0], "bundle": champion.bundle})
+        return Built(versions={"bundle": champion.digest})
 
     return store.build(
         "package",
         window,
-        inputs={"bundle": champion["digest"], "lock": sha256_file(LOCK)},
+        inputs={"bundle": champion.digest, "lock": sha256_file(LOCK)},
         settings={"project": settings.project},
         rooms=ROOMS,
         builder=build,
@@ -234,24 +233,23 @@ def _point(
     settings: Settings,
     bundle: str,
     source: Manifest,
-    champion: dict[str, Any] | None,
+    champion: BundlePointer | None,
     reason: str,
     now: dt.datetime,
 ) -> None:
     store = artifact_store(settings)
     # After a roll-back the higher number is the previous one's; no two bundles may share a number.
-    known = [champion or {}, (champion or {}).get("previous") or {}]
-    body = {
-        "bundle": bundle,
-        "digest": source.digest,
-        "model": settings.model.name,
-        "version": max(pointer.get("version", 0) for pointer in known) + 1,
-        "promoted_at": now.isoformat(),
-        "reason": reason,
-        "previous": {k: v for k, v in champion.items() if k != "previous"} if champion else None,
-    }
-    replace_json(store.root / "serving" / "current.json", body)
-    _alias(settings, store.root / bundle)
+    known = [champion, champion and champion.previous]
+    release = Release(
+        bundle=bundle,
+        digest=source.digest,
+        model=settings.model.name,
+        version=max((one.version for one in known if one is not None), default=0) + 1,
+        promoted_at=now.isoformat(),
+        reason=reason,
+    )
+    BundlePointer.of(release, previous=champion.release if champion else None).publish(store.root)
+    _alias(settings, release.folder(store.root))
 
 
 def _seen(rows: pa.Table) -> pa.Table:
@@ -266,23 +264,23 @@ def _test_rows(source: Manifest, system: str) -> pa.Table:
     return table.filter(pc.equal(table["split"], "test"))
 
 
-def _has_other_ids(store: ArtifactStore, champion: dict[str, Any], window: Window) -> bool:
+def _has_other_ids(store: ArtifactStore, champion: BundlePointer, window: Window) -> bool:
     """Whether the champion's users or items have ids of another type than today's: it can score none of their rows."""
-    theirs = json.loads((store.root / champion["bundle"] / "spec.json").read_text())["id_types"]
+    theirs = BundleSpec.read(champion.folder(store.root)).id_types
     today = pq.read_schema(store.get("dataset", window).file("rows.parquet"))
     return any(str(today.field(key).type) != kind for key, kind in theirs.items())
 
 
 def _champion_scores(
-    settings: Settings, champion: dict[str, Any], source: Manifest, window: Window, ours: pa.Table
+    settings: Settings, champion: BundlePointer, source: Manifest, window: Window, ours: pa.Table
 ) -> tuple[pa.Table, pa.Table]:
     """Scores of champion and challenger on the same rows: those that neither was trained or validated on."""
     from models import load_bundle, load_dataset, predict
 
     store = artifact_store(settings)
-    folder = store.root / champion["bundle"]
+    folder = champion.folder(store.root)
     bundle = load_bundle(folder)
-    data = _readable(load_dataset(_champion_dataset(settings, folder, source, window)), bundle.info)
+    data = _readable(load_dataset(_champion_dataset(settings, folder, source, window)), bundle.spec)
     rival = predict(bundle, data, "test")
     seen = pq.read_table(folder.parent / "seen.parquet")
     times = (
@@ -296,13 +294,14 @@ def _champion_scores(
     return pick[0], pick[1]
 
 
-def _readable(data: TrainingData, info: dict[str, Any]) -> TrainingData:
+def _readable(data: TrainingData, spec: BundleSpec) -> TrainingData:
     """The rows a bundle can score: of scenarios it knows; columns that are declared no longer are unknown to it."""
-    rows = data.rows.filter(pc.is_in(data.rows["scenario"], pa.array(info["scenarios"], pa.string())))
-    for kind, type_ in (("categorical", pa.string()), ("dense", pa.float64())):
-        for name in (*info[f"user_{kind}"], *info[f"item_{kind}"]):
-            if name not in rows.column_names:
-                rows = rows.append_column(name, pa.nulls(rows.num_rows, type_))
+    rows = data.rows.filter(pc.is_in(data.rows["scenario"], pa.array(spec.scenarios, pa.string())))
+    texts = dict.fromkeys((*spec.user_categorical, *spec.item_categorical), pa.string())
+    numbers = dict.fromkeys((*spec.user_dense, *spec.item_dense), pa.float64())
+    for name, kind in (texts | numbers).items():
+        if name not in rows.column_names:
+            rows = rows.append_column(name, pa.nulls(rows.num_rows, kind))
     return dataclasses.replace(data, rows=rows)
 
 
@@ -314,21 +313,19 @@ def _champion_dataset(settings: Settings, bundle: Path, source: Manifest, window
     """
     store = artifact_store(settings)
     today = store.get("dataset", window)
-    vectors = json.loads((bundle / "spec.json").read_text())["vectors"]
-    reads = {view: body["version"] for view, body in vectors.items()}
+    reads = BundleSpec.read(bundle).versions
     if all(today.versions.get(kind) == version for kind, version in reads.items()):
         return today.path
     from feature_repo import build_training_table
     from pipeline.stages import clean_tables, training_start, training_window
 
     clean = clean_tables(settings, window)
-    kinds = {view.removeprefix("user_"): version for view, version in reads.items()}
-    matching = [m for m in _every(store.root / "objects" / "knowledge") if kinds.items() <= m["versions"].items()]
+    matching = store.find("knowledge", versions=by_name(reads))
     if not matching:
         raise MissingArtifactError(
             f"no knowledge artifact holds the champion's versions {reads}; it cannot be compared"
         )
-    knowledge = max(matching, key=lambda m: str(m["window"]["end"] or "~"))["path"]
+    knowledge = matching[-1].path
     rejoined = store.build(
         "dataset_champion",
         window,
@@ -347,10 +344,6 @@ def _champion_dataset(settings: Settings, bundle: Path, source: Manifest, window
         ),
     )
     return rejoined.path
-
-
-def _every(folder: Path) -> list[dict[str, Any]]:
-    return [{**json.loads(path.read_text()), "path": path.parent} for path in sorted(folder.glob("*/manifest.json"))]
 
 
 def _track(settings: Settings, source: Manifest, scores: Manifest) -> None:

@@ -15,6 +15,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from core import Manifest, Settings, Window
+from core.contracts.pointers import BundlePointer
 from pipeline.ladder import worth
 
 # What the numbers need, and a file gets; nothing is cut off where a terminal is narrower.
@@ -156,14 +157,13 @@ def _test_rows(settings: Settings) -> str:
 
 def _promotion(settings: Settings, made: Manifest, trained: Manifest) -> str:
     verdict = json.loads(made.file("verdict.json").read_text())
-    pointer = settings.root / "serving" / "current.json"
-    live = json.loads(pointer.read_text()) if pointer.is_file() else {}
-    ours = live.get("digest") == trained.digest
+    live = BundlePointer.read(settings.root)
     state = "nothing is live"
-    if live:
+    if live is not None:
+        ours = live.digest == trained.digest
         kept = not verdict["promote"]
         whose = ", with these very weights" if kept else ", the model of this run"
-        state = f"version {live['version']} is live{whose if ours else ', an earlier model'}"
+        state = f"version {live.version} is live{whose if ours else ', an earlier model'}"
     return f"{verdict['choice']['reason']}; {verdict['reason']}. {state[0].upper()}{state[1:]}."
 
 
@@ -172,7 +172,7 @@ def _next(settings: Settings, window: Window, done: list[str]) -> Iterator[str]:
     if "report" not in done:
         yield f"{command(settings, *_run_words(window))}   goes on after {done[-1]}"
         return
-    if (settings.root / "serving" / "current.json").is_file():
+    if BundlePointer.path(settings.root).is_file():
         yield f"{command(settings, 'serve')}   a running service takes a new model by itself within {settings.serving.poll_seconds:g} s"
         from pipeline.serve import example_request
 

@@ -9,14 +9,15 @@ window was read as before goes, and with it rows of people whom the log no longe
 from __future__ import annotations
 
 import datetime as dt
-import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from core import ArtifactStore, Clock, Settings, logger, wall
+from core import ArtifactStore, Clock, Manifest, Settings, logger, to_micros, wall
+from core.contracts.bundle_spec import BundleSpec
+from core.contracts.kinds import by_name
+from core.contracts.pointers import BundlePointer, CataloguePointer, PushPointer
 from core.errors import CorruptArtifactError
 from pipeline.graph import newest_alone
 
@@ -48,22 +49,22 @@ def unneeded(settings: Settings, keep: int, min_age: dt.timedelta, clock: Clock 
         clock: what now is.
 
     Raises:
-        CorruptArtifactError: a champion's bundle is not whole.
+        CorruptArtifactError: a champion's bundle is not whole, or a pointer cannot be read.
     """
     store = ArtifactStore(settings.root)
-    every = _manifests(store)
+    every = {manifest.path: manifest for stage in store.stages() for manifest in store.find(stage)}
     refs = {stage: store.refs(stage) for stage in (*SOURCES, *CUMULATIVE)}
     # One window more of knowledge: the oldest window that is kept was compared with the one before it.
     wanted = {p for stage in CUMULATIVE for p in _newest(refs[stage], every, keep + (stage == "knowledge"))}
     wanted |= {path for stage in SOURCES for path in refs[stage].values()}
     pointed = _pointed(store.root)
-    wanted |= pointed | _around_champions(pointed, every)
+    wanted |= pointed | _around_champions(store, pointed, every)
     needed = _with_inputs(wanted, every)
-    youngest = (clock or wall()).now() - min_age
+    youngest = to_micros((clock or wall()).now() - min_age) * 1000
     found = []
     for path, manifest in every.items():
         stage = path.parent.name
-        if stage not in refs or path in needed or _made(path) > youngest:
+        if stage not in refs or path in needed or manifest.published_ns > youngest:
             continue
         own = tuple(ref for ref, place in refs[stage].items() if place == path)
         found.append(Unneeded(stage, _window(manifest), path, own, _size(path)))
@@ -85,92 +86,66 @@ def remove(settings: Settings, artifacts: list[Unneeded]) -> int:
     return sum(artifact.size for artifact in artifacts)
 
 
-def _manifests(store: ArtifactStore) -> dict[Path, dict[str, Any]]:
-    """Folder -> manifest of every artifact there is; one that cannot be read needs a person and is left alone."""
-    found = {}
-    for file in sorted((store.root / "objects").glob("*/*/manifest.json")):
-        try:
-            found[file.parent] = json.loads(file.read_text())
-        except ValueError:
-            LOG.warning("%s is damaged; it is left alone", file)
-    return found
-
-
-def _newest(refs: Mapping[Path, Path], every: Mapping[Path, Mapping[str, Any]], keep: int) -> list[Path]:
+def _newest(refs: Mapping[Path, Path], every: Mapping[Path, Manifest], keep: int) -> list[Path]:
     windows = {ref: path for ref, path in refs.items() if ref.stem != "latest" and path in every}
-    order = sorted(windows, key=lambda ref: _order(every[windows[ref]]["window"]))
+    order = sorted(windows, key=lambda ref: every[windows[ref]].order)
     return [windows[ref] for ref in order[-keep:]] + [path for ref, path in refs.items() if ref.stem == "latest"]
 
 
-def _order(window: Mapping[str, str | None]) -> tuple[str, str]:
-    return window["end"] or "~", window["start"] or ""
-
-
 def _pointed(root: Path) -> set[Path]:
-    """Artifacts that a pointer of serving names, at any depth of it."""
-    found = set()
-    for pointer in sorted((root / "serving").glob("*.json")):
-        for text in _texts(json.loads(pointer.read_text())):
-            parts = Path(text).parts
-            if len(parts) >= 3 and parts[0] == "objects":
-                found.add(root.joinpath(*parts[:3]))
+    """Artifacts that the pointers of serving name.
+
+    Raises:
+        CorruptArtifactError: a pointer cannot be read, so what it names is not known.
+    """
+    champion, catalogue, push = BundlePointer.read(root), CataloguePointer.read(root), PushPointer.read(root)
+    found: set[Path] = set()
+    if champion is not None:
+        found |= {one.folder(root).parent for one in (champion, champion.previous) if one is not None}
+    if catalogue is not None:
+        found |= {one.folder(root) for one in (catalogue, *catalogue.texts.values())}
+    if push is not None:
+        found |= {*push.source_folders(root), push.knowledge_folder(root)}
     return found
 
 
-def _around_champions(pointed: set[Path], every: Mapping[Path, Mapping[str, Any]]) -> set[Path]:
+def _around_champions(store: ArtifactStore, pointed: set[Path], every: Mapping[Path, Manifest]) -> set[Path]:
     """Of each champion its verdict, and the newest knowledge of the versions it reads: the next comparison scores it
     with that.
     """
     found: set[Path] = set()
     for train in (path for path in pointed if path.parent.name == "train" and path in every):
-        digest = every[train]["digest"]
-        found |= {p for p, m in every.items() if p.parent.name == "promote" and m["inputs"].get("train") == digest}
-        spec = train / "bundle_knowledge" / "spec.json"
-        if not spec.is_file():
+        digest = every[train].digest
+        found |= {p for p, m in every.items() if m.stage == "promote" and m.inputs.get("train") == digest}
+        try:
+            reads = BundleSpec.read(train / "bundle_knowledge").versions
+        except FileNotFoundError as error:
             raise CorruptArtifactError(
-                f"{spec} is gone: a champion is damaged, and nothing is pruned until it is whole"
-            )
-        vectors = json.loads(spec.read_text())["vectors"]
-        reads = {view.removeprefix("user_"): body["version"] for view, body in vectors.items()}
-        same = [p for p, m in every.items() if p.parent.name == "knowledge" and reads.items() <= m["versions"].items()]
-        found |= set(sorted(same, key=lambda path: _order(every[path]["window"]))[-1:])
+                f"{error.filename} is gone: a champion is damaged, and nothing is pruned until it is whole"
+            ) from error
+        found |= {manifest.path for manifest in store.find("knowledge", versions=by_name(reads))[-1:]}
     return found
 
 
-def _texts(value: Any) -> Iterator[str]:
-    if isinstance(value, str):
-        yield value
-    elif isinstance(value, Mapping):
-        for part in value.values():
-            yield from _texts(part)
-    elif isinstance(value, list):
-        for part in value:
-            yield from _texts(part)
-
-
-def _with_inputs(wanted: set[Path], every: Mapping[Path, Mapping[str, Any]]) -> set[Path]:
+def _with_inputs(wanted: set[Path], every: Mapping[Path, Manifest]) -> set[Path]:
     """Artifacts and all they were made from; an earlier window that was only compared with does not count."""
     # Of two with the same content the one that is wanted anyway will do.
     order = sorted(every, key=lambda path: path in wanted)
-    places = {every[path]["digest"]: path for path in order}
+    places = {every[path].digest: path for path in order}
     needed, waiting = set(), [path for path in wanted if path in every]
     while waiting:
         path = waiting.pop()
         if path not in needed:
             needed.add(path)
-            read = [digest for name, digest in every[path]["inputs"].items() if not name.startswith("earlier")]
+            read = [digest for name, digest in every[path].inputs.items() if not name.startswith("earlier")]
             waiting += [places[digest] for digest in read if digest in places]
     return needed
-
-
-def _made(path: Path) -> dt.datetime:
-    return dt.datetime.fromtimestamp((path / "manifest.json").stat().st_mtime, dt.UTC)
 
 
 def _size(path: Path) -> int:
     return sum(os.lstat(file).st_size for file in path.rglob("*") if file.is_file())
 
 
-def _window(manifest: Mapping[str, Any]) -> str:
-    bounds = manifest["window"]
+def _window(manifest: Manifest) -> str:
+    bounds = manifest.window
     return f"{bounds['start'] or 'the start'} to {bounds['end'] or 'the end'}"

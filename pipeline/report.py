@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 from markupsafe import Markup
 
 from core import Built, Manifest, Settings, Window
-from core.store import write_json
+from core.files import write_json
 from pipeline.declared import declared
 from pipeline.drift import measure_drift
 from pipeline.findings import findings

@@ -20,8 +20,9 @@ import httpx
 from bento.announce import VARIABLE as ANNOUNCE
 from core import Settings, logger
 from core.addresses import is_loopback, shown
+from core.contracts.pointers import BundlePointer
 from core.digest import REPOSITORY
-from core.errors import MissingArtifactError, SettingsError, StorageError, UserError
+from core.errors import CorruptArtifactError, MissingArtifactError, SettingsError, StorageError, UserError
 
 LOG = logger("serve")
 
@@ -42,10 +43,10 @@ def serve_forever(settings: Settings, host: str | None, port: int | None, worker
         StorageError: the port is taken.
     """
     host, port = host or settings.serving.host, port or settings.serving.port
-    champion = _need_champion(settings)
+    version = _need_champion(settings)
     _need_port(host, port)
     url = local_url(host, port)
-    LOG.info("loading version %s; what it answers is told once it serves on %s", champion.get("version"), url)
+    LOG.info("loading %s; what it answers is told once it serves on %s", version, url)
     told = json.dumps({"url": url, "lines": curl_lines(settings, url)})
     os.chdir(REPOSITORY)
     environment = {**_environment(settings, port), ANNOUNCE: told}
@@ -216,15 +217,18 @@ def wait_ready(process: subprocess.Popen[bytes], url: str, seconds: float) -> bo
     return False
 
 
-def _need_champion(settings: Settings) -> dict[str, Any]:
-    pointer: Path = settings.root / "serving" / "current.json"
-    if not pointer.is_file():
-        raise MissingArtifactError(f"nothing was promoted yet ({pointer} is absent); run `llm4msr run` first")
+def _need_champion(settings: Settings) -> str:
+    """What will be loaded, in words; a pointer that cannot be used does not keep a service with a seed from starting."""
     try:
-        found = json.loads(pointer.read_text())
-    except ValueError:
-        found = None
-    return found if isinstance(found, dict) else {}
+        champion = BundlePointer.read(settings.root)
+    except CorruptArtifactError as error:
+        LOG.warning("%s", error)
+        return "what can be loaded"
+    if champion is None:
+        raise MissingArtifactError(
+            f"nothing was promoted yet ({BundlePointer.path(settings.root)} is absent); run `llm4msr run` first"
+        )
+    return f"version {champion.version}"
 
 
 def _need_port(host: str, port: int) -> None:

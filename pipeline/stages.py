@@ -18,6 +18,7 @@ from core import (
     Window,
     logger,
 )
+from core.contracts.pointers import CataloguePointer, PublishedCatalogue, PushPointer
 from core.forgotten import Forgotten
 from pipeline.declared import declared, shaping
 from pipeline.graph import GRAPH
@@ -162,8 +163,6 @@ def knowledge(settings: Settings, window: Window = Window()) -> Manifest:  # noq
 
 def materialize(settings: Settings, window: Window = Window()) -> Manifest:  # noqa: B008
     """Write the newest values to the online store and publish the catalogue that serving polls."""
-    from core.store import replace_json
-
     store, clock, clean = artifact_store(settings), stage_clock(settings, window), clean_tables(settings, window)
     later = _later_window(store, window)
     made = {"features": store.get("features", window), "knowledge": store.get("knowledge", window)}
@@ -220,14 +219,11 @@ def materialize(settings: Settings, window: Window = Window()) -> Manifest:  # n
         return manifest
     _publish_catalogue(store, catalogue)
     # What pushes build on from now on.
-    replace_json(
-        store.root / "serving" / "push.json",
-        {
-            "sources": [str(m.path.relative_to(store.root)) for m in clean],
-            "knowledge": str(made["knowledge"].path.relative_to(store.root)),
-            "as_of": clock.now_micros(),
-        },
-    )
+    PushPointer(
+        sources=[str(m.path.relative_to(store.root)) for m in clean],
+        knowledge=str(made["knowledge"].path.relative_to(store.root)),
+        as_of=clock.now_micros(),
+    ).publish(store.root)
     return manifest
 
 
@@ -246,16 +242,9 @@ def _later_window(store: ArtifactStore, window: Window) -> str | None:
 
 def _publish_catalogue(store: ArtifactStore, catalogue: Manifest) -> None:
     """Let serving find it, and the newest one with text vectors of each earlier version: bundles roll forward and back."""
-    from core.store import replace_json
-
-    pointer = store.root / "serving" / "catalogue.json"
-    place = {"catalogue": str(catalogue.path.relative_to(store.root)), "digest": catalogue.digest}
-    held = json.loads(pointer.read_text()) if pointer.is_file() else {}
-    version, texts = catalogue.versions["item_text"], held.get("texts", {})
-    # An object's names are written in their own order, which is not that of their age.
-    kept = [old for old in held.get("order", list(texts)) if old != version and old in texts][-_KEPT_TEXTS:]
-    body = {**{old: texts[old] for old in kept}, version: place}
-    replace_json(pointer, {**place, "texts": body, "order": [*kept, version]})
+    newest = PublishedCatalogue(catalogue=str(catalogue.path.relative_to(store.root)), digest=catalogue.digest)
+    held = CataloguePointer.read(store.root)
+    CataloguePointer.after(held, newest, catalogue.versions["item_text"], _KEPT_TEXTS).publish(store.root)
 
 
 def dataset(settings: Settings, window: Window = Window()) -> Manifest:  # noqa: B008

@@ -8,7 +8,21 @@ from typing import Any
 
 import numpy as np
 
-from core.errors import DataError, MissingArtifactError
+from core.contracts.kinds import KINDS, KnowledgeKind, find_kind
+from core.errors import DataError, GateError, MissingArtifactError
+
+
+def need_kind(view: str, place: Path) -> KnowledgeKind:
+    """The kind of knowledge that a folder or a column is named after.
+
+    Raises:
+        GateError: there is no such kind.
+    """
+    kind = find_kind(view)
+    if kind is None:
+        known = ", ".join(kind.view for kind in KINDS)
+        raise GateError(f"{place}: {view!r} is no kind of knowledge; there are {known}")
+    return kind
 
 
 def read_json(path: Path) -> dict[str, Any]:

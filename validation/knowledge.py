@@ -13,17 +13,17 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from core import Clock, Settings
+from core.contracts.kinds import KINDS, kind_named
 from core.duck import name_of
 from core.tables import knowledge_schema, knowledge_text_schema
 from validation import frames, identity
 from validation.database import database, one_row, view
 from validation.docs import write_data_docs
 from validation.engine import Checker
-from validation.files import read_digests, read_json, read_matrix
+from validation.files import need_kind, read_digests, read_json, read_matrix
 from validation.report import Outcome
 from validation.suites import knowledge as suites
 
-KEYS = {"item_text": "item_id", "scenario": "scenario"}
 _VECTOR_ROWS = 65_536
 
 
@@ -58,7 +58,8 @@ def validate_knowledge(
         GateError: names file, rule, row and value.
         MissingArtifactError: a kind that the settings ask for, or a text, is missing.
     """
-    wanted = ["item_text", "scenario", *(f"user_{name}" for name in settings.knowledge.user_vectors)]
+    users = [kind_named(name).view for name in settings.knowledge.user_vectors]
+    wanted = [*(kind.view for kind in KINDS if kind.entity != "user"), *users]
     extra = sorted(path.parent.name for path in folder.glob("*/index.parquet"))
     versions = read_json(folder / "versions.json")
     outcomes = [
@@ -81,7 +82,8 @@ def _vectors(
     previous: Path | None,
     texts: bool,
 ) -> Outcome:
-    kind, key = name.removeprefix("user_"), KEYS.get(name, "user_id")
+    known = need_kind(name, folder)
+    kind, key = known.name, known.key
     index = frames.open_parquet(folder / "index.parquet")
     matrix, problem = read_matrix(folder / "vectors.npy")
     digests, unbound = read_digests(folder / "digests.npy", index.metadata.num_rows)

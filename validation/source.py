@@ -16,7 +16,8 @@ import pyarrow.parquet as pq
 
 from core import Built, Clock, Settings, Window, catalogues, logger, to_micros
 from core.duck import name_of
-from core.store import RUN_FOLDER, write_json
+from core.files import write_json
+from core.manifest import RUN_FOLDER
 from core.tables import GRADE, SCENARIOS, IdTypes, conform, interactions_schema, items_schema, users_schema
 from validation import frames, history, withdrawals
 from validation.database import Repeats, database, one_row, repeats, view

@@ -11,12 +11,15 @@ from typing import Any
 import pyarrow as pa
 
 from core import Clock, Settings
+from core.contracts.dataset_spec import DatasetSpec, VectorSpec
+from core.contracts.kinds import is_of
 from core.duck import name_of
+from core.errors import MissingArtifactError
 from validation import frames
 from validation.database import database, one_row, view
 from validation.docs import write_data_docs
 from validation.engine import Checker
-from validation.files import read_json, read_matrix
+from validation.files import need_kind, read_matrix
 from validation.identity import reference_problems
 from validation.report import Outcome
 from validation.suites import training_table as suites
@@ -34,7 +37,6 @@ BASE = {
     "history_end": _WHOLE,
     **dict.fromkeys(suites.COUNTERS, _NUMBER),
 }
-KEYS = {"item_text": "item_id", "scenario": "scenario"}
 _TICK = dt.timedelta(microseconds=1)
 # Not all columns: a declared one may be named like a name that a query gives.
 _OWN = ", ".join(
@@ -71,15 +73,13 @@ def validate_training_table(
         GateError: names rule, row and value.
         MissingArtifactError: a file is missing.
     """
-    spec = read_json(folder / "spec.json")
+    spec = _spec(folder)
     file = frames.open_parquet(folder / "rows.parquet")
     frames.open_parquet(folder / "user_log.parquet")
     schema = file.schema_arrow
-    counts, problems = _matrices(folder, spec["vectors"])
+    counts, problems = _matrices(folder, spec.vectors)
     times = [name for name in schema.names if name.endswith(("_watermark", "_published"))]
-    outcome = Outcome(
-        suites.suite(times, counts, list(spec["scenarios"]), settings.validation), folder / "rows.parquet"
-    )
+    outcome = Outcome(suites.suite(times, counts, list(spec.scenarios), settings.validation), folder / "rows.parquet")
     outcome.judge({"schema_problems": "; ".join(_schema_problems(schema, spec))})
     outcome.judge({"vector_problems": "; ".join(problems), "rows": file.metadata.num_rows})
     checker = Checker("training_table", outcome.suite.of("row"))
@@ -102,15 +102,16 @@ def validate_training_table(
     return {"verdict": "passed", "tables": {"training_table": outcome.as_json()}}
 
 
-def _reference_problems(folder: Path, knowledge: Path, spec: Mapping[str, Any]) -> list[str]:
+def _reference_problems(folder: Path, knowledge: Path, spec: DatasetSpec) -> list[str]:
     found = []
-    for kind, about in spec["vectors"].items():
-        key = KEYS.get(kind, "user_id")
-        found.append(reference_problems(folder, knowledge, kind, key, kind != "item_text", about["version"]))
+    for name, about in spec.vectors.items():
+        kind = need_kind(name, folder)
+        dated = kind.entity != "item"
+        found.append(reference_problems(folder, knowledge, name, kind.key, dated, about.version))
     return [problem for problem in found if problem]
 
 
-def _facts(folder: Path, settings: Settings, spec: Mapping[str, Any]) -> dict[str, Any]:
+def _facts(folder: Path, settings: Settings, spec: DatasetSpec) -> dict[str, Any]:
     with database() as connection:
         view(connection, "training", folder / "rows.parquet")
         logged = (
@@ -119,7 +120,7 @@ def _facts(folder: Path, settings: Settings, spec: Mapping[str, Any]) -> dict[st
         connection.execute(f"CREATE VIEW logged AS SELECT {_OWN}, {logged} AS real FROM training")
         view(connection, "user_log", folder / "user_log.parquet")
         ask = _Questions(connection)
-        users = [kind for kind in spec["vectors"] if kind.startswith("user_")]
+        users = [view for view in spec.vectors if is_of(view, "user")]
         times = settings.features.lag, settings.features.ttl
         live = [entity for entity in ("user", "item") if not any(time.get(f"{entity}_stats") for time in times)]
         many, counters = ask.many(settings.validation.constant_rows), ask.constant(suites.COUNTERS)
@@ -236,24 +237,24 @@ class _Questions:
         return f"{found['n']} rows, e.g. row_id {found['row']} of {found['id']}" if found["n"] else ""
 
 
-def _matrices(folder: Path, vectors: Mapping[str, Any]) -> tuple[dict[str, int], list[str]]:
+def _matrices(folder: Path, vectors: Mapping[str, VectorSpec]) -> tuple[dict[str, int], list[str]]:
     counts, problems = {}, []
     for kind, what in vectors.items():
         matrix, problem = read_matrix(folder / "vectors" / f"{kind}.npy")
         counts[kind] = len(matrix)
         if problem:
             problems.append(problem)
-        elif len(matrix) and matrix.shape[1] != what["dim"]:
-            problems.append(f"{kind} vectors have {matrix.shape[1]} numbers, spec.json says {what['dim']}")
+        elif len(matrix) and matrix.shape[1] != what.dim:
+            problems.append(f"{kind} vectors have {matrix.shape[1]} numbers, spec.json says {what.dim}")
     return counts, problems
 
 
-def _schema_problems(schema: pa.Schema, spec: Mapping[str, Any]) -> list[str]:
-    dated = [kind for kind in spec["vectors"] if kind != "item_text"]
+def _schema_problems(schema: pa.Schema, spec: DatasetSpec) -> list[str]:
+    dated = [view for view in spec.vectors if not is_of(view, "item")]
     wanted: dict[str, str | None] = {
         **BASE,
         **dict.fromkeys(_declared(spec)),
-        **{f"{kind}_row": _WHOLE for kind in spec["vectors"]},
+        **{f"{kind}_row": _WHOLE for kind in spec.vectors},
         **{f"{kind}_watermark": _TIME for kind in (*suites.STATS, *dated)},
         **{f"{kind}_published": _TIME for kind in (*suites.STATS, *dated)},
     }
@@ -276,6 +277,14 @@ def _is(kind: pa.DataType, wanted: str) -> bool:
     return tests[wanted]
 
 
-def _declared(spec: Mapping[str, Any]) -> list[str]:
-    names = ("user_categorical", "user_dense", "item_categorical", "item_dense")
-    return [column for name in names for column in spec.get(name, [])]
+def _declared(spec: DatasetSpec) -> list[str]:
+    return [*spec.columns("user"), *spec.columns("item")]
+
+
+def _spec(folder: Path) -> DatasetSpec:
+    try:
+        return DatasetSpec.read(folder)
+    except OSError as error:
+        raise MissingArtifactError(
+            f"{folder / DatasetSpec.FILE}: {error.strerror}; run `llm4msr dataset` again"
+        ) from error

@@ -15,6 +15,7 @@ import numpy as np
 import pyarrow as pa
 
 from benchmarks.evidence.source import AGE_GROUPS, AGE_SCENARIOS, GENRE_SCENARIOS, Ratings
+from core.contracts.dataset_spec import DatasetSpec
 from core.settings import FeatureSettings, KnowledgeSettings
 from core.tables import GRADE
 from feature_repo.statistics import smoothed_rate
@@ -318,20 +319,22 @@ def _table(
             "scenario_row": np.array([scenarios.index(name) for name in names.tolist()])[place],
         }
     )
-    spec = {
-        **declared,
-        "item_categorical": ["first_genre"],
-        "item_dense": [],
-        "scenarios": scenarios,
-        "history_length": HISTORY,
-        "prior_rate": FEATURES.prior_rate,
-        "prior_weight": FEATURES.prior_weight,
-        "vectors": {kind: {"dim": int(v.shape[1]), "version": "bench"} for kind, v in vectors.items()},
-        "views": {},
-        "service": "benchmark",
-        "id_types": {"user_id": "int64", "item_id": "int64"},
-        "train_start": 0,
-    }
+    spec = DatasetSpec.model_validate(
+        {
+            **declared,
+            "item_categorical": ["first_genre"],
+            "item_dense": [],
+            "scenarios": scenarios,
+            "history_length": HISTORY,
+            "prior_rate": FEATURES.prior_rate,
+            "prior_weight": FEATURES.prior_weight,
+            "vectors": {kind: {"dim": int(v.shape[1]), "version": "bench"} for kind, v in vectors.items()},
+            "views": {},
+            "service": "benchmark",
+            "id_types": {"user_id": "int64", "item_id": "int64"},
+            "train_start": 0,
+        }
+    )
     user, item = positives
     position = np.arange(len(user)) - np.searchsorted(user, user)
     ids = {"user_id": ratings.user_ids[user], "position": position, "item_id": ratings.item_ids[item]}

@@ -160,7 +160,7 @@ def execute(run: Run, prepared: Prepared) -> dict[str, Any]:
     system = systems.find(run.system)
     data = systems.view(prepared, system, run.seed, run.settings.get("known_after", 0))
     if system.history and "history_length" in run.settings:
-        data.spec["history_length"] = run.settings["history_length"]
+        data.spec = data.spec.changed(history_length=run.settings["history_length"])
     begin, used = time.perf_counter(), _cpu()
     with tempfile.TemporaryDirectory(prefix="llm4msr-") as folder:
         report = train(data, run.model(), run.training(), Path(folder) / "bundle", name=run.system)

@@ -126,35 +126,38 @@ def view(prepared: Prepared, system: System, seed: int, known_after: int = 0) ->
         known_after: rows of a user before its vectors are read; until then they count as unknown.
     """
     data = prepared.data
-    rows, spec, vectors = data.rows, {**data.spec, "vectors": dict(data.spec["vectors"])}, dict(data.vectors)
+    rows, unread = data.rows, set()
+    changed: dict[str, Any] = {}
     if system.rates:
         for side, names in prepared.extra.items():
-            spec[side] = [*spec[side], *names]
+            changed[side] = [*getattr(data.spec, side), *names]
     else:
         empty = pa.nulls(rows.num_rows, pa.float32())
         for name in STATISTICS:
             rows = rows.set_column(rows.column_names.index(name), name, empty)
     if not system.item_text:
-        _forget(spec, vectors, "item_text")
+        unread.add("item_text")
     if not system.history:
-        spec["history_length"] = 0
+        changed["history_length"] = 0
     if not system.scenario_level:
-        _forget(spec, vectors, "scenario")
+        unread.add("scenario")
     if system.vectors in ("none", "id"):
-        _forget(spec, vectors, "user_pooled")
+        unread.add("user_pooled")
     if system.vectors == "id":
         copies = [f"user_copy_{number}" for number in range(ID_COPIES)]
         for name in copies:
             rows = rows.append_column(name, rows.column("user_id"))
-        spec["user_categorical"] = [*spec["user_categorical"], *copies]
+        changed["user_categorical"] = [*changed.get("user_categorical", data.spec.user_categorical), *copies]
     if known_after:
         reference = np.where(prepared.rows_before >= known_after, rows.column("user_pooled_row").to_numpy(), -1)
         rows = rows.set_column(rows.column_names.index("user_pooled_row"), "user_pooled_row", pa.array(reference))
     if system.vectors == "shuffled":
         reference = shuffled(rows.column("user_pooled_row").to_numpy(), prepared.slots, seed)
         rows = rows.set_column(rows.column_names.index("user_pooled_row"), "user_pooled_row", pa.array(reference))
+    vectors = {kind: matrix for kind, matrix in data.vectors.items() if kind not in unread}
     if system.vectors == "random":
         vectors["user_pooled"] = random(vectors["user_pooled"].shape, prepared.slots, seed)
+    spec = data.spec.without_vectors(*unread).changed(**changed)
     return TrainingData(rows, data.user_log, vectors, spec)
 
 
@@ -180,8 +183,3 @@ def random(shape: tuple[int, ...], slots: np.ndarray, seed: int) -> np.ndarray:
     """One normal vector per user, the same at all times, float32."""
     rng = np.random.default_rng((8, seed))
     return np.repeat(rng.normal(size=(len(slots) - 1, shape[1])).astype(np.float32), np.diff(slots), axis=0)
-
-
-def _forget(spec: dict[str, Any], vectors: dict[str, np.ndarray], kind: str) -> None:
-    vectors.pop(kind, None)
-    spec["vectors"].pop(kind, None)

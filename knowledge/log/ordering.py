@@ -18,8 +18,8 @@ import pyarrow.parquet as pq
 
 from core.digest import sha256_file, sha256_json
 from core.duck import arrow_of, quoted
+from core.files import write_json
 from core.log import logger
-from core.store import write_json
 from knowledge.storage import queries
 from knowledge.storage.buckets import HASH_BITS
 

@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from core.errors import MissingArtifactError
-from core.store import write_json
+from core.files import write_json
 from knowledge.pooling.means import pool_one, weights
 from knowledge.storage.compressor import FILE, Compressor
 

@@ -7,8 +7,8 @@ import json
 from pathlib import Path
 
 from core.digest import sha256_file, sha256_json
+from core.files import replace_json
 from core.settings import KnowledgeSettings
-from core.store import replace_json
 
 _WEIGHTS = {".safetensors", ".bin", ".json", ".txt", ".model", ".jinja"}
 

@@ -18,7 +18,8 @@ from safetensors.numpy import load_file, save_file
 from core.digest import sha256_file, sha256_json
 from core.errors import CorruptArtifactError, MissingArtifactError
 from core.log import logger
-from core.store import ArtifactStore, Built
+from core.manifest import Built
+from core.store import ArtifactStore
 from core.window import Window
 
 LOG = logger("knowledge")

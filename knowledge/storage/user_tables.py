@@ -21,8 +21,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from core.digest import sha256_text
+from core.files import replace_file
 from core.log import logger
-from core.store import replace_file
 from knowledge.storage.buckets import Bucket, named
 
 LOG = logger("knowledge")

@@ -21,7 +21,7 @@ from conftest import WAIT, Project
 from redis_process import own_redis
 
 from core import load_settings, replay
-from core.store import replace_json
+from core.files import replace_json
 from pipeline.serve import running_service
 
 pytestmark = pytest.mark.e2e

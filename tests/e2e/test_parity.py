@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import datetime as dt
-import json
 import shutil
 
 import httpx
@@ -14,6 +13,7 @@ import pytest
 from conftest import WAIT
 
 from core import Window, load_settings, replay, to_micros
+from core.contracts.pointers import BundlePointer
 from core.tables import TIMESTAMP, conform
 from pipeline.serve import running_service
 from pipeline.stages import artifact_store, clean_tables, stage_clock, training_start
@@ -61,8 +61,7 @@ def offline_scores(settings, items, at: dt.datetime, folder) -> dict[tuple[int, 
         train_start=training_start(settings, clean),
     )
     data = load_dataset(out)
-    pointer = json.loads((store.root / "serving" / "current.json").read_text())
-    scores = load_bundle(store.root / pointer["bundle"]).score(
+    scores = load_bundle(BundlePointer.read(store.root).folder(store.root)).score(
         request_batch_from_rows(data, np.arange(data.rows.num_rows))
     )
     keys = zip(data.rows["user_id"].to_pylist(), data.rows["item_id"].to_pylist(), strict=True)

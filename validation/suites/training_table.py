@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from core.contracts.statistics import COUNTED, statistic_columns
 from core.limits import ValidationSettings
 from validation.suite import Suite, fact, not_after, not_null, nothing, one_of, within
 
 SPLITS = ["warmup", "train", "validation", "test"]
 STATS = ("user_stats", "item_stats", "user_history")
-COUNTERS = ("user_rows", "user_positives", "user_rate", "item_rows", "item_positives", "item_rate")
+COUNTERS = tuple(column for entity in COUNTED for column in statistic_columns(entity))
 LEAK = "the dataset stage: the feature service's point-in-time join and the lags of each kind"
 LOOK = "the dataset stage; nothing was published, `llm4msr dataset` makes it anew"
 

@@ -14,8 +14,8 @@ from test_push import CountingPooler, hold_back, online
 import feature_repo
 from core import Window, to_micros
 from core.errors import DataError, StorageError
+from core.files import replace_json
 from core.settings import ClockSettings
-from core.store import replace_json
 from feature_repo import CurrentPusher, Pusher
 from feature_repo.live import POINTER
 from feature_repo.statistics import entity_state

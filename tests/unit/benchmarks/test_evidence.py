@@ -169,7 +169,7 @@ def test_the_plain_system_sees_neither_knowledge_nor_rates():
     prep = prepared("scenario-wise-rec", ratings())
     data = systems.view(prep, systems.find("plain"), 0)
     assert not data.vectors
-    assert not data.spec["vectors"]
+    assert not data.spec.vectors
     assert data.rows.column("user_rate").null_count == data.rows.num_rows
     assert prep.data.rows.column("user_rate").null_count == 0
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 from handmade import make_bundle, write_catalogue
 
@@ -17,5 +15,5 @@ def bundle():
 def catalogue(tmp_path):
     from bento.catalogue import load_catalogue
 
-    pointer = write_catalogue(tmp_path / "catalogue")
-    return load_catalogue(Path(pointer["catalogue"]), pointer["digest"])
+    made = write_catalogue(tmp_path / "catalogue")
+    return load_catalogue(made.folder(tmp_path), made.digest)

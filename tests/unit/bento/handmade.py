@@ -11,9 +11,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
+from specs import bundle_spec
 
-from core.digest import sha256_file, sha256_json
+from core.contracts.pointers import PublishedCatalogue
+from core.digest import sha256_file
 from core.errors import StorageError
+from core.manifest import Manifest, content_digest
 from core.settings import ModelSettings
 from feature_repo import UserState
 
@@ -22,7 +25,7 @@ TEXT_DIM, USER_DIM, SCENARIO_DIM = 6, 5, 4
 TITLES = ["Alpha", "Beta", None, "Delta", "Epsilon"]
 
 
-def write_catalogue(folder: Path, *, ids=(11, 12, 13, 14, 15), text_version="t1", columns=("genre", "year")) -> dict:
+def write_catalogue(folder: Path, *, ids=(11, 12, 13, 14, 15), text_version="t1", columns=("genre", "year")):
     """A catalogue artifact of five items; the third has neither title, statistics nor text. Returns its pointer."""
     folder.mkdir(parents=True)
     declared = {"genre": ["a", "b", None, "a", "c"], "year": [2000.0, None, 1990.0, 2010.0, 1980.0]}
@@ -42,10 +45,21 @@ def write_catalogue(folder: Path, *, ids=(11, 12, 13, 14, 15), text_version="t1"
     rows = [{"scenario": s, "title": s.title(), "description": f"The {s} page."} for s in SCENARIOS]
     pq.write_table(pa.Table.from_pylist(rows), folder / "scenarios.parquet")
     (folder / "spec.json").write_text(json.dumps({"versions": {"item_text": text_version}, "as_of": 1_500_000_000}))
-    files = {path.name: sha256_file(path) for path in sorted(folder.iterdir())}
-    digest = sha256_json(files)
-    (folder / "manifest.json").write_text(json.dumps({"files": files, "digest": digest}))
-    return {"catalogue": str(folder), "digest": digest}
+    manifest = Manifest(
+        stage="catalogue",
+        window={"start": None, "end": None},
+        fingerprint="",
+        inputs={},
+        settings={},
+        code="",
+        rows={},
+        versions={},
+        files=(files := {path.name: sha256_file(path) for path in sorted(folder.iterdir())}),
+        digest=content_digest(files, {}, {}),
+        path=folder,
+    )
+    (folder / "manifest.json").write_text(json.dumps(manifest.as_json()))
+    return PublishedCatalogue(catalogue=folder.name, digest=manifest.digest)
 
 
 def make_bundle(item_ids=(11, 12, 13, 14), string_ids: bool = False, text_version: str = "t1"):
@@ -94,22 +108,20 @@ def make_bundle(item_ids=(11, 12, 13, 14), string_ids: bool = False, text_versio
         torch.nn.init.normal_(parameter, std=0.3)
     tables = FusedTables(layout, {name: torch.randn(rows, 4) for name, rows in table_rows(layout).items()})
     kind = "string" if string_ids else "int64"
-    info = {
-        "name": "knowledge",
-        "vectors": {
+    spec = bundle_spec(
+        encoder=encoder.as_spec(),
+        vectors={
             "user_pooled": {"dim": USER_DIM, "version": "p1"},
             "scenario": {"dim": SCENARIO_DIM, "version": "s1"},
             "item_text": {"dim": TEXT_DIM, "version": text_version},
         },
-        "scenarios": SCENARIOS,
-        "views": {"user_stats": ["user_rows"]},
-        "id_types": {"user_id": kind, "item_id": kind},
-        "user_categorical": [],
-        "user_dense": [],
-        "item_categorical": ["genre"],
-        "item_dense": ["year"],
-    }
-    return Bundle(Path("made-by-hand"), info, {"digest": "bundle"}, encoder, tables, head.requires_grad_(False))
+        scenarios=SCENARIOS,
+        views={"user_stats": ["user_rows"]},
+        id_types={"user_id": kind, "item_id": kind},
+        item_categorical=["genre"],
+        item_dense=["year"],
+    )
+    return Bundle(Path("made-by-hand"), spec, {"digest": "bundle"}, encoder, tables, head.requires_grad_(False))
 
 
 @dataclass
@@ -155,9 +167,11 @@ class Reader:
 
 def make_generation(bundle, catalogue):
     """The generation of a bundle and a catalogue, with knowledge of one of two scenarios."""
-    from bento.live import Generation, encode_items
+    from bento.live import Generation, Origin, encode_items
     from core import wall
 
     items, reduced = encode_items(bundle, catalogue)
     vectors = {"home": np.ones(SCENARIO_DIM, np.float32)}
-    return Generation(bundle, catalogue, items, Store().reader(), wall(), vectors, {}, True, reduced)
+    return Generation(
+        bundle, catalogue, items, Store().reader(), wall(), vectors, Origin(Path("b"), "m", 1), True, reduced
+    )

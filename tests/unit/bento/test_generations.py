@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 
 import numpy as np
 import pytest
 from handmade import SCENARIO_DIM, Store, make_bundle, write_catalogue
+from specs import pointer
 
 import bento.live
 from bento.live import Live
 from core import Settings
+from core.contracts.pointers import CataloguePointer, PublishedCatalogue
 from core.errors import BundleError
 
 
@@ -27,20 +28,18 @@ class Project:
         monkeypatch.delenv("LLM4MSR_SEED_BUNDLE", raising=False)
         (root / "serving").mkdir(parents=True)
 
-    def load(self, folder):
-        found = self.bundles[folder.name]
+    def load(self, origin):
+        found = self.bundles[origin.folder.name]
         if isinstance(found, Exception):
             raise found
         return found
 
     def publish_bundle(self, name, version):
-        self.write("current.json", {"bundle": name, "digest": name, "model": "m", "version": version})
+        pointer(bundle=name, digest=name, version=version).publish(self.root)
 
     def publish_catalogue(self, name, **options):
-        self.write("catalogue.json", write_catalogue(self.root / name, **options))
-
-    def write(self, name, body):
-        (self.root / "serving" / name).write_text(json.dumps(body))
+        made = write_catalogue(self.root / name, **options)
+        CataloguePointer(**made.model_dump()).publish(self.root)
 
 
 @pytest.fixture
@@ -87,7 +86,7 @@ def test_whatever_a_bundle_raises_is_a_refusal(project, live, error):
 
 def test_a_bundle_that_cannot_score_is_refused(project):
     def exercise(generation):
-        if generation.pointer["bundle"] == "two":
+        if generation.origin.folder.name == "two":
             raise ValueError("does not score")
 
     live = Live(project.settings, exercise)
@@ -233,15 +232,16 @@ def test_a_roll_back_to_a_bundle_of_other_text_happens_and_says_what_it_lacks(pr
 
 
 def test_new_items_with_text_of_the_older_version_serve_the_bundle_that_reads_it(project, live):
-    first = json.loads((project.root / "serving" / "catalogue.json").read_text())
+    first = CataloguePointer.read(project.root)
+    first = PublishedCatalogue(catalogue=first.catalogue, digest=first.digest)
     live.refresh()
     before = live.current
     newer = write_catalogue(project.root / "c2", ids=(12, 11, 13, 14, 99), text_version="t2")
-    project.write("catalogue.json", {**newer, "texts": {"t1": first, "t2": newer}})
+    CataloguePointer(**newer.model_dump(), texts={"t1": first, "t2": newer}).publish(project.root)
     for served in (live, Live(project.settings)):  # a process that runs, and one that starts now
         assert served.refresh()
         catalogue = served.current.catalogue
-        assert (served.current.reduced, catalogue.digest) == ((), newer["digest"])
+        assert (served.current.reduced, catalogue.digest) == ((), newer.digest)
         assert np.array_equal(catalogue.text[:2], before.catalogue.text[[1, 0]])
         assert np.isnan(catalogue.text[4]).all()
     project.bundles["two"] = make_bundle(text_version="t2")

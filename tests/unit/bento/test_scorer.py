@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -95,8 +94,8 @@ def test_too_many_candidates_are_cut_and_reported(live):
 
 def test_text_ids_rank_as_numbers_do(tmp_path):
     ids = ("i1", "i2", "i3", "i4", "i5")
-    pointer = write_catalogue(tmp_path / "c", ids=ids)
-    live = make_generation(make_bundle(ids[:4], string_ids=True), load_catalogue(Path(pointer["catalogue"])))
+    write_catalogue(tmp_path / "c", ids=ids)
+    live = make_generation(make_bundle(ids[:4], string_ids=True), load_catalogue(tmp_path / "c"))
     chosen = pick_candidates(live, "home", ["i4", "i1", "11"], 10)
     rows, scores = rank(live, UserState("u1", KNOWN.values, ["i1", "i2"]), "home", chosen.rows, 10)
     assert {live.catalogue.columns["item_id"][row] for row in rows} == {"i4", "i1"}
@@ -105,8 +104,8 @@ def test_text_ids_rank_as_numbers_do(tmp_path):
 
 
 def test_text_of_another_version_counts_as_unknown_and_is_reported(tmp_path, live):
-    pointer = write_catalogue(tmp_path / "new", text_version="t2")
-    other = make_generation(live.bundle, load_catalogue(Path(pointer["catalogue"])))
+    write_catalogue(tmp_path / "new", text_version="t2")
+    other = make_generation(live.bundle, load_catalogue(tmp_path / "new"))
     assert other.reduced == ("item_text:other_version",)
     assert live.reduced == ()
     assert not other.items.known.any()
@@ -114,8 +113,8 @@ def test_text_of_another_version_counts_as_unknown_and_is_reported(tmp_path, liv
 
 
 def test_a_column_that_the_catalogue_lost_counts_as_unknown_and_is_reported(tmp_path, bundle):
-    pointer = write_catalogue(tmp_path / "new", columns=("genre",))
-    live = make_generation(bundle, load_catalogue(Path(pointer["catalogue"])))
+    write_catalogue(tmp_path / "new", columns=("genre",))
+    live = make_generation(bundle, load_catalogue(tmp_path / "new"))
     assert live.reduced == ("item_features:missing",)
     assert np.isfinite(rank(live, KNOWN, "home", np.arange(5), 5)[1]).all()
 

@@ -140,10 +140,10 @@ def test_a_build_killed_half_way_is_invisible_and_the_next_run_ends_in_the_same_
 def test_verify_finds_a_changed_byte(tmp_path):
     store = ArtifactStore(tmp_path)
     manifest = build(store, write("hello"))
-    store.verify(manifest)
+    manifest.check()
     manifest.file("data.txt").write_text("hellO")
     with pytest.raises(CorruptArtifactError, match="data.txt"):
-        store.verify(manifest)
+        manifest.check()
 
 
 def test_verify_finds_a_missing_file(tmp_path):
@@ -151,7 +151,7 @@ def test_verify_finds_a_missing_file(tmp_path):
     manifest = build(store, write("hello"))
     manifest.file("data.txt").unlink()
     with pytest.raises(CorruptArtifactError, match="data.txt"):
-        store.verify(manifest)
+        manifest.check()
 
 
 def test_verify_finds_an_altered_manifest(tmp_path):
@@ -159,7 +159,7 @@ def test_verify_finds_an_altered_manifest(tmp_path):
     path = build(store, write("hello")).file("manifest.json")
     path.write_text(path.read_text().replace('"lines": 1', '"lines": 2'))
     with pytest.raises(CorruptArtifactError, match=r"manifest\.json was altered"):
-        store.verify(store.get("stage"))
+        store.get("stage").check()
 
 
 @pytest.mark.parametrize("text", ["", "{", "{}", '{"unknown": 1}'])

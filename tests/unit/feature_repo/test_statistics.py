@@ -103,14 +103,14 @@ def test_push_path_state_equals_the_last_batch_state_bit_for_bit(tmp_path, seed)
     for user, row in last.items():
         state = entity_state(interactions([r for r in rows if r.user == user]), settings)
         liked = [r["item_id"] for r in tables["user_log"].to_pylist() if r["user_id"] == user]
-        assert (state.rows, state.positives, state.rate) == (row["user_rows"], row["user_positives"], row["user_rate"])
+        assert list(state.statistics.values()) == [row["user_rows"], row["user_positives"], row["user_rate"]]
         assert state.history == liked[: ends[user]][-3:]
         assert state.watermark == max(r.micros for r in rows if r.user == user) + 1
 
 
 def test_push_path_state_without_rows_is_the_prior():
     state = entity_state(interactions([]), Settings(features={"prior_rate": 0.25}))
-    assert (state.rows, state.positives, state.rate, state.history) == (0, 0, 0.25, [])
+    assert (state.statistics, state.history) == ({"rows": 0, "positives": 0, "rate": 0.25}, [])
 
 
 def test_rows_found_in_two_windows_count_once_and_the_later_window_wins(tmp_path):

@@ -102,7 +102,7 @@ def write_dataset(folder, *, rows=3000, users=60, items=40, seed=0, string_ids=F
         },
         "views": {},
         "service": "ranker_1",
-        "id_types": {"user": "string" if string_ids else "int64", "item": "string" if string_ids else "int64"},
+        "id_types": dict.fromkeys(("user_id", "item_id"), "string" if string_ids else "int64"),
         "train_start": 0,
     }
     (folder / "spec.json").write_text(json.dumps(spec))

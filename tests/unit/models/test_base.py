@@ -83,7 +83,7 @@ def test_a_bundle_from_before_the_base_scores_as_it_did(data, tmp_path, model, s
     from safetensors.torch import load_file, save_file
 
     from core.digest import sha256_file, sha256_json
-    from core.store import write_json
+    from core.files import write_json
 
     models.train(data, model, settings.model_copy(update={"epochs": 3}), tmp_path / "b", name="k")
     bundle, rows = load_bundle(tmp_path / "b"), data.indices("test")

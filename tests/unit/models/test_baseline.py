@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pyarrow as pa
 import pytest
+from specs import dataset_spec
 
 from models import TrainingData, counting, evaluate
 from models.baseline import PRIOR_WEIGHT
@@ -33,7 +34,7 @@ def data(labels_of_test: int | None = None) -> TrainingData:
             "user_rows": np.full(n, 20),
         }
     )
-    return TrainingData(rows, pa.table({}), {}, {})
+    return TrainingData(rows, pa.table({}), {}, dataset_spec())
 
 
 def test_an_item_counts_within_its_scenario():
@@ -62,7 +63,7 @@ def test_validation_rows_count_for_the_test_rows_and_not_for_themselves():
                 ]
             ),
         ),
-        *(whole.user_log, {}, {}),
+        *(whole.user_log, {}, dataset_spec()),
     )
     scores = {
         split: [counting(d, split)["score"].to_pylist() for d in (whole, flipped)] for split in ("validation", "test")
@@ -85,7 +86,7 @@ def test_what_was_never_seen_has_the_rate_of_all_rows():
         }
     ).cast(rows.schema)
     known = rows.filter(pa.compute.not_equal(rows["split"], "test"))
-    found = counting(TrainingData(pa.concat_tables([known, strange]), pa.table({}), {}, {}), "test")
+    found = counting(TrainingData(pa.concat_tables([known, strange]), pa.table({}), {}, dataset_spec()), "test")
     assert found["score"].to_pylist() == pytest.approx([pa.compute.mean(known["label"]).as_py()])
 
 
@@ -103,5 +104,5 @@ def test_a_rate_is_pulled_by_the_weight_of_the_prior():
     )
     item = (2 + PRIOR_WEIGHT * 0.5) / (2 + PRIOR_WEIGHT)
     expected = (2 + PRIOR_WEIGHT * item) / (2 + PRIOR_WEIGHT)
-    found = counting(TrainingData(rows, pa.table({}), {}, {}), "test")
+    found = counting(TrainingData(rows, pa.table({}), {}, dataset_spec()), "test")
     assert found["score"].to_pylist() == pytest.approx([expected])

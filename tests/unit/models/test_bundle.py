@@ -6,6 +6,7 @@ import pyarrow as pa
 import pytest
 
 import models
+from core.contracts.dataset_spec import VectorSpec
 from core.errors import BundleError
 from models.data import TrainingData
 
@@ -31,7 +32,7 @@ def test_a_loaded_bundle_reproduces_its_golden_rows(trained):
     bundle = models.load_bundle(trained)
     bundle.check_golden()
     assert bundle.name == "k"
-    assert bundle.info["vectors"]["user_pooled"] == {"dim": 8, "version": "v1"}
+    assert bundle.spec.vectors["user_pooled"] == VectorSpec(dim=8, version="v1")
 
 
 def test_a_bundle_names_only_the_views_its_model_reads(data, tmp_path):
@@ -40,12 +41,12 @@ def test_a_bundle_names_only_the_views_its_model_reads(data, tmp_path):
     from core.settings import ModelSettings, TrainSettings
 
     columns = {"user_stats": ["user_rows"], "user_pooled": ["vector"], "scenario": ["vector"], "item_text": ["vector"]}
-    table = replace(data, spec={**data.spec, "views": columns})
+    table = replace(data, spec=data.spec.changed(views=columns))
     tiny = {"hidden": [8], "tower": [4], "embedding_dim": 4, "bottleneck": 2}
     models.train(table, models.plain(ModelSettings(**tiny)), TrainSettings(epochs=1), tmp_path / "plain", name="plain")
 
-    info = models.load_bundle(tmp_path / "plain").info
-    assert info["views"] == {"user_stats": ["user_rows"], "item_text": ["vector"]}
+    spec = models.load_bundle(tmp_path / "plain").spec
+    assert spec.views == {"user_stats": ("user_rows",), "item_text": ("vector",)}
 
 
 def test_a_request_scores_as_the_table_does(data, trained):

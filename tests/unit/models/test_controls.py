@@ -3,6 +3,7 @@
 import numpy as np
 import pyarrow as pa
 import pytest
+from specs import dataset_spec
 
 from models.controls import common_scenario, has_text, of_other_users, with_vectors, without_text
 from models.data import TrainingData, row_numbers
@@ -20,7 +21,7 @@ def table(users, rows, scenario=None, items=None):
         "item_text_row": pa.array([0] * count, pa.int64()),
     }
     vectors = {"user_pooled": np.arange(20, dtype=np.float32)[:, None], "item_text": np.ones((1, 2), np.float32)}
-    spec = {"vectors": {kind: {"dim": v.shape[1]} for kind, v in vectors.items()}}
+    spec = dataset_spec(vectors={kind: {"dim": v.shape[1], "version": "1"} for kind, v in vectors.items()})
     return TrainingData(pa.table(columns), pa.table({}), vectors, spec)
 
 
@@ -69,7 +70,7 @@ def test_without_text_the_rest_is_as_it_was():
     data = table(USERS, ROWS)
     bare = without_text(data)
     assert has_text(data) and not has_text(bare)
-    assert set(bare.vectors) == set(bare.spec["vectors"]) == {"user_pooled"} and bare.rows is data.rows
+    assert set(bare.vectors) == set(bare.spec.vectors) == {"user_pooled"} and bare.rows is data.rows
     assert set(data.vectors) == {"user_pooled", "item_text"}
     other = with_vectors(data, {"item_text": np.zeros((1, 2), np.float32)})
     assert not other.vectors["item_text"].any() and data.vectors["item_text"].all()

@@ -163,7 +163,7 @@ def test_a_table_without_training_rows_is_refused(data):
 
 def test_encoder_survives_json(data):
     encoder = fitted(data)
-    again = Encoder.from_json(encoder.as_json(), encoder.vocabularies)
+    again = Encoder.from_spec(encoder.as_spec(), encoder.vocabularies)
     np.testing.assert_array_equal(again.encode(data).dense, encoder.encode(data).dense)
     assert again.layout == encoder.layout
 

@@ -221,7 +221,7 @@ def _fused_kernel(built):
 
 
 def test_a_level_without_its_vectors_is_a_settings_error(data, tmp_path, model, settings):
-    bare = TrainingData(data.rows, data.user_log, {}, {**data.spec, "vectors": {}})
+    bare = TrainingData(data.rows, data.user_log, {}, data.spec.changed(vectors={}))
     with pytest.raises(SettingsError, match="user_level"):
         models.train(bare, model, settings, tmp_path / "b", name="k")
     with pytest.raises(SettingsError, match="scenario_level"):
@@ -231,7 +231,7 @@ def test_a_level_without_its_vectors_is_a_settings_error(data, tmp_path, model, 
 
 
 def test_no_history_is_a_model_without_a_bag(data, tmp_path, model, settings):
-    bare = TrainingData(data.rows, data.user_log, data.vectors, {**data.spec, "history_length": 0})
+    bare = TrainingData(data.rows, data.user_log, data.vectors, data.spec.changed(history_length=0))
     models.train(bare, model, settings.model_copy(update={"epochs": 1}), tmp_path / "b", name="k")
     models.load_bundle(tmp_path / "b").check_golden()
 

@@ -8,16 +8,17 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from specs import dataset_spec, pointer
 
 from core import Built, Settings, Window
-from core.store import replace_json
+from core.contracts.pointers import BundlePointer
 from core.tables import TIMESTAMP
 from pipeline import plots
 from pipeline.drift import measure_drift
 from pipeline.findings import _drift
 from pipeline.stages import artifact_store
 
-SPEC = {"user_categorical": ["country"], "user_dense": [], "item_categorical": [], "item_dense": ["price"]}
+SPEC = dataset_spec(user_categorical=["country"], item_dense=["price"])
 ROWS = 3000
 WINDOWS = [Window.parse(f"2024-01-0{day}", f"2024-01-0{day + 1}") for day in (1, 2)]
 
@@ -45,16 +46,15 @@ def publish(settings, number, price):
             "price": rng.normal(np.where(days == number - 1, price, 10.0), 1.0),
         }
         pq.write_table(pa.table(table), out / "rows.parquet")
-        (out / "spec.json").write_text(json.dumps(SPEC))
+        SPEC.write(out)
         return Built()
 
     built = {"settings": {}, "rooms": ("core",)}
     dataset = store.build("dataset", window, inputs={"n": str(number)}, builder=build_table, **built)
     train = store.build("train", window, inputs={"dataset": dataset.digest}, builder=lambda out: Built(), **built)
-    pointer = store.root / "serving" / "current.json"
-    old = json.loads(pointer.read_text()) if pointer.is_file() else None
+    old = BundlePointer.read(store.root)
     bundle = str((train.path / "bundle_knowledge").relative_to(store.root))
-    replace_json(pointer, {"bundle": bundle, "digest": train.digest, "previous": old})
+    pointer(old and old.release, bundle=bundle, digest=train.digest).publish(store.root)
 
 
 def drift(settings, number):

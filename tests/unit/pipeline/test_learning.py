@@ -4,23 +4,18 @@ from __future__ import annotations
 
 import pyarrow as pa
 import pytest
+from specs import bundle_spec, dataset_spec, pointer, release
 
 from models import TrainingData
 from pipeline.learning import ROLLED_BACK, _readable, _was_rolled_back
 from pipeline.report import _unknown_share
 
-INFO = {
-    "scenarios": ["feed", "search"],
-    "user_categorical": ["country"],
-    "user_dense": ["age"],
-    "item_categorical": [],
-    "item_dense": ["price"],
-}
+SPEC = bundle_spec(scenarios=["feed", "search"], user_categorical=["country"], user_dense=["age"], item_dense=["price"])
 
 
 def test_a_champion_scores_the_scenarios_it_knows_and_takes_columns_that_are_gone_as_unknown():
     rows = pa.table({"row_id": [0, 1, 2], "scenario": ["feed", "detail", "search"], "price": [1.0, 2.0, 3.0]})
-    found = _readable(TrainingData(rows, pa.table({}), {}, {}), INFO).rows
+    found = _readable(TrainingData(rows, pa.table({}), {}, dataset_spec()), SPEC).rows
     assert found["row_id"].to_pylist() == [0, 2]
     assert found["price"].to_pylist() == [1.0, 3.0]
     assert found["country"].to_pylist() == found["age"].to_pylist() == [None, None]
@@ -37,7 +32,8 @@ def test_a_champion_scores_the_scenarios_it_knows_and_takes_columns_that_are_gon
     ],
 )
 def test_only_the_bundle_that_was_taken_back_stays_back(champion, expected):
-    assert _was_rolled_back(champion, "b") is expected
+    previous = champion["previous"] and release(**champion["previous"])
+    assert _was_rolled_back(pointer(previous, reason=champion["reason"]), "b") is expected
 
 
 @pytest.mark.parametrize(

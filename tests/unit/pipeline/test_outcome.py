@@ -8,6 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 from rich.console import Console
+from specs import pointer
 
 from core import Manifest, Window, load_settings
 from pipeline.outcome import console, print_outcome
@@ -72,8 +73,7 @@ def made(project):
 
 
 def live(project, digest, version=4):
-    (project.root / "serving").mkdir(parents=True)
-    (project.root / "serving" / "current.json").write_text(json.dumps({"digest": digest, "version": version}))
+    pointer(digest=digest, version=version).publish(project.root)
 
 
 def said(project, done, window=Window()):  # noqa: B008

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import datetime as dt
-import json
 
 import pytest
+from specs import bundle_spec, pointer, release
 
 from core import ArtifactStore, Built, Settings, Window
 from core.errors import CorruptArtifactError, MissingArtifactError
-from core.store import replace_json
 from pipeline.prune import remove, unneeded
 
 AT_ONCE = dt.timedelta(0)
@@ -57,8 +56,8 @@ def run(settings, day, change="", version="v1"):
 def content(out, text, version):
     """Some bytes, and the part of a bundle that says which vectors it reads."""
     (out / "bundle_knowledge").mkdir()
-    spec = {"vectors": {"user_pooled": {"version": version}, "scenario": {"version": version}}}
-    (out / "bundle_knowledge" / "spec.json").write_text(json.dumps(spec))
+    vectors = dict.fromkeys(("user_pooled", "scenario"), {"dim": 2, "version": version})
+    bundle_spec(vectors=vectors).write(out / "bundle_knowledge")
     return Built(rows={"n": (out / "data").write_text(text)}, versions={"pooled": version, "scenario": version})
 
 
@@ -67,11 +66,8 @@ def left(settings, stage):
 
 
 def champion(settings, train, previous=None):
-    def pointer(manifest):
-        return {"bundle": f"objects/train/{manifest.path.name}/bundle_knowledge"}
-
-    body = pointer(train) | {"previous": previous and pointer(previous)}
-    replace_json(settings.root / "serving" / "current.json", body)
+    before = previous and release(bundle=f"objects/train/{previous.path.name}/bundle_knowledge")
+    pointer(before, bundle=f"objects/train/{train.path.name}/bundle_knowledge").publish(settings.root)
 
 
 def test_old_windows_go_and_the_log_and_the_newest_windows_stay(settings):

@@ -77,6 +77,8 @@ class Table:
             "item_categorical": [],
             "item_dense": ["year"],
             "scenarios": ["home", "search"],
+            "history_length": 5,
+            "prior_rate": 0.5,
             "vectors": {kind: {"dim": shape[1], "version": "v1"} for kind, shape in shapes.items()},
         }
 
