@@ -63,7 +63,7 @@ def prepare(settings: Settings) -> None:
     """Train and promote a model once, and fill the online store, which may be new."""
     from feature_repo import materialize
     from pipeline.run import run_all
-    from pipeline.stages import artifact_store, clean_tables, stage_clock
+    from pipeline.windows import artifact_store, clean_tables, stage_clock
 
     print("preparing: all stages, a few minutes the first time", flush=True)
     run_all(settings, Window())
@@ -81,7 +81,7 @@ def prepare(settings: Settings) -> None:
 
 def make_requests(settings: Settings, count: int, seed: int = 0) -> list[dict[str, Any]]:
     """Requests for users of the log and random items: the same for all services."""
-    from pipeline.stages import artifact_store
+    from pipeline.windows import artifact_store
 
     rows = pq.read_table(artifact_store(settings).get("dataset").file("rows.parquet"))
     users, items, scenarios = (rows[name].unique().to_pylist() for name in ("user_id", "item_id", "scenario"))

@@ -84,7 +84,7 @@ class DistinctKeys:
         if scope["type"] != "http" or scope["path"] not in self.paths:
             await self.app(scope, receive, send)
             return
-        messages = []
+        messages: list[MutableMapping[str, Any]] = []
         while not messages or (messages[-1]["type"] == "http.request" and messages[-1].get("more_body")):
             messages.append(await receive())
         body = b"".join(message.get("body", b"") for message in messages)

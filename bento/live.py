@@ -262,7 +262,7 @@ def encode_items(bundle: Bundle, catalogue: Catalogue) -> tuple[EncodedItems, tu
     reduced = []
     unknown: list[Any] = [None] * len(catalogue)
     wanted = [*bundle.spec.item_categorical, *(feature.name for feature in bundle.encoder.item_dense)]
-    columns = {"item_id": catalogue.columns["item_id"]}
+    columns: dict[str, Any] = {"item_id": catalogue.columns["item_id"]}
     for name in wanted:
         columns[name] = catalogue.columns.get(name, unknown)
     if any(name not in catalogue.columns for name in wanted):

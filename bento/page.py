@@ -41,7 +41,7 @@ def examples(settings: Settings, live: Generation | None) -> dict[str, Any]:
     user = known_user(settings)
     if user is None:
         user = 1 if not live.bundle.spec.has_text_ids("user_id") else "somebody"
-    item = live.catalogue.columns["item_id"][rows[0]] if len(rows) else None
+    item: Any = live.catalogue.columns["item_id"][rows[0]] if len(rows) else None
     item = item.item() if hasattr(item, "item") else item
     found: dict[str, Any] = {"/rank": {"user_id": user, "scenario": scenario, "k": 5}}
     if item is not None:

@@ -38,7 +38,7 @@ def pick_candidates(live: Generation, scenario: str, ids: Iterable[Any] | None, 
         limit: rows at the most; more are left out, and the answer says so.
     """
     if ids is None:
-        rows, unknown = live.catalogue.members[scenario], []
+        rows, unknown = live.catalogue.members[scenario], list[Any]()
     else:
         rows, unknown = live.catalogue.find(ids)
     withdrawn = not live.catalogue.withdrawn.isdisjoint(unknown)
@@ -55,7 +55,9 @@ def user_side(live: Generation, user: UserState, scenario: str, *, neutral: bool
         neutral: leave out the knowledge of user and scenario.
     """
     names = [view for view in live.bundle.spec.vectors if is_of(view, "user")]
-    vectors = {name: _vector(None if neutral else user.vectors.get(name), live, name) for name in names}
+    vectors: dict[str, np.ndarray | None] = {
+        name: _vector(None if neutral else user.vectors.get(name), live, name) for name in names
+    }
     known = None if neutral else live.scenario_vectors.get(scenario)
     return RequestBatch(
         scenario=[],

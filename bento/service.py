@@ -13,7 +13,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from core import configure, load_settings, logger
 
@@ -30,6 +30,7 @@ from fastapi import FastAPI, HTTPException
 from prometheus_client import Counter
 from pydantic import BaseModel, Field, WithJsonSchema
 from starlette.responses import HTMLResponse, JSONResponse, Response
+from starlette.routing import Route
 
 from bento.announce import announce
 from bento.intake import Intake
@@ -184,7 +185,7 @@ class Ranker:
     @GET.get("/docs.json", include_in_schema=False)
     async def openapi_document(self) -> Response:
         """What the routes take and answer."""
-        return JSONResponse(openapi(Ranker.openapi_spec.asdict(), self.settings, self.live.current))
+        return JSONResponse(openapi(_service().openapi_spec.asdict(), self.settings, self.live.current))
 
     @GET.get("/scenarios")
     async def scenarios(self) -> list[ScenarioInfo]:
@@ -211,7 +212,7 @@ class Ranker:
             raise InvalidArgument(f"unknown scenario {short(scenario)!r}{hint}; known: {known}")
         return live
 
-    def _id(self, name: str, value: Any, live: Generation) -> int | str:
+    def _id(self, name: Literal["user_id", "item_id"], value: Any, live: Generation) -> int | str:
         """An id in the type that the log had: `"42"`, 42 and 42.0 are one user where ids are integers."""
         try:
             return read_id(value, _id_type(name, live), self.settings.data.nulls)
@@ -249,9 +250,18 @@ class Ranker:
         return user, degraded + [f"{view}:{status}" for view, status in user.status.items() if status != "found"]
 
 
-Ranker.add_asgi_middleware(BoundedBody)
-Ranker.add_asgi_middleware(DistinctKeys)  # within the bound
-bound_metrics(["/livez", "/readyz", *(api.route for api in Ranker.apis.values()), *(get.path for get in GET.routes)])
+def _service() -> Any:
+    """The class above as BentoML's decorator made it."""
+    return Ranker
+
+
+_service().add_asgi_middleware(BoundedBody)
+_service().add_asgi_middleware(DistinctKeys)  # within the bound
+_ROUTES = [
+    *(api.route for api in _service().apis.values()),
+    *(route.path for route in GET.routes if isinstance(route, Route)),
+]
+bound_metrics(["/livez", "/readyz", *_ROUTES])
 
 
 def _explanation(
@@ -325,7 +335,7 @@ def _json(body: Any) -> Any:
     return Response(text, media_type="application/json")
 
 
-def _id_type(name: str, live: Generation) -> pa.DataType:
+def _id_type(name: Literal["user_id", "item_id"], live: Generation) -> pa.DataType:
     return pa.string() if live.bundle.spec.has_text_ids(name) else pa.int64()
 
 

@@ -6,7 +6,19 @@ The one room that talks to Feast. Names are imported when first used, because im
 from __future__ import annotations
 
 from importlib import import_module
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from feature_repo.catalogue import build_catalogue
+    from feature_repo.live import CurrentPusher, Pushed, Pusher, push, pushing
+    from feature_repo.materialization import apply, erase_online, known_user, materialize
+    from feature_repo.overlay import open_store
+    from feature_repo.readback import sample_online
+    from feature_repo.reader import OnlineReader, UserState
+    from feature_repo.splits import compute_train_start
+    from feature_repo.statistics import build_statistics
+    from feature_repo.training_table import build_training_table
+    from feature_repo.views import Generation
 
 _HOME = {
     "CurrentPusher": "live",
@@ -28,7 +40,26 @@ _HOME = {
     "erase_online": "materialization",
     "pushing": "live",
 }
-__all__ = sorted(_HOME)
+__all__ = [
+    "CurrentPusher",
+    "Generation",
+    "OnlineReader",
+    "Pushed",
+    "Pusher",
+    "UserState",
+    "apply",
+    "build_catalogue",
+    "build_statistics",
+    "build_training_table",
+    "compute_train_start",
+    "erase_online",
+    "known_user",
+    "materialize",
+    "open_store",
+    "push",
+    "pushing",
+    "sample_online",
+]
 
 
 def __getattr__(name: str) -> Any:

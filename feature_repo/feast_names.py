@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib import import_module
 from types import ModuleType
-from typing import Any
+from typing import Any, cast
 
 import typeguard
 
@@ -66,3 +66,57 @@ with _plainly():
     from feast.repo_config import MaterializationConfig, RegistryConfig
     from feast.types import Array, Bool, FeastType, Float32, Float64, Int32, Int64, String, UnixTimestamp
     from feast.utils import _convert_arrow_to_proto as convert_arrow_to_proto
+
+
+def file_source(view: FeatureView) -> FileSource:
+    """The file behind one of our views."""
+    return cast(FileSource, view.batch_source)
+
+
+__all__ = [
+    "Array",
+    "BaseRegistry",
+    "Bool",
+    "DuckDBOfflineStore",
+    "DuckDBOfflineStoreConfig",
+    "Entity",
+    "EntityKey",
+    "FeastType",
+    "FeatureService",
+    "FeatureStore",
+    "FeatureView",
+    "FeatureViewNotFoundException",
+    "FeatureViewState",
+    "Field",
+    "FileRegistryStore",
+    "FileSource",
+    "Float32",
+    "Float64",
+    "Int32",
+    "Int64",
+    "MaterializationConfig",
+    "OnDemandFeatureView",
+    "ParquetFormat",
+    "RedisOnlineStore",
+    "RedisOnlineStoreConfig",
+    "Registry",
+    "RegistryConfig",
+    "RepoConfig",
+    "RetrievalJob",
+    "RetrievalMetadata",
+    "SqlRegistryConfig",
+    "SqliteOnlineStore",
+    "SqliteOnlineStoreConfig",
+    "String",
+    "UnixTimestamp",
+    "Value",
+    "ValueType",
+    "convert_arrow_to_proto",
+    "infer_event_timestamp_from_entity_df",
+    "mmh3",
+    "quote_id",
+    "redis_key",
+    "serialize_entity_key",
+    "file_source",
+    "table_id",
+]

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Sequence
+from typing import Any
 
 import redis
-from redis.connection import AbstractConnection, ConnectionPool
+from redis.connection import ConnectionPool
 
 
 class HeldConnections:
@@ -23,7 +24,7 @@ class HeldConnections:
 
     def __init__(self, pool: ConnectionPool) -> None:
         self._pool = pool
-        self._free: deque[AbstractConnection] = deque()
+        self._free: deque[Any] = deque()
 
     def hmget(self, address: bytes, fields: Sequence[bytes]) -> list[bytes | None]:
         """The values of a hash's fields, None where there is none.
@@ -41,7 +42,7 @@ class HeldConnections:
             # The others were closed by the same event, most likely; they are dropped as they are met.
             return self._ask(self._pool.make_connection(), address, fields)
 
-    def _ask(self, connection: AbstractConnection, address: bytes, fields: Sequence[bytes]) -> list[bytes | None]:
+    def _ask(self, connection: Any, address: bytes, fields: Sequence[bytes]) -> list[bytes | None]:
         # A connection that fails is not kept: an answer that comes late must not be taken for another's.
         connection.send_packed_command(connection.pack_command("HMGET", address, *fields), check_health=False)
         values = connection.read_response()

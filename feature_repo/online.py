@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pyarrow as pa
@@ -52,14 +52,14 @@ class OnlineTable:
     def __init__(self, store: FeatureStore, timeout_ms: int = 30_000, retry: bool = True) -> None:
         self.config = store.config
         self.provider = store._get_provider()
-        self.backend = self.provider.online_store
+        self.backend = cast(SqliteOnlineStore | RedisOnlineStore, self.provider.online_store)
         self._plans: dict[tuple[str, ...], _Plan] = {}
         self._held: HeldConnections | None = None
         with storage_errors(self.config):
             if isinstance(self.backend, SqliteOnlineStore):
                 connection = self.backend._get_conn(self.config)
                 connection.execute(f"PRAGMA busy_timeout = {int(timeout_ms)}")
-            elif isinstance(self.backend, RedisOnlineStore):
+            else:
                 # Feast's own reading of an address knows no IPv6 and takes a password of digits for a number.
                 address = RedisAddress.parse(self.config.online_store.connection_string)
                 client = self.backend._client = redis.Redis(**address.arguments())
@@ -120,7 +120,7 @@ class OnlineTable:
                     )
                 return
             fields = [mmh3(f"{view.name}:{field.name}") for field in view.features] + [f"_ts:{view.name}".encode()]
-            with self.backend._get_client(self.config.online_store).pipeline(transaction=False) as pipe:
+            with self._redis().pipeline(transaction=False) as pipe:
                 for key in keys:
                     pipe.hdel(redis_key(self.config.project, key, version), *fields)
                 pipe.execute()
@@ -139,7 +139,7 @@ class OnlineTable:
         version, keys = self.config.entity_key_serialization_version, entity_keys(key, ids)
         with storage_errors(self.config):
             if not isinstance(self.backend, SqliteOnlineStore):
-                with self.backend._get_client(self.config.online_store).pipeline(transaction=False) as pipe:
+                with self._redis().pipeline(transaction=False) as pipe:
                     for one in keys:
                         address = redis_key(self.config.project, one, version)
                         _ = pipe.exists(address) if count_only else pipe.delete(address)
@@ -204,9 +204,15 @@ class OnlineTable:
         table = table_id(self.config.project, view)
         query = f'SELECT entity_key, value FROM "{table}" WHERE feature_name = ? AND entity_key IN ({_marks(keys)})'
         with storage_errors(self.config):
-            rows = self.backend._get_conn(self.config).execute(query, ["published", *keys]).fetchall()
+            rows = self._sqlite().execute(query, ["published", *keys]).fetchall()
         found = {key: Value.FromString(value).int64_val for key, value in rows}
         return [found.get(key) for key in keys]
+
+    def _redis(self) -> Any:  # its annotations know no bytes
+        return cast(RedisOnlineStore, self.backend)._get_client(self.config.online_store)
+
+    def _sqlite(self) -> sqlite3.Connection:
+        return cast(SqliteOnlineStore, self.backend)._get_conn(self.config)
 
     def _read(self, view: FeatureView, ids: Sequence[Any], columns: list[str] | None) -> list[dict[str, Any] | None]:
         if not ids:
@@ -219,7 +225,7 @@ class OnlineTable:
     def _read_hash(self, plan: _Plan, key: EntityKey) -> list[dict[str, Any] | None]:
         """All views of an entity are fields of one Redis hash."""
         address = redis_key(self.config.project, key, self.config.entity_key_serialization_version)
-        client = self._held or self.backend._get_client(self.config.online_store)
+        client = self._held or self._redis()
         values = client.hmget(address, plan.fields)
         rows, begin = [], 0
         for names in plan.names:
@@ -232,7 +238,7 @@ class OnlineTable:
         """SQLite has a table per view, and a row in it per column of an entity."""
         address = serialize_entity_key(key, self.config.entity_key_serialization_version)
         found: list[dict[str, bytes]] = [{} for _ in plan.names]
-        query = self.backend._get_conn(self.config).execute(plan.query, [address] * len(plan.names))
+        query = self._sqlite().execute(plan.query, [address] * len(plan.names))
         for place, name, value in query:
             found[place][name] = value
         return [

@@ -22,7 +22,7 @@ from core.duck import connect, quoted
 from core.errors import MissingArtifactError
 from core.tables import UNDATED_MICROS
 from feature_repo.dimension import without_withdrawn
-from feature_repo.feast_names import FeatureView
+from feature_repo.feast_names import FeatureView, file_source
 from feature_repo.log import MEMORY_LIMIT
 from feature_repo.views import Generation, SourcePaths, entity_of, stored_type
 
@@ -80,7 +80,7 @@ def write_source(
         The file, and its number of rows (one per entity).
     """
     schema = schema_of(generation, view, feast_view)
-    target = Path(feast_view.batch_source.path)
+    target = Path(file_source(feast_view).path)
     target.parent.mkdir(parents=True, exist_ok=True)
     scratch = target.with_name(f".{target.name}.{uuid.uuid4().hex}")
     count = 0

@@ -39,6 +39,7 @@ from feature_repo.feast_names import (
     RepoConfig,
     RetrievalJob,
     RetrievalMetadata,
+    file_source,
     infer_event_timestamp_from_entity_df,
 )
 from feature_repo.log import MEMORY_LIMIT
@@ -154,12 +155,13 @@ class _Job(RetrievalJob):
 
 def _is_ours(view: FeatureView) -> bool:
     source = view.batch_source
-    parquet = isinstance(source, FileSource) and isinstance(source.file_format, ParquetFormat | None)
-    return parquet and "://" not in source.path and not source.field_mapping and bool(view.entity_columns)
+    if not isinstance(source, FileSource) or not isinstance(source.file_format, ParquetFormat | None):
+        return False
+    return "://" not in source.path and not source.field_mapping and bool(view.entity_columns)
 
 
 def _joined(view: FeatureView, refs: Sequence[str], full_names: bool) -> _View:
-    source, prefix = view.batch_source, f"{view.projection.name_to_use()}:"
+    source, prefix = file_source(view), f"{view.projection.name_to_use()}:"
     name = view.projection.name_alias or view.name
     features = [ref.split(":")[1] for ref in refs if ref.startswith(prefix)]
     keys = view.projection.join_key_map or {column.name: column.name for column in view.entity_columns}

@@ -78,9 +78,7 @@ class StateWriter:
 
 def due_snapshots(logs: Mapping[Any, Rows], settings: Settings) -> Iterator[tuple[Any, int, list[Any], list[Any]]]:
     """The newest pooled snapshot that is due: user, watermark, (item id, event time) of positives and of negatives before it."""
-    age, every = (
-        span and span // dt.timedelta(microseconds=1) for span in (settings.knowledge.max_age, settings.knowledge.every)
-    )
+    age, every = _micros(settings.knowledge.max_age), _micros(settings.knowledge.every)
     for user, rows in logs.items():
         mark = newest_snapshot([time for time, *_ in rows], settings.knowledge.thresholds, age, every)
         if mark is not None:
@@ -111,3 +109,7 @@ def newest_snapshot(
             if aged < len(times) and (not pending or aged < pending[0]):
                 pending.insert(0, aged)
     return None if newest is None else times[newest] + TICK
+
+
+def _micros(span: dt.timedelta | None) -> int | None:
+    return None if span is None else span // dt.timedelta(microseconds=1)

@@ -152,7 +152,7 @@ class _Redis(UserStore):
         field = field_id(view, column)
         with self._pipeline() as pipe:
             for user in users:
-                pipe.hget(self._key(user), field)
+                pipe.hget(self._key(user), field)  # type: ignore[arg-type]
             return [integer(value) for value in pipe.execute()]
 
     def _put(self, view: str, rows: Sequence[UserRow], kinds: Kinds) -> None:
@@ -160,7 +160,7 @@ class _Redis(UserStore):
             for row in rows:
                 fields = {time_field(view): timestamp(row.published)}
                 fields |= {field_id(view, name): value for name, value, _ in _encoded(row, kinds)}
-                pipe.hset(self._key(row.user), mapping=fields)
+                pipe.hset(self._key(row.user), mapping=fields)  # type: ignore[arg-type]
             pipe.execute()
 
     def _key(self, user: int | str) -> bytes:

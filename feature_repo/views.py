@@ -28,6 +28,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -199,7 +200,7 @@ def generation_of(settings: Settings, *, users: Path, items: Path, knowledge: Pa
     )
     user_schema, item_schema = pq.read_schema(users), pq.read_schema(items)
     data = settings.data
-    body = {
+    body: dict[str, Any] = {
         "user_id": str(user_schema.field("user_id").type),
         "item_id": str(item_schema.field("item_id").type),
         "user_columns": _declared(user_schema, [*data.user_categorical, *data.user_dense], users),

@@ -254,7 +254,8 @@ def _refuse_formats(base: Path, path: Path, files: list[Path]) -> None:
 
 
 def _check_alike(found: list[Part], path: Path, key: str) -> None:
-    first, real = found[0], {}
+    first = found[0]
+    real: dict[Path, Path] = {}
     for part in found:
         if part.kind != first.kind:
             message = f"this is {part.kind}, but {first.path} is {first.kind}; name one kind by a pattern in {key}"

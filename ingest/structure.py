@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -377,7 +378,7 @@ def _count_message(count: int, width: int) -> str:
     return f"{count} field{'s' if count != 1 else ''} where the header has {width}"
 
 
-def _reader(lines: Sequence[str], dialect: Dialect, strict: bool) -> Iterator[list[str]]:
+def _reader(lines: Sequence[str], dialect: Dialect, strict: bool) -> Any:
     csv.field_size_limit(LONGEST)
     return csv.reader(
         iter(lines),

@@ -90,7 +90,8 @@ def _from_text(text: pa.Array, unit: str, zone: str, texts: bool) -> tuple[pa.Ar
         return _from_numbers(quick, unit)
     number = pc.fill_null(pc.match_substring_regex(text, _NUMBER), False)
     numbers = pc.if_else(number, text, pa.scalar(None, pa.string()))
-    values, faults = pa.nulls(len(text), TIMESTAMP), {}
+    values = pa.nulls(len(text), TIMESTAMP)
+    faults: Faults = {}
     if pc.any(number).as_py():
         values, faults = _from_numbers(_parsed(numbers), unit)
     if pc.all(pc.or_(number, pc.is_null(text))).as_py() is not False:
@@ -130,8 +131,8 @@ def _from_numbers(column: pa.Array, unit: str) -> tuple[pa.Array, Faults]:
     if unit == "iso":
         bad = pc.is_valid(column)
     else:
-        limit = _YEAR_10000 * _PER_SECOND[unit]
-        limit = float(limit) if floating else min(limit, 2**63 - 1)
+        last = _YEAR_10000 * _PER_SECOND[unit]
+        limit = float(last) if floating else min(last, 2**63 - 1)
         bad = pc.or_(pc.greater_equal(column, limit), pc.less(column, -limit))
     faults = {
         row: _wrong_unit(column[row].as_py(), unit) for row in pc.indices_nonzero(pc.fill_null(bad, False)).to_pylist()

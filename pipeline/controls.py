@@ -29,7 +29,7 @@ LOG = logger("pipeline")
 FILE = "controls.json"
 
 
-def controls(settings: Settings, window: Window = Window()) -> Manifest:  # noqa: B008
+def controls(settings: Settings, window: Window = Window()) -> Manifest:
     """Train the placebos where they are due; else pass on what the last ones showed, with the number of runs since."""
     store = artifact_store(settings)
     source, table, known = (store.get(name, window) for name in ("train", "dataset", "knowledge"))

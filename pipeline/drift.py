@@ -16,13 +16,13 @@ from core.contracts.statistics import COUNTED, statistic_columns
 from core.files import write_json
 from pipeline.declared import declared, shaping
 from pipeline.graph import GRAPH
-from pipeline.stages import artifact_store
+from pipeline.windows import artifact_store
 
 # Counts grow with the log by themselves: only what is no count is compared.
 RATES = [name for entity in COUNTED for name, found in statistic_columns(entity).items() if not found.logarithm]
 
 
-def measure_drift(settings: Settings, window: Window = Window()) -> Manifest:  # noqa: B008
+def measure_drift(settings: Settings, window: Window = Window()) -> Manifest:
     """Compare the window's training table with that of the champion, and write `drift.json`.
 
     What is new since the champion was trained counts; where nothing is, all training rows do. A champion that was trained

@@ -21,9 +21,9 @@ def forget_users(settings: Settings, ids: Sequence[str], file: Path | None, yes:
     """
     users = _users(settings, ids, file, may_be_none=is_pending(settings))
     if not yes:
-        found = told(look(settings, users), users, done=False)
+        counted = told(look(settings, users), users, done=False)
         cut = "an earlier call was cut short; --yes finishes it, too\n" if is_pending(settings) else ""
-        return f"{found}\n{cut}nothing was changed; add --yes to remove {len(users):,} users"
+        return f"{counted}\n{cut}nothing was changed; add --yes to remove {len(users):,} users"
     found, proof = forget(settings, users)
     return (
         f"{told(found, users, done=True)}\nproof, without ids: {proof}\n"

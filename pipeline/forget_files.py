@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -91,7 +91,7 @@ def lines_of(file: Path, users: Collection[Any]) -> tuple[list[str], int]:
     return kept, count
 
 
-def named_in(files: Iterator[Path], users: Collection[Any]) -> list[Path]:
+def named_in(files: Iterable[Path], users: Collection[Any]) -> list[Path]:
     """The files whose bytes hold an id that is long enough not to be there by chance."""
     words = [str(user).encode() for user in users if is_telling(user)]
     return [file for file in files if words and _holds(file, words)]

@@ -198,7 +198,7 @@ def parse_shard(text: str) -> tuple[int, int]:
 
 
 def _artifact(settings: Settings, window: Window) -> Manifest:
-    from pipeline.stages import artifact_store
+    from pipeline.windows import artifact_store
 
     return artifact_store(settings).get("knowledge", window)
 

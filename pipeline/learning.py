@@ -21,7 +21,7 @@ from core.digest import sha256_file
 from core.errors import MissingArtifactError
 from pipeline.declared import declared, shaping
 from pipeline.graph import GRAPH
-from pipeline.stages import artifact_store, stage_clock
+from pipeline.windows import artifact_store, stage_clock
 
 if TYPE_CHECKING:
     from models import TrainingData
@@ -36,7 +36,7 @@ WITHOUT_TEXT = "without_text"
 ROLLED_BACK = "rolled back"
 
 
-def train(settings: Settings, window: Window = Window()) -> Manifest:  # noqa: B008
+def train(settings: Settings, window: Window = Window()) -> Manifest:
     """Train the plain backbone and the same backbone with knowledge on the window's training table."""
     store, seen = artifact_store(settings), declared(settings, "train")
     source = store.get("dataset", window)
@@ -78,7 +78,7 @@ def train(settings: Settings, window: Window = Window()) -> Manifest:  # noqa: B
     )
 
 
-def evaluate(settings: Settings, window: Window = Window()) -> Manifest:  # noqa: B008
+def evaluate(settings: Settings, window: Window = Window()) -> Manifest:
     """Metrics of every system on the test rows, differences with intervals, and the run in MLflow."""
     store, seen = artifact_store(settings), declared(settings, "evaluate")
     source = store.get("train", window)
@@ -119,7 +119,7 @@ def evaluate(settings: Settings, window: Window = Window()) -> Manifest:  # noqa
     return manifest
 
 
-def promote(settings: Settings, window: Window = Window()) -> Manifest:  # noqa: B008
+def promote(settings: Settings, window: Window = Window()) -> Manifest:
     """Decide whether the window's model goes live, write the verdict, and move the pointer that serving polls."""
     store, clock = artifact_store(settings), stage_clock(settings, window)
     source, scores = store.get("train", window), store.get("evaluate", window)
@@ -202,7 +202,7 @@ def _was_rolled_back(champion: BundlePointer, bundle: str) -> bool:
     return champion.reason == ROLLED_BACK and previous is not None and previous.bundle == bundle
 
 
-def package(settings: Settings, window: Window = Window()) -> Manifest:  # noqa: B008
+def package(settings: Settings, window: Window = Window()) -> Manifest:
     """Build a Bento of the service with the current bundle as its seed."""
     store = artifact_store(settings)
     champion = BundlePointer.read(store.root)
@@ -317,7 +317,7 @@ def _champion_dataset(settings: Settings, bundle: Path, source: Manifest, window
     if all(today.versions.get(kind) == version for kind, version in reads.items()):
         return today.path
     from feature_repo import build_training_table
-    from pipeline.stages import clean_tables, training_start, training_window
+    from pipeline.windows import clean_tables, training_start, training_window
 
     clean = clean_tables(settings, window)
     matching = store.find("knowledge", versions=by_name(reads))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import fields
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch.utils.flop_counter import FlopCounterMode
@@ -69,7 +69,9 @@ def entries(settings: Settings, shape: Shape) -> Iterator[Entry]:
     """All backbones: the chosen one with the settings' options, the others with their defaults."""
     for name, backbone in BACKBONES.items():
         chosen = name == settings.model.backbone
-        update = {} if chosen else {"backbone": name, "backbone_options": {}, "hidden": None, "tower": None}
+        update: dict[str, Any] = (
+            {} if chosen else {"backbone": name, "backbone_options": {}, "hidden": None, "tower": None}
+        )
         module = build_backbone(settings.model.model_copy(update=update), shape).eval()
         options = {field.name: getattr(module.config, field.name) for field in fields(backbone.config)[1:]}
         parameters = sum(parameter.numel() for parameter in module.parameters())

@@ -23,7 +23,7 @@ PLAIN, KNOWING, MUTED, WORSE = "#6b7280", "#2457a6", "#c9ced6", "#b42318"
 _SCENARIO_COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#7a7a00")
 _WIDTH = 5.2  # inches; the page shows a plot between two thirds of this and this
 _BINS = 40
-_STYLE = {
+_STYLE: dict[Any, Any] = {
     "svg.hashsalt": "llm4msr",
     "svg.fonttype": "none",
     "font.family": "sans-serif",
@@ -72,7 +72,7 @@ def ladder(rungs: list[Rung]) -> str:
             axes.axvline(0, color=MUTED, lw=1, zorder=0)
             axes.plot(0, 0, "o", color=KNOWING, ms=5)
             for place, rung in enumerate(reversed(shown), start=1):
-                change = rung.change["overall"][measure]
+                change = (rung.change or {})["overall"][measure]
                 # How knowledge compares: better than this system is grey, worse is red, untold is open.
                 colour = looks.get(change["says"], PLAIN)
                 if change["low"] is not None:
@@ -124,7 +124,7 @@ def calibration(metrics: dict[str, Any]) -> str:
         figure, axes = plt.subplots(figsize=(4.2, 3.9))
         axes.plot([0, 1], [0, 1], color=MUTED, lw=1, ls="--")
         for place, (name, values) in enumerate(scenarios.items()):
-            look = {"color": _SCENARIO_COLOURS[place] if named else MUTED, "lw": 0.9}
+            look: dict[str, Any] = {"color": _SCENARIO_COLOURS[place] if named else MUTED, "lw": 0.9}
             axes.plot(*_calibration_bins(values), **look)
             legend[_short(name) if named else f"each of {len(scenarios)} scenarios"] = look
         axes.plot(*_calibration_bins(metrics["overall"]), **legend["all rows"])
@@ -174,7 +174,7 @@ def drift(found: dict[str, Any]) -> str:
         both[0].set_yticks(range(len(names)), [_short(name) for name in names])
         both[0].set_ylim(-0.8, max(len(names), 1) - 0.2)
         dot = {"marker": "o", "ls": ""}
-        looks = {
+        looks: dict[str, dict[str, Any]] = {
             "all rows": {**dot, "color": PLAIN, "mfc": "none", "ms": 7},
             "one scenario": {**dot, "color": PLAIN, "ms": 4},
             "over the limit": {**dot, "color": WORSE, "ms": 4},

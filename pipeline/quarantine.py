@@ -64,7 +64,7 @@ def rejected(
     return rows
 
 
-def replay(settings: Settings, window: Window = Window()) -> Manifest:  # noqa: B008
+def replay(settings: Settings, window: Window = Window()) -> Manifest:
     """Judge a window's rejected rows by today's settings, and publish those that pass as a part of the window.
 
     Later stages read the part with the window. A row whose key the window holds already stays in quarantine, so that

@@ -20,7 +20,8 @@ from pipeline.drift import measure_drift
 from pipeline.findings import findings
 from pipeline.graph import GRAPH
 from pipeline.ladder import ladder, worth
-from pipeline.stages import DATA_DOCS, artifact_store
+from pipeline.stages import DATA_DOCS
+from pipeline.windows import artifact_store
 
 TEMPLATES = Path(__file__).parent / "templates"
 # What shapes the result and may be shown: no paths, no addresses, no secrets.
@@ -29,7 +30,7 @@ _HIDDEN = {"data.path", "knowledge.base_url", "knowledge.api_key"}
 _SHORT_SPAN = dt.timedelta(days=3)
 
 
-def report(settings: Settings, window: Window = Window()) -> Manifest:  # noqa: B008
+def report(settings: Settings, window: Window = Window()) -> Manifest:
     """Write `report.html`, and `findings.json` with its sentences, from the window's artifacts."""
     store = artifact_store(settings)
     parts = {name: store.get(name, window) for name in GRAPH["report"].reads} | {

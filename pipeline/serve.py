@@ -76,7 +76,7 @@ def example_request(settings: Settings) -> tuple[Any, str, Any]:
     """A user, a scenario and an item of the newest training table's last row, of a user with a prompt if there is one."""
     import pyarrow.parquet as pq
 
-    from pipeline.stages import artifact_store
+    from pipeline.windows import artifact_store
 
     table = pq.read_table(artifact_store(settings).get("dataset").file("rows.parquet"))
     if "user_prompt_row" in table.column_names:

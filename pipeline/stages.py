@@ -43,7 +43,7 @@ DATA_DOCS = Path("run") / "data_docs"
 _KEPT_TEXTS = 3
 
 
-def ingest(settings: Settings, window: Window = Window()) -> Manifest:  # noqa: B008
+def ingest(settings: Settings, window: Window = Window()) -> Manifest:
     """Raw logs to canonical tables: interactions, users, items, scenarios."""
     from ingest import PushedLog, read_source, source_digest
     from pipeline.push import late_pushes
@@ -69,7 +69,7 @@ def ingest(settings: Settings, window: Window = Window()) -> Manifest:  # noqa: 
     )
 
 
-def validate(settings: Settings, window: Window = Window()) -> Manifest:  # noqa: B008
+def validate(settings: Settings, window: Window = Window()) -> Manifest:
     """Great Expectations over the canonical tables: faulty rows to quarantine, faulty tables stop the run."""
     store = artifact_store(settings)
     source = store.get("ingest", window)
@@ -105,7 +105,7 @@ def validate(settings: Settings, window: Window = Window()) -> Manifest:  # noqa
     )
 
 
-def features(settings: Settings, window: Window = Window()) -> Manifest:  # noqa: B008
+def features(settings: Settings, window: Window = Window()) -> Manifest:
     """Leak-free statistics and histories, one row per entity and event time."""
     store, clean = artifact_store(settings), clean_tables(settings, window)
     if missing := missing_before(window, covering(settings)):
@@ -125,7 +125,7 @@ def features(settings: Settings, window: Window = Window()) -> Manifest:  # noqa
     )
 
 
-def knowledge(settings: Settings, window: Window = Window()) -> Manifest:  # noqa: B008
+def knowledge(settings: Settings, window: Window = Window()) -> Manifest:
     """Vectors and texts of users, items and scenarios, checked by their gate before they are published."""
     from knowledge import local_model
 
@@ -161,7 +161,7 @@ def knowledge(settings: Settings, window: Window = Window()) -> Manifest:  # noq
     )
 
 
-def materialize(settings: Settings, window: Window = Window()) -> Manifest:  # noqa: B008
+def materialize(settings: Settings, window: Window = Window()) -> Manifest:
     """Write the newest values to the online store and publish the catalogue that serving polls."""
     store, clock, clean = artifact_store(settings), stage_clock(settings, window), clean_tables(settings, window)
     later = _later_window(store, window)
@@ -247,7 +247,7 @@ def _publish_catalogue(store: ArtifactStore, catalogue: Manifest) -> None:
     CataloguePointer.after(held, newest, catalogue.versions["item_text"], _KEPT_TEXTS).publish(store.root)
 
 
-def dataset(settings: Settings, window: Window = Window()) -> Manifest:  # noqa: B008
+def dataset(settings: Settings, window: Window = Window()) -> Manifest:
     """The point-in-time training table, joined by Feast, stopped by its gate if it leaks."""
     store, clock, clean = artifact_store(settings), stage_clock(settings, window), clean_tables(settings, window)
     made = {"features": store.get("features", window), "knowledge": store.get("knowledge", window)}

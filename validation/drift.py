@@ -102,8 +102,8 @@ def _bins(column: pa.ChunkedArray) -> dict[str, Any]:
     if _numeric(column):
         values = _numbers(column)
         values = values[np.isfinite(values)]
-        edges = np.unique(np.quantile(values, np.linspace(0, 1, BINS + 1)[1:-1])) if len(values) else []
-        return {"edges": [float(edge) for edge in edges]}
+        cuts = np.linspace(0, 1, BINS + 1)[1:-1]
+        return {"edges": np.unique(np.quantile(values, cuts)).tolist() if len(values) else []}
     counts = pc.value_counts(column.drop_null()).to_pylist()
     ordered = sorted(counts, key=lambda entry: (-entry["counts"], str(entry["values"])))
     return {"values": [str(entry["values"]) for entry in ordered[:VALUES]]}

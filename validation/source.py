@@ -40,7 +40,7 @@ def validate_source(
     clock: Clock,
     run_id: str,
     *,
-    window: Window = Window(),  # noqa: B008
+    window: Window = Window(),
     earlier: Sequence[Mapping[str, Any]] = (),
     docs: bool = True,
     part_of: Path | None = None,

@@ -14,7 +14,7 @@ from conftest import make_project
 
 from core import Window, load_settings
 from feature_repo import OnlineReader
-from pipeline.stages import artifact_store, stage_clock
+from pipeline.windows import artifact_store, stage_clock
 
 pytestmark = pytest.mark.e2e
 

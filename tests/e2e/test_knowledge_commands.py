@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 
 from core import load_settings
 from pipeline.cli import app
-from pipeline.stages import artifact_store
+from pipeline.windows import artifact_store
 
 pytestmark = pytest.mark.e2e
 

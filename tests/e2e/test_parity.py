@@ -16,7 +16,7 @@ from core import Window, load_settings, replay, to_micros
 from core.contracts.pointers import BundlePointer
 from core.tables import TIMESTAMP, conform
 from pipeline.serve import running_service
-from pipeline.stages import artifact_store, clean_tables, stage_clock, training_start
+from pipeline.windows import artifact_store, clean_tables, stage_clock, training_start
 
 pytestmark = pytest.mark.e2e
 USERS = (1, 7, 33, 999_999)

@@ -27,7 +27,7 @@ class Ingested:
 def ingest(tmp_path):
     """Run the room on a `data` section; the window is everything unless given."""
 
-    def run(window: Window = Window(), pushed: PushedLog | None = None, **data) -> Ingested:  # noqa: B008
+    def run(window: Window = Window(), pushed: PushedLog | None = None, **data) -> Ingested:
         out = tmp_path / f"out{len(list(tmp_path.glob('out*')))}"
         out.mkdir()
         return Ingested(out, dict(read_source(Settings(data=data), window, out, pushed).rows))

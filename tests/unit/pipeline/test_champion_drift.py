@@ -16,7 +16,7 @@ from core.tables import TIMESTAMP
 from pipeline import plots
 from pipeline.drift import measure_drift
 from pipeline.findings import _drift
-from pipeline.stages import artifact_store
+from pipeline.windows import artifact_store
 
 SPEC = dataset_spec(user_categorical=["country"], item_dense=["price"])
 ROWS = 3000

@@ -76,7 +76,7 @@ def live(project, digest, version=4):
     pointer(digest=digest, version=version).publish(project.root)
 
 
-def said(project, done, window=Window()):  # noqa: B008
+def said(project, done, window=Window()):
     out = Console(width=132, highlight=False, record=True)
     with out.capture() as shown:
         print_outcome(out, project, window, done)

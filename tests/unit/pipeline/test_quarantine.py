@@ -13,7 +13,7 @@ from core import Window, load_settings
 from core.errors import DataError
 from pipeline import quarantine, stages
 from pipeline.cli import app
-from pipeline.stages import artifact_store, clean_tables
+from pipeline.windows import artifact_store, clean_tables
 
 GOOD = [(u, i, 1_600_000_000 + 60 * (10 * u + i), ("feed", "search")[i % 2], i % 2) for u in range(6) for i in range(6)]
 BAD = [
