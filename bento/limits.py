@@ -8,6 +8,7 @@ from typing import Any
 import bentoml
 from starlette.responses import JSONResponse
 
+from bento.bentoml_names import COUNTING_MIDDLEWARE, instruments
 from core import logger
 from core.objects import TwiceError, read_json
 
@@ -110,9 +111,8 @@ def bound_metrics(paths: Iterable[str]) -> None:
     """
     known = frozenset(paths)
     try:
-        from bentoml._internal.server.http import instruments
-
-        counted: Any = instruments.RunnerTrafficMetricsMiddleware
+        theirs = instruments()
+        counted: Any = getattr(theirs, COUNTING_MIDDLEWARE)
     except (ImportError, AttributeError):
         LOG.warning("BentoML %s counts requests elsewhere: its metrics grow with each new path", bentoml.__version__)
         return
@@ -126,4 +126,4 @@ def bound_metrics(paths: Iterable[str]) -> None:
             else:
                 await super().__call__(scope, receive, send)
 
-    instruments.RunnerTrafficMetricsMiddleware = KnownPaths  # type: ignore[misc]
+    setattr(theirs, COUNTING_MIDDLEWARE, KnownPaths)

@@ -7,14 +7,14 @@ import logging
 from bentoml.exceptions import BentoMLException
 from pydantic import ValidationError
 
-# Where BentoML logs what a request raised, with a traceback whatever it was.
-_EXCEPTIONS = "bentoml._internal.server.http_app"
+from bento.bentoml_names import EXCEPTIONS_LOGGER
+
 _LONGEST = 200
 
 
 def quiet_callers() -> None:
     """Log a request that was refused as one line; tracebacks are for our own faults."""
-    logging.getLogger(_EXCEPTIONS).addFilter(_refusal_as_line)
+    logging.getLogger(EXCEPTIONS_LOGGER).addFilter(_refusal_as_line)
 
 
 def all_in_one_format() -> None:

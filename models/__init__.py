@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 _HOME = {
     "Bundle": "bundle",
     "Choice": "choice",
-    "EncodedItems": "encoder",
+    "EncodedItems": "encoded",
     "RequestBatch": "data",
     "Scores": "bundle",
     "TrainReport": "training",

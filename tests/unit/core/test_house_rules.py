@@ -1,6 +1,7 @@
 """Rules that hold for the source of all rooms."""
 
 import ast
+import importlib
 import re
 from pathlib import Path
 
@@ -136,3 +137,19 @@ def test_the_clock_rule_allows_our_clock_and_durations():
 )
 def test_the_pickle_rule_finds_pickle(code):
     assert pickles(ast.parse(code))
+
+
+@pytest.mark.parametrize("room", ["feature_repo", "knowledge", "models"])
+def test_a_lazy_face_tells_type_checkers_what_it_hands_out(room):
+    """Each name stands where a type checker reads it, in `__all__`, and where it is imported from."""
+    module, tree = importlib.import_module(room), ast.parse((REPOSITORY / room / "__init__.py").read_text())
+    typed = {
+        alias.asname or alias.name
+        for node in ast.walk(tree)
+        if isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING"
+        for part in node.body
+        for alias in part.names
+    }
+    assert typed == set(module.__all__)
+    for name in module.__all__:
+        assert getattr(module, name) is not None
