@@ -199,7 +199,7 @@ class Live:
 
     def _reader(self, bundle: Bundle, clock: Clock) -> OnlineReader:
         """A reader of what the bundle was trained on, whatever columns this process's own settings declare."""
-        return OnlineReader(self.settings, clock, bundle.spec.vectors, bundle.spec.columns("user"))
+        return OnlineReader(self.settings, clock, bundle.spec.versions, bundle.spec.columns("user"))
 
     def _catalogue(self, bundle: Bundle, pointer: CataloguePointer) -> Catalogue:
         """The catalogue of the pointer, with text vectors of the version the bundle was trained on while there are any."""

@@ -17,7 +17,6 @@ import numpy as np
 from sqlalchemy.exc import SQLAlchemyError
 
 from core import Clock, Settings
-from core.contracts.dataset_spec import VectorSpec
 from core.contracts.kinds import KINDS, find_kind, is_of
 from core.contracts.statistics import statistic_columns
 from core.errors import StorageError
@@ -262,11 +261,11 @@ def _limits(settings: Settings) -> dict[str, int]:
 
 
 def versions_by_view(versions: Mapping[str, Any]) -> dict[str, str]:
-    """Unversioned view name to version, from kinds or views to versions or what holds one."""
+    """Unversioned view name to version, from names of kinds, or views, to versions."""
     views = {kind.name: kind.view for kind in KINDS}
     found = {}
     for key, value in versions.items():
         view = views.get(key, key)
         if find_kind(view) is not None and value:
-            found[view] = value.version if isinstance(value, VectorSpec) else str(value)
+            found[view] = str(value)
     return found

@@ -13,11 +13,10 @@ from test_push import CountingPooler, hold_back, online
 
 import feature_repo
 from core import Window, to_micros
+from core.contracts.pointers import PushPointer
 from core.errors import DataError, StorageError
-from core.files import replace_json
 from core.settings import ClockSettings
 from feature_repo import CurrentPusher, Pusher
-from feature_repo.live import POINTER
 from feature_repo.statistics import entity_state
 from feature_repo.user_log import UserLog
 from ingest import PushedLog
@@ -117,6 +116,18 @@ def test_a_zone_is_read_and_digits_may_be_text(behind):
     assert kept.to_pylist() == [row]
 
 
+def publish(world, root):
+    """The pointer that pushes start from; the artifacts, which lie beside the root here, are reached by a link in it."""
+    beside = root / "beside"
+    beside.symlink_to(root.parent)
+
+    def place(path):
+        return str(beside.relative_to(root) / path.relative_to(root.parent))
+
+    sources, knowledge = [place(path) for path in world.paths["sources"]], place(world.paths["knowledge"])
+    PushPointer(sources=sources, knowledge=knowledge, as_of=to_micros(world.now)).publish(root)
+
+
 @pytest.fixture
 def published(behind):
     """As after `materialize`: the pointer that pushes start from."""
@@ -124,8 +135,7 @@ def published(behind):
     knowledge = world.settings.knowledge.model_copy(update={"user_vectors": ["prompt"]})
     clock = ClockSettings(mode="replay", at="log_end")
     world.settings = world.with_settings(knowledge=knowledge, clock=clock)
-    paths = {"sources": [str(path) for path in world.paths["sources"]], "knowledge": str(world.paths["knowledge"])}
-    replace_json(world.settings.root / POINTER, {**paths, "as_of": to_micros(world.now)})
+    publish(world, world.settings.root)
     return world, late
 
 
@@ -156,8 +166,7 @@ def test_ids_of_digits_in_a_file_stay_the_text_they_are(make_world, tmp_path):
     clock = ClockSettings(mode="replay", at="log_end")
     knowledge = world.settings.knowledge.model_copy(update={"user_vectors": ["prompt"]})
     settings = world.with_settings(clock=clock, knowledge=knowledge)
-    paths = {"sources": [str(path) for path in world.paths["sources"]], "knowledge": str(world.paths["knowledge"])}
-    replace_json(settings.root / POINTER, {**paths, "as_of": to_micros(world.now)})
+    publish(world, settings.root)
     file = tmp_path / "fresh.csv"
     time = (world.now - dt.timedelta(microseconds=1)).isoformat()
     file.write_text(f"user_id,item_id,scenario,event_timestamp,label\n007,0528,red,{time},1\n")
@@ -171,10 +180,10 @@ def test_a_new_window_is_taken_up_without_a_restart(published):
     current = CurrentPusher(world.settings)
     first = current.get()
     assert current.get() is first
-    body = json.loads((world.settings.root / POINTER).read_text())
-    replace_json(world.settings.root / POINTER, {**body, "as_of": body["as_of"] + 1})
+    pointer = PushPointer.read(world.settings.root)
+    pointer.model_copy(update={"as_of": pointer.as_of + 1}).publish(world.settings.root)
     assert current.get() is not first
-    assert current.get().clock.now_micros() == body["as_of"] + 1
+    assert current.get().clock.now_micros() == pointer.as_of + 1
 
 
 def test_users_wait_while_the_store_is_down_and_the_next_push_writes_them(behind, monkeypatch):
@@ -193,7 +202,7 @@ def test_users_wait_while_the_store_is_down_and_the_next_push_writes_them(behind
     logs = mine._log.read(sorted(users))
     for user in users:
         expected = entity_state(mine._table(user, logs[user]), world.settings)
-        assert online(world, "user_stats", [user])[0]["user_rows"] == expected.rows
+        assert online(world, "user_stats", [user])[0]["user_rows"] == expected.statistics["rows"]
     assert mine._log.pushed.waiting(mine.ids.user) == []
 
 
@@ -203,8 +212,7 @@ def test_a_line_with_half_a_character_goes_to_the_dead_letters_and_holds_up_noth
     knowledge = world.settings.knowledge.model_copy(update={"user_vectors": ["prompt"]})
     settings = world.with_settings(knowledge=knowledge, clock=ClockSettings(mode="replay", at="log_end"))
     feature_repo.materialize(settings, world.clock, **world.paths)
-    paths = {"sources": [str(path) for path in world.paths["sources"]], "knowledge": str(world.paths["knowledge"])}
-    replace_json(settings.root / POINTER, {**paths, "as_of": to_micros(world.now)})
+    publish(world, settings.root)
     good = [record(row, weight=1.0) for row in late.slice(0, 2).to_pylist()]
     lines = [json.dumps(good[0]), json.dumps({**good[0], "user_id": "ann\ud83d"}), json.dumps(good[1])]
     file = tmp_path / "stream.jsonl"

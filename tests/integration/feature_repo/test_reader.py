@@ -91,7 +91,7 @@ def test_scenarios_and_texts(filled):
 
 
 def test_versions_may_be_given_as_a_bundle_holds_them(filled):
-    bundle = {"user_pooled": {"dim": 8, "version": "ab12"}, "scenario": {"version": "ab12"}, "model": "7"}
+    bundle = {"user_pooled": "ab12", "scenario": "ab12", "model": "7"}
     assert reader_of(filled, versions=bundle).read_user(2).status["user_pooled"] == "found"
 
 

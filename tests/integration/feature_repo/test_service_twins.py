@@ -5,12 +5,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from core.contracts.statistics import statistic_columns
 from core.tables import TIMESTAMP
 from feature_repo import OnlineReader
 from feature_repo.materialization import apply
 from feature_repo.online import OnlineTable
 from feature_repo.training_table import point_in_time
-from feature_repo.views import STAT_COLUMNS, value_views
+from feature_repo.views import value_views
 
 pytestmark = pytest.mark.integration
 
@@ -46,7 +47,7 @@ def test_users_and_scenarios_resolve_to_equal_values(filled, joined):
     online = reader.read_scenarios(["red", "blue"])
     for row in joined:
         state = reader.read_user(row["user_id"])
-        stats = {f"user_{column}": row[f"user_stats__user_{column}"] for column in STAT_COLUMNS}
+        stats = {column: row[f"user_stats__{column}"] for column in statistic_columns("user")}
         declared = {name: row[f"user_features__{name}"] for name in ("zip", "age")}
         assert state.values == declared | stats
         end = row["user_history__history_end"] or 0
@@ -62,6 +63,6 @@ def test_items_resolve_to_equal_values(filled, joined):
     store, generation, paths = apply(filled.settings, **filled.paths)
     views, table = value_views(generation, paths), OnlineTable(store)
     ids = [row["item_id"] for row in joined]
-    for view, columns in (("item_stats", [f"item_{c}" for c in STAT_COLUMNS]), ("item_features", ["year"])):
+    for view, columns in (("item_stats", list(statistic_columns("item"))), ("item_features", ["year"])):
         for row, found in zip(joined, table.read(views[view], ids), strict=True):
             assert {c: row[f"{view}__{c}"] for c in columns} == {c: (found or {}).get(c) for c in columns}

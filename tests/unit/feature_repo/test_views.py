@@ -9,7 +9,6 @@ from feast.infra.offline_stores.offline_utils import get_offline_store_from_conf
 from pydantic import ValidationError
 
 from core import Settings
-from core.contracts.dataset_spec import VectorSpec
 from core.errors import MissingArtifactError, SettingsError
 from core.settings import FeatureSettings, OnlineSettings, RegistrySettings
 from feature_repo import overlay, views
@@ -159,7 +158,7 @@ def test_a_sql_registry_without_address_is_a_settings_error(tmp_path):
 def test_versions_are_read_by_kind_or_view():
     given = {
         "pooled": "a",
-        "user_prompt": VectorSpec(dim=3, version="b"),
+        "user_prompt": "b",
         "scenario": "c",
         "model": "7",
         "item_text": None,
