@@ -171,7 +171,7 @@ async def load(url: str, requests: list[dict[str, Any]], clients: int, count: in
 
 @contextmanager
 def _service(target: str, wait_seconds: float = 180) -> Iterator[str]:
-    from pipeline.serve import service_command
+    from pipeline.commands.serve import service_command
 
     port = free_port()
     url = f"http://127.0.0.1:{port}"

@@ -21,19 +21,29 @@ def code_version(rooms: Iterable[str]) -> str:
 
     Comments, docstrings and layout do not count.
 
+    Args:
+        rooms: folders of this project, or single modules of them, e.g. `pipeline.report`.
+
     Raises:
         ValueError: there is no such room; a misspelt name must not pass as code that never changes.
     """
     rooms = sorted(set(rooms))
-    for room in rooms:
-        if not (REPOSITORY / room).is_dir():
-            raise ValueError(f"{REPOSITORY / room} is no room")
-    own = [path for room in rooms if room != GROUND or len(rooms) == 1 for path in _files(REPOSITORY / room)]
+    own = [path for room in rooms if room != GROUND or len(rooms) == 1 for path in _files(_place(room))]
     texts = {_name(path): sha256_file(path) for path in own if path.suffix in _TEXTS}
     return sha256_json(texts | {_name(path): _syntax(path)[0] for path in _with_imports(own)})
 
 
-def _files(folder: Path) -> list[Path]:
+def _place(room: str) -> Path:
+    path = REPOSITORY.joinpath(*room.split("."))
+    if not path.is_dir() and not (path := path.with_suffix(".py")).is_file():
+        raise ValueError(f"{REPOSITORY}: {room!r} is no room")
+    return path
+
+
+def _files(place: Path) -> list[Path]:
+    if place.is_file():
+        return [place]
+    folder = place
     return [path for path in sorted(folder.rglob("*")) if path.is_file() and "__pycache__" not in path.parts]
 
 

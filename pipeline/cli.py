@@ -12,10 +12,10 @@ import typer
 
 from core import Settings, configure, logger
 from core.errors import Llm4msrError, SettingsError
+from pipeline.commands.knowledge_cli import knowledge_app
+from pipeline.commands.options import DEFAULT_FILE, CatchUp, End, SettingsFile, Start, settings_of, window_of
+from pipeline.commands.quarantine_cli import quarantine_app
 from pipeline.graph import GRAPH
-from pipeline.knowledge_cli import knowledge_app
-from pipeline.options import DEFAULT_FILE, CatchUp, End, SettingsFile, Start, settings_of, window_of
-from pipeline.quarantine_cli import quarantine_app
 
 LOG = logger("cli")
 Url = Annotated[str | None, typer.Option(help="service to ask [default: serving.host and port]")]
@@ -126,7 +126,7 @@ def run(
 
     Exit codes: 0 done, 1 failed, 2 input or settings must change, 3 skipped because the window holds no row.
     """
-    from pipeline.outcome import console, print_outcome
+    from pipeline.commands.outcome import console, print_outcome
     from pipeline.run import run_all
 
     chosen = settings_of(settings)
@@ -156,7 +156,7 @@ def prune(
     """
     import datetime as dt
 
-    from pipeline.prune import remove, unneeded
+    from pipeline.commands.prune import remove, unneeded
 
     chosen = settings_of(settings)
     found = unneeded(chosen, keep, dt.timedelta(hours=min_age))
@@ -180,7 +180,7 @@ def verify(
 
     Example:  llm4msr verify  |  llm4msr verify train catalogue
     """
-    from pipeline.verify import verify as verify_artifacts
+    from pipeline.commands.verify import verify as verify_artifacts
 
     found = verify_artifacts(settings_of(settings), stages or [])
     for fault in found.faults:
@@ -204,7 +204,7 @@ def forget(
     """Remove people from everything below the root and the online store, keep a proof without their ids, and drop what
     comes of them later.
     """
-    from pipeline.forget_cli import forget_users, lift_users
+    from pipeline.commands.forget_cli import forget_users, lift_users
 
     chosen = settings_of(settings)
     typer.echo(lift_users(chosen, ids or [], file) if lift else forget_users(chosen, ids or [], file, yes))
@@ -225,7 +225,7 @@ def serve(
 
     Example:  llm4msr serve --port 3111
     """
-    from pipeline.serve import serve_forever
+    from pipeline.commands.serve import serve_forever
 
     serve_forever(settings_of(settings), host, port, workers)
 
@@ -243,8 +243,8 @@ def rank(
 
     Example:  llm4msr rank 42 feed --k 5 --url http://ranker.example:3000
     """
-    from pipeline.answers import rank_page, show
-    from pipeline.serve import ask
+    from pipeline.commands.answers import rank_page, show
+    from pipeline.commands.serve import ask
 
     answer = ask(settings_of(settings), "/rank", {"user_id": user_id, "scenario": scenario, "k": k}, url)
     show(answer, rank_page, as_json)
@@ -263,8 +263,8 @@ def explain(
 
     Example:  llm4msr explain 42 feed sku-0027
     """
-    from pipeline.answers import explain_page, show
-    from pipeline.serve import ask
+    from pipeline.commands.answers import explain_page, show
+    from pipeline.commands.serve import ask
 
     body = {"user_id": user_id, "scenario": scenario, "item_id": item_id}
     show(ask(settings_of(settings), "/explain", body, url), explain_page, as_json)
@@ -284,11 +284,11 @@ def push(
     Examples:  llm4msr push fresh.csv  |  some-consumer | llm4msr push --follow - > acks.jsonl
     """
     if not follow:
-        from pipeline.push import push_file
+        from pipeline.commands.push import push_file
 
         typer.echo(push_file(settings_of(settings), Path(source)))
         return
-    from pipeline.follow import follow as follow_lines
+    from pipeline.commands.follow import follow as follow_lines
 
     LOG.info("%s", follow_lines(settings_of(settings), source, sys.stdout, dead_letters))
 
@@ -303,7 +303,7 @@ def init(
 
     Example:  llm4msr init my/llm4msr.yaml
     """
-    from pipeline.init import write_settings
+    from pipeline.commands.init import write_settings
 
     typer.echo(write_settings(path, force, every))
 
@@ -319,7 +319,7 @@ def doctor(
 
     Exit code 2 if something stands in the way of a run; what is only to be known of (`warn`) leaves it 0.
     """
-    from pipeline.doctor import diagnose
+    from pipeline.commands.doctor import diagnose
 
     if not diagnose(settings_of(settings) if settings or DEFAULT_FILE.is_file() else None, quick):
         raise typer.Exit(2)
@@ -333,7 +333,7 @@ def demo(
     port: Annotated[int | None, typer.Option(help="port of the short-lived service [default: a free one]")] = None,
 ) -> None:
     """Run everything on MovieLens latest-small and print what came out."""
-    from pipeline.demo import run_demo
+    from pipeline.commands.demo import run_demo
 
     run_demo(settings, port)
 
@@ -387,7 +387,7 @@ def models_list(
 
     Example:  llm4msr models list --scenarios 12
     """
-    from pipeline.models_list import listing
+    from pipeline.commands.models_list import listing
 
     typer.echo(listing(settings_of(settings) if settings or DEFAULT_FILE.is_file() else Settings(), scenarios))
 

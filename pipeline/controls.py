@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,10 +19,11 @@ from core.digest import canonical_json
 from core.files import write_json
 from pipeline.declared import declared, shaping
 from pipeline.graph import GRAPH
-from pipeline.knowledge_run import knowledge_run
-from pipeline.windows import artifact_store
+from pipeline.knowledge_run import run_of
+from pipeline.windows import artifact_store, clean_tables, stage_clock, training_start
 
 if TYPE_CHECKING:
+    from knowledge import Run
     from models import TrainingData
 
 LOG = logger("pipeline")
@@ -36,13 +37,17 @@ def controls(settings: Settings, window: Window = Window()) -> Manifest:
     seen, own = declared(settings, "controls"), shaping(settings, "controls")
     earlier = None if seen.controls.every == 0 else _earlier(store, window, source, own, seen.controls.every)
 
+    def run() -> Run:
+        clean = clean_tables(settings, window)
+        return run_of(seen, clean, stage_clock(settings, window), training_start(settings, clean))
+
     def build(out: Path) -> Built:
         before = store.find("controls", digest=earlier) if earlier is not None else []
         if before:
             body = _read(before[0].path)
             write_json(out / FILE, {**body, "runs_ago": body["runs_ago"] + 1})
             return Built()
-        found = {} if seen.controls.every == 0 else _measure(settings, window, source, table, known, out)
+        found = {} if seen.controls.every == 0 else _measure(seen, source, table, known, out, run)
         write_json(out / FILE, {"runs_ago": 0, "window": window.as_json(), "placebos": found})
         return Built(rows={name: body["against"]["overall"]["rows"] for name, body in found.items()})
 
@@ -73,7 +78,7 @@ def _earlier(store: ArtifactStore, window: Window, source: Manifest, own: dict[s
 
 
 def _measure(
-    settings: Settings, window: Window, source: Manifest, table: Manifest, known: Manifest, out: Path
+    settings: Settings, source: Manifest, table: Manifest, known: Manifest, out: Path, run: Callable[[], Run]
 ) -> dict[str, Any]:
     """Train each placebo and compare the model with knowledge with it, on the same test rows."""
     from models import compare, evaluate, load_bundle, load_dataset, predict, train
@@ -81,7 +86,7 @@ def _measure(
     ours = pq.read_table(source.file("predictions_knowledge.parquet"))
     ours = ours.filter(pc.equal(ours["split"], "test"))
     found, judged = {}, settings.promotion
-    for name, data in progress(_placebos(settings, window, load_dataset(table.path), known), unit="placebos"):
+    for name, data in progress(_placebos(settings, load_dataset(table.path), known, run), unit="placebos"):
         work = out / "run" / name
         train(data, settings.model, settings.train, work, name=name)
         theirs = predict(load_bundle(work), data, "test")
@@ -96,7 +101,7 @@ def _measure(
 
 
 def _placebos(
-    settings: Settings, window: Window, data: TrainingData, known: Manifest
+    settings: Settings, data: TrainingData, known: Manifest, run: Callable[[], Run]
 ) -> Iterator[tuple[str, TrainingData]]:
     """The tables to train on, by name; none where there is nothing to exchange."""
     from models import common_scenario, has_text, of_other_users, with_vectors
@@ -105,7 +110,7 @@ def _placebos(
     kinds = [kind for kind in user_vectors_read(settings.model) if kind in data.spec.vectors]
     wanted, seed = settings.controls.placebos, settings.train.seed
     if "shuffled_titles" in wanted and has_text(data):
-        vectors = knowledge_run(settings, window).shuffled_titles(known.path, common_scenario(data), seed)
+        vectors = run().shuffled_titles(known.path, common_scenario(data), seed)
         # Prompts would have to be read anew; the vectors of another user's say as little about this one.
         rest = [kind for kind in kinds if kind not in vectors]
         table = of_other_users(data, rest, seed) or data

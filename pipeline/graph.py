@@ -21,7 +21,8 @@ class Stage:
         publishes: what its artifact holds, for the documentation.
         reads: names of the artifacts it is built from; with `*` those of all windows so far.
         settings: the fields that shape its output, as `section` or `section.field`. A builder can read no other.
-        places: sections that say where something lies; they may be read, too, and shape nothing.
+        places: sections that may be read, too: they say where something lies, or what they shape is known from the artifacts
+            that are read.
         rooms: whose code shapes its output.
         stops: when it stops a run, for the documentation.
         minutes: the longest it may take under the schedule.
@@ -211,6 +212,8 @@ GRAPH: dict[str, Stage] = {
                 "promotion.resamples",
                 "promotion.cold_rows",
             ),
+            # As the knowledge artifact was built, on which the model was trained.
+            places=("knowledge", "data"),
             rooms=("core", "models", "knowledge"),
             minutes=720,
             after=("promote",),
@@ -251,7 +254,7 @@ GRAPH: dict[str, Stage] = {
                 "validation",
                 "promotion",
             ),
-            rooms=("core", "pipeline"),
+            rooms=("core", "pipeline.report"),
             minutes=30,
         ),
         Stage(

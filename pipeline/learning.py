@@ -348,7 +348,7 @@ def _champion_dataset(settings: Settings, bundle: Path, source: Manifest, window
 
 def _track(settings: Settings, source: Manifest, scores: Manifest) -> None:
     """Record both systems in MLflow and register the one that may go live; the same bundle is recorded once."""
-    from models import tracking
+    from pipeline import tracking
 
     metrics = json.loads(scores.file("metrics.json").read_text())
     curves = json.loads(source.file("curves.json").read_text())
@@ -361,7 +361,7 @@ def _track(settings: Settings, source: Manifest, scores: Manifest) -> None:
 
 
 def _alias(settings: Settings, bundle: Path) -> None:
-    from models import tracking
+    from pipeline import tracking
 
     version = tracking.register(settings, bundle, None, settings.model.name)
     tracking.set_alias(settings, settings.model.name, "champion", version)

@@ -29,6 +29,7 @@ from pipeline.windows import (
     clean_tables,
     covering,
     earlier_windows,
+    late_pushes,
     missing_before,
     refuse_empty,
     stage_clock,
@@ -46,7 +47,6 @@ _KEPT_TEXTS = 3
 def ingest(settings: Settings, window: Window = Window()) -> Manifest:
     """Raw logs to canonical tables: interactions, users, items, scenarios."""
     from ingest import PushedLog, read_source, source_digest
-    from pipeline.push import late_pushes
 
     pushed = PushedLog(settings.root) if settings.push.ingest else None
     digest = pushed.digest(window) if pushed is not None else None

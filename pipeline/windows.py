@@ -157,3 +157,20 @@ def training_window(settings: Settings, window: Window) -> Window:
     if settings.split.horizon is not None and window.end is not None:
         start = window.end - settings.split.horizon
     return Window(start, window.end)
+
+
+def late_pushes(settings: Settings, window: Window) -> list[tuple[str | None, str | None]]:
+    """Start and end of earlier windows to which something was pushed since they were ingested.
+
+    It is online, but not in training; and not online any more once its user's row is written from the log again.
+    """
+    from ingest import PushedLog
+
+    if not settings.push.ingest or window.start is None:
+        return []
+    pushed, limit = PushedLog(settings.root), window.start.isoformat()
+    earlier = [
+        m for m in ArtifactStore(settings.root).all("ingest") if m.window["end"] and str(m.window["end"]) <= limit
+    ]
+    bounds = [(m.window["start"], m.window["end"], m.inputs.get("pushed")) for m in earlier]
+    return [(start, end) for start, end, known in bounds if pushed.digest(Window.parse(start, end)) != known]

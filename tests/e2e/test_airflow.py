@@ -27,7 +27,7 @@ from conftest import REPOSITORY, WAIT, Project
 from postgres_database import own_database
 
 from core import Window, load_settings, to_micros
-from pipeline.serve import example_request, running_service
+from pipeline.commands.serve import example_request, running_service
 
 pytestmark = pytest.mark.e2e
 STAGES = ["ingest", "validate", "features", "knowledge", "materialize", "dataset"]

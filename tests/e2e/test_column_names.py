@@ -19,7 +19,7 @@ import pytest
 import yaml
 from conftest import REPOSITORY, WAIT, Project
 
-from pipeline.serve import free_port, stop_service
+from pipeline.commands.serve import free_port, stop_service
 
 pytestmark = pytest.mark.e2e
 USERS, ITEMS, ROWS = 60, 40, 1500

@@ -16,14 +16,14 @@ from core import ArtifactStore, load_settings
 from core.contracts.pointers import BundlePointer
 from core.forgotten import Forgotten
 from models import load_bundle
-from pipeline.forget import look
-from pipeline.verify import verify
+from pipeline.commands.forget import look
+from pipeline.commands.verify import verify
 
 pytestmark = pytest.mark.e2e
 KILLED = """
 import os, signal, sys
 from core import load_settings
-from pipeline import forget
+from pipeline.commands import forget
 def die(*_): os.kill(os.getpid(), signal.SIGKILL)
 setattr(forget._Forgetting, sys.argv[2], die)
 forget.forget(load_settings(sys.argv[1]), [int(sys.argv[3])])

@@ -17,7 +17,7 @@ from conftest import WAIT, Project, make_project
 from redis_process import own_redis
 
 from feature_repo.wire import entity_key
-from pipeline.serve import free_port, stop_service
+from pipeline.commands.serve import free_port, stop_service
 
 pytestmark = pytest.mark.e2e
 USERS = 20

@@ -22,7 +22,7 @@ from redis_process import own_redis
 
 from core import load_settings, replay
 from core.files import replace_json
-from pipeline.serve import running_service
+from pipeline.commands.serve import running_service
 
 pytestmark = pytest.mark.e2e
 BODY = {"user_id": 1, "scenario": "comedy", "k": 5}

@@ -13,7 +13,7 @@ import httpx
 import pytest
 from conftest import WAIT, Project
 
-from pipeline.serve import free_port, stop_service, wait_ready
+from pipeline.commands.serve import free_port, stop_service, wait_ready
 
 pytestmark = pytest.mark.e2e
 # What people call folders; `llm4msr init` itself writes a root that begins with a dot.

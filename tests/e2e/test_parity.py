@@ -15,7 +15,7 @@ from conftest import WAIT
 from core import Window, load_settings, replay, to_micros
 from core.contracts.pointers import BundlePointer
 from core.tables import TIMESTAMP, conform
-from pipeline.serve import running_service
+from pipeline.commands.serve import running_service
 from pipeline.windows import artifact_store, clean_tables, stage_clock, training_start
 
 pytestmark = pytest.mark.e2e

@@ -12,7 +12,7 @@ import pytest
 from conftest import WAIT, Project
 
 from core import load_settings
-from pipeline.serve import running_service
+from pipeline.commands.serve import running_service
 
 pytestmark = pytest.mark.e2e
 # What is rolled here need not be better: the small project's 60 users are enough, and a champion of any age is too old.

@@ -12,7 +12,7 @@ import httpx
 import pytest
 from conftest import REPOSITORY, WAIT
 
-from pipeline.serve import free_port, stop_service
+from pipeline.commands.serve import free_port, stop_service
 
 pytestmark = pytest.mark.e2e
 # A proxy that nobody listens at, and one of a kind that the HTTP client cannot even use.

@@ -19,7 +19,7 @@ from postgres_database import own_database
 from redis_process import own_redis
 
 from core import load_settings
-from pipeline.serve import running_service
+from pipeline.commands.serve import running_service
 
 # With the CPU build of torch.
 LARGEST = 1.2e9

@@ -20,8 +20,8 @@ from feature_repo import CurrentPusher, Pusher
 from feature_repo.statistics import entity_state
 from feature_repo.user_log import UserLog
 from ingest import PushedLog
-from pipeline.follow import follow
-from pipeline.push import push_file
+from pipeline.commands.follow import follow
+from pipeline.commands.push import push_file
 
 pytestmark = pytest.mark.integration
 SECOND = dt.timedelta(seconds=1)

@@ -14,7 +14,7 @@ from core.settings import OnlineSettings
 from feature_repo import OnlineReader, materialize
 from feature_repo.online import OnlineTable
 from feature_repo.overlay import open_store
-from pipeline.doctor import ping
+from pipeline.commands.doctor import ping
 
 pytestmark = pytest.mark.integration
 SECRET = 'pa,ss"1@/:'

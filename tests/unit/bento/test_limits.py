@@ -14,7 +14,7 @@ import pytest
 
 from bento.limits import MAX_BODY, bound_metrics
 from core.digest import REPOSITORY
-from pipeline.serve import free_port, service_command, stop_service
+from pipeline.commands.serve import free_port, service_command, stop_service
 
 RANK = b'{"user_id": 1, "scenario": "home"}'
 JSON = {"Content-Type": "application/json"}

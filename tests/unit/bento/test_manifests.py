@@ -208,7 +208,7 @@ def test_a_pod_runs_an_image_that_make_image_builds_as_the_user_it_has(manifest,
 
 
 def test_the_knowledge_job_conforms_and_has_a_pod_for_each_part(monkeypatch):
-    from pipeline.knowledge_cli import parse_shard
+    from pipeline.commands.knowledge_cli import parse_shard
 
     file = DEPLOY / "jobs" / "knowledge.yaml"
     assert validate(file).returncode == 0
@@ -228,7 +228,7 @@ def test_the_knowledge_job_conforms_and_has_a_pod_for_each_part(monkeypatch):
 @pytest.mark.parametrize("shard", ["0/3", "4/3", "1", "job/3", "-1/3"])
 def test_a_part_that_does_not_exist_is_refused(monkeypatch, shard):
     from core.errors import SettingsError
-    from pipeline.knowledge_cli import parse_shard
+    from pipeline.commands.knowledge_cli import parse_shard
 
     monkeypatch.setenv("JOB_COMPLETION_INDEX", "3")
     with pytest.raises(SettingsError, match="--shard"):

@@ -184,7 +184,7 @@ def test_a_shape_is_read_from_a_folder_without_its_weights(llama: Path, tmp_path
 def test_a_plan_tries_the_model_it_is_for_and_says_how_well_its_halves_foretell_each_other(
     tmp_path: Path, settings: Settings, llama: Path
 ) -> None:
-    from pipeline.knowledge_plan import make_plan
+    from pipeline.commands.knowledge_plan import make_plan
 
     plan = functools.partial(make_plan, settings, regular(tmp_path, settings), share=0.6, price=2.0, measure=True)
     own, other, there = (

@@ -16,7 +16,7 @@ from feature_repo.fresh import read_columns
 from ingest import PushedLog
 from ingest.fresh import fresh_rows
 from pipeline import stages
-from pipeline.push import late_pushes
+from pipeline.windows import late_pushes
 
 IDS = IdTypes(pa.int64(), pa.int64())
 MONDAY, TUESDAY = Window.parse("2024-01-01", "2024-01-02"), Window.parse("2024-01-02", "2024-01-03")

@@ -11,7 +11,7 @@ from core.negatives import NegativeSampling
 from core.settings import LabelRule
 from pipeline import run as running
 from pipeline import stages
-from pipeline.doctor import diagnose
+from pipeline.commands.doctor import diagnose
 from pipeline.profile import lines, profile, profile_source, remarks
 
 BEGIN = 1_700_000_000

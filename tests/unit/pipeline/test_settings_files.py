@@ -8,7 +8,7 @@ import yaml
 from core import Settings, load_settings
 from core.digest import REPOSITORY
 from core.errors import SettingsError
-from pipeline.init import TEMPLATE, all_fields, write_settings
+from pipeline.commands.init import TEMPLATE, all_fields, write_settings
 
 
 def test_the_template_is_a_settings_file(tmp_path):

@@ -28,7 +28,7 @@ from core.files import replace_file, replace_json
 from core.forgotten import FOLDER, Forgotten
 from core.ids import read_id
 from core.window import Window
-from pipeline.forget_files import (
+from pipeline.commands.forget_files import (
     KEY,
     blank_matrix_rows,
     is_telling,

@@ -9,7 +9,7 @@ import pytest
 
 from core import Settings
 from core.errors import MissingArtifactError, StorageError
-from models import tracking
+from pipeline import tracking
 
 PARAMS = {"model": {"backbone": "star", "hidden": [128]}, "seed": 1}
 METRICS = {"auc": 0.75, "gauc": None, "calibration": {"ratio": 1.5, "bins": []}, "name": "x"}
@@ -114,7 +114,7 @@ def test_a_password_within_the_address_of_a_server_is_in_no_message(tmp_path):
 def test_telemetry_is_off_in_a_fresh_process(prepared):
     settings, _, _ = prepared
     code = (
-        f"from core import Settings; from models import tracking; tracking.champion(Settings(root={str(settings.root)!r}))\n"
+        f"from core import Settings; from pipeline import tracking; tracking.champion(Settings(root={str(settings.root)!r}))\n"
         "from mlflow.telemetry.utils import is_telemetry_disabled; assert is_telemetry_disabled()\n"
         "from mlflow.telemetry.client import get_telemetry_client; assert get_telemetry_client() is None"
     )

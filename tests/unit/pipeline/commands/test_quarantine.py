@@ -11,8 +11,9 @@ from typer.testing import CliRunner
 
 from core import Window, load_settings
 from core.errors import DataError
-from pipeline import quarantine, stages
+from pipeline import stages
 from pipeline.cli import app
+from pipeline.commands import quarantine
 from pipeline.windows import artifact_store, clean_tables
 
 GOOD = [(u, i, 1_600_000_000 + 60 * (10 * u + i), ("feed", "search")[i % 2], i % 2) for u in range(6) for i in range(6)]

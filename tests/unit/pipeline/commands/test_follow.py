@@ -5,7 +5,7 @@ import threading
 
 import pytest
 
-from pipeline.follow import LONGEST, Lines
+from pipeline.commands.follow import LONGEST, Lines
 
 SOON, NEVER = 0.0, 3600.0
 

@@ -174,7 +174,7 @@ def _next(settings: Settings, window: Window, done: list[str]) -> Iterator[str]:
         return
     if BundlePointer.path(settings.root).is_file():
         yield f"{command(settings, 'serve')}   a running service takes a new model by itself within {settings.serving.poll_seconds:g} s"
-        from pipeline.serve import example_request
+        from pipeline.commands.serve import example_request
 
         user, scenario, _ = example_request(settings)
         yield f"{command(settings, 'rank', str(user), str(scenario))}   asks it, once it serves"

@@ -11,7 +11,7 @@ from rich.console import Console
 from specs import pointer
 
 from core import Manifest, Window, load_settings
-from pipeline.outcome import console, print_outcome
+from pipeline.commands.outcome import console, print_outcome
 
 MEASURES = {"rows": 1000, "users": 40, "auc": 0.75, "logloss": 0.51}
 
@@ -85,7 +85,7 @@ def said(project, done, window=Window()):
 
 @pytest.fixture
 def example(monkeypatch):
-    monkeypatch.setattr("pipeline.serve.example_request", lambda settings: ("o'brien", "feed", 7))
+    monkeypatch.setattr("pipeline.commands.serve.example_request", lambda settings: ("o'brien", "feed", 7))
 
 
 def test_a_run_ends_with_quality_verdict_promotion_findings_report_and_what_to_type(project, made, example):

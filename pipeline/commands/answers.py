@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from pipeline.outcome import console
+from pipeline.commands.outcome import console
 
 Page = Callable[[Console, dict[str, Any]], None]
 _TITLE = 240

@@ -9,7 +9,7 @@ from typing import Any
 from core import Settings
 from core.errors import DataError, SettingsError
 from core.forgotten import Forgotten
-from pipeline.forget import forget, ids_of, is_pending, look, told
+from pipeline.commands.forget import forget, ids_of, is_pending, look, told
 
 
 def forget_users(settings: Settings, ids: Sequence[str], file: Path | None, yes: bool) -> str:

@@ -9,7 +9,7 @@ from specs import bundle_spec, pointer, release
 
 from core import ArtifactStore, Built, Settings, Window
 from core.errors import CorruptArtifactError, MissingArtifactError
-from pipeline.prune import remove, unneeded
+from pipeline.commands.prune import remove, unneeded
 
 AT_ONCE = dt.timedelta(0)
 DAYS = [Window.parse(f"2024-01-0{day}", f"2024-01-0{day + 1}") for day in range(1, 6)]

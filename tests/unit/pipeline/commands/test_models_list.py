@@ -5,7 +5,7 @@ from core import Settings
 from core.settings import DataSettings, ModelSettings, ScenarioRule
 from models.backbones import BACKBONES
 from pipeline.cli import app
-from pipeline.models_list import entries, listing, shape_of
+from pipeline.commands.models_list import entries, listing, shape_of
 
 
 def test_the_command_prints_every_backbone_with_its_source(tmp_path, monkeypatch):

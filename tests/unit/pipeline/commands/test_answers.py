@@ -8,8 +8,8 @@ from rich.console import Console
 from core import Settings, load_settings
 from core.errors import SettingsError, StorageError, UserError
 from core.settings import ServingSettings
-from pipeline.answers import explain_page, rank_page, show
-from pipeline.serve import _environment, _need_port, ask, free_port, local_url, service_url
+from pipeline.commands.answers import explain_page, rank_page, show
+from pipeline.commands.serve import _environment, _need_port, ask, free_port, local_url, service_url
 
 RANKED = {
     "user_id": "o[brien]",

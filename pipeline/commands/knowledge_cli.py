@@ -13,7 +13,7 @@ import typer
 
 from core import ArtifactStore, Manifest, Settings, Window, logger
 from core.errors import MissingArtifactError, SettingsError
-from pipeline.options import CatchUp, End, SettingsFile, Start, settings_of, window_of
+from pipeline.commands.options import CatchUp, End, SettingsFile, Start, settings_of, window_of
 
 LOG = logger("knowledge")
 _UNITS = {"m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
@@ -151,7 +151,7 @@ def plan(
 
     Example:  llm4msr knowledge plan --model qwen2.5-7b --device h100 --price 3
     """
-    from pipeline.knowledge_plan import make_plan
+    from pipeline.commands.knowledge_plan import make_plan
     from pipeline.knowledge_run import knowledge_run
 
     chosen, window = settings_of(settings or context.obj), Window.parse(start, end)

@@ -11,7 +11,7 @@ import redis
 from redis_process import own_redis
 
 from core import load_settings
-from pipeline.doctor import _project, diagnose, locked_versions
+from pipeline.commands.doctor import _project, diagnose, locked_versions
 
 LOG = "user_id,item_id,timestamp,surface,clicked\n1,7,1700000000,feed,1\n"
 

@@ -10,10 +10,10 @@ from rich.console import Console
 from core import Settings, Window, load_settings, logger
 from core.digest import REPOSITORY
 from core.pace import duration
-from pipeline import outcome
-from pipeline.answers import explain_page, rank_page
+from pipeline.commands import outcome
+from pipeline.commands.answers import explain_page, rank_page
+from pipeline.commands.serve import ask, curl_lines, example_request, running_service
 from pipeline.run import run_all
-from pipeline.serve import ask, curl_lines, example_request, running_service
 
 LOG = logger("demo")
 DEMO_FILE = REPOSITORY / "config" / "demo.yaml"

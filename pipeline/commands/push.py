@@ -1,13 +1,13 @@
-"""`llm4msr push FILE`: fresh interactions of a file change their users' online state at once; what came too late."""
+"""`llm4msr push FILE`: fresh interactions of a file change their users' online state at once."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from core import ArtifactStore, Settings, Window, logger
+from core import Settings, logger
 from core.errors import DataError
 from ingest.fresh import fresh_rows
-from pipeline.follow import keep_rejected
+from pipeline.commands.follow import keep_rejected
 
 LOG = logger("cli")
 _SHOWN = 5
@@ -49,20 +49,3 @@ def push_file(settings: Settings, file: Path) -> str:
         row=raw.line(first.row),
         column=first.field or None,
     )
-
-
-def late_pushes(settings: Settings, window: Window) -> list[tuple[str | None, str | None]]:
-    """Start and end of earlier windows to which something was pushed since they were ingested.
-
-    It is online, but not in training; and not online any more once its user's row is written from the log again.
-    """
-    from ingest import PushedLog
-
-    if not settings.push.ingest or window.start is None:
-        return []
-    pushed, limit = PushedLog(settings.root), window.start.isoformat()
-    earlier = [
-        m for m in ArtifactStore(settings.root).all("ingest") if m.window["end"] and str(m.window["end"]) <= limit
-    ]
-    bounds = [(m.window["start"], m.window["end"], m.inputs.get("pushed")) for m in earlier]
-    return [(start, end) for start, end, known in bounds if pushed.digest(Window.parse(start, end)) != known]

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from core import Window
-from pipeline.options import End, SettingsFile, Start, settings_of
+from pipeline.commands.options import End, SettingsFile, Start, settings_of
 
 quarantine_app = typer.Typer(
     name="quarantine", no_args_is_help=True, help="Rows that a gate rejected: list them, show them, try them again."
@@ -17,7 +17,7 @@ quarantine_app = typer.Typer(
 @quarantine_app.command("list")
 def list_counts(settings: SettingsFile = None) -> None:
     """Count the rows that wait, by window, table and rule."""
-    from pipeline.quarantine import counts
+    from pipeline.commands.quarantine import counts
 
     found = counts(settings_of(settings))
     for entry in found:
@@ -39,7 +39,7 @@ def show(
 
     Example:  llm4msr quarantine show items --rule title_unreadable --limit 5
     """
-    from pipeline.quarantine import as_text, counts, rejected
+    from pipeline.commands.quarantine import as_text, counts, rejected
 
     chosen = settings_of(settings)
     found = rejected(chosen, table, rule, limit)
@@ -54,7 +54,7 @@ def show(
 @quarantine_app.command("replay")
 def replay_window(settings: SettingsFile = None, start: Start = None, end: End = None) -> None:
     """Judge a window's rejected rows by today's settings; what passes joins the window. Then `llm4msr run`."""
-    from pipeline.quarantine import replay
+    from pipeline.commands.quarantine import replay
 
     part = replay(settings_of(settings), Window.parse(start, end))
     passed = part.rows["interactions"] + part.rows["users"] + part.rows["items"]

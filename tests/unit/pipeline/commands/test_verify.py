@@ -12,7 +12,7 @@ from core import ArtifactStore, Built, Settings, Window
 from core.contracts.pointers import BundlePointer, CataloguePointer, PublishedCatalogue, PushPointer
 from core.errors import MissingArtifactError
 from pipeline.cli import app
-from pipeline.verify import verify
+from pipeline.commands.verify import verify
 
 WINDOW = Window()
 

@@ -1,0 +1,1 @@
+"""What the commands do and print; stages know nothing of it."""
