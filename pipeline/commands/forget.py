@@ -248,8 +248,7 @@ class _Forgetting:
                 self._drop_pages(folder)
                 self._describe(manifest, changed, rows)
         if self.act:
-            # `prune`, replays and champions ask for them.
-            self.store.follow(lambda digest: _newest(self.digests, digest))
+            self._rename_inputs()
 
     def _matrix_rows(self) -> dict[str, np.ndarray]:
         """Digest of a user matrix to the users' rows in it."""
@@ -328,6 +327,10 @@ class _Forgetting:
         """Noted before the manifest says it: whoever goes on after a kill must know both."""
         self.digests[old] = new
         self.note()
+
+    def _rename_inputs(self) -> None:
+        """Artifacts that were made of rewritten ones name their new digests: `prune`, replays and champions ask for them."""
+        self.store.follow(lambda digest: _newest(self.digests, digest))
 
     def _feast(self) -> None:
         for file in tables_of_users(self.root / "feast"):

@@ -107,8 +107,9 @@ def test_a_damaged_bundle_is_refused_and_the_old_one_stays(project):
     before = live.current
     pointer = project.root / "serving" / "current.json"
     current = json.loads(pointer.read_text())
-    bad = project.root / "objects" / "train" / "damaged" / "bundle_knowledge"
-    shutil.copytree(project.root / current["bundle"], bad)
+    good = project.root / current["bundle"]
+    shutil.copytree(good.parent, good.parent.with_name("damaged"))
+    bad = good.parent.with_name("damaged") / good.name
     weights = bad / "weights.safetensors"
     body = bytearray(weights.read_bytes())
     body[-100] ^= 0xFF
