@@ -24,7 +24,7 @@ sys.path.insert(0, str(REPOSITORY))
 
 from core import Manifest, Settings, Window, load_settings  # noqa: E402
 from feature_repo import OnlineReader  # noqa: E402
-from pipeline.serve import ask, running_service  # noqa: E402
+from pipeline.commands.serve import ask, running_service  # noqa: E402
 from pipeline.windows import artifact_store, stage_clock  # noqa: E402
 
 PAGE = Path(__file__).resolve().parent / "walkthrough.form.md"

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from core import Settings
+from core.source import code_version
 from pipeline.declared import UndeclaredSettingError, declared, shaping
 from pipeline.graph import GRAPH, built_within, newest_alone, run_order, waits_for
 from pipeline.run import STAGES
@@ -43,7 +44,7 @@ def test_every_setting_that_is_named_exists_and_every_room_too():
             fields = type(getattr(Settings(), section)).model_fields
             assert not field or field in fields, name
         assert all(hasattr(Settings(), place) for place in stage.places)
-        assert all((REPOSITORY / room).is_dir() for room in stage.rooms)
+        assert code_version(stage.rooms)
 
 
 def test_it_can_be_read_without_any_library():
