@@ -15,6 +15,7 @@ from pathlib import Path
 
 from packaging.markers import default_environment
 from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 from packaging.version import Version
 
@@ -95,10 +96,28 @@ def render(name: str) -> str:
         pins |= found[0]
         for key in found[0]:
             where.setdefault(key, []).append(python)
+    for python in PYTHONS:
+        asked = {key: refuses(key, python) for key in pins if python in where[key] and key not in versions}
+        if refused := [f"{key} {pins[key]} ({why})" for key, why in asked.items() if why]:
+            sys.exit(f"{name}: not for Python {python}: {', '.join(refused)}; install an older release of it here")
     note = GPU_NOTE if name == "gpu" else ""
     return (
         HEADER.format(name=name) + note + "".join(f"{key}=={pins[key]}{_marker(where[key])}\n" for key in sorted(pins))
     )
+
+
+def refuses(name: str, python: str) -> str:
+    """What an installed package asks of Python's version where it does not run on this one; else nothing.
+
+    A newer release may give up a patch release (`>=3.11.5`) that a distribution still ships.
+    """
+    asked = "" if name in ELSEWHERE else _asked(name)
+    return "" if SpecifierSet(asked).contains(python, prereleases=True) else asked
+
+
+@cache
+def _asked(name: str) -> str:
+    return str(metadata.metadata(name)["Requires-Python"] or "")
 
 
 def needs(name: str, extra: str = "", target: Mapping[str, str] | None = None) -> Iterator[Requirement]:

@@ -86,6 +86,20 @@ def test_a_lock_is_whole_on_every_python_it_is_for(name, python, machine):
 
 
 @on_the_oldest
+@pytest.mark.parametrize("python", ["3.11.0", "3.11.2", "3.12.0", "3.13.0"])
+@pytest.mark.parametrize("name", ["dev", "serve", "pipeline", "airflow"])
+def test_every_pinned_release_takes_every_python_it_is_installed_on(name, python):
+    assert {key: lock.refuses(key, python) for key in pins_on(name, python) if lock.refuses(key, python)} == {}
+
+
+@on_the_oldest
+def test_a_release_that_gives_up_an_old_patch_release_is_found(monkeypatch):
+    monkeypatch.setattr(lock, "_asked", lambda name: ">=3.11.5")
+    assert lock.refuses("pydantic", "3.11.2") == ">=3.11.5"
+    assert lock.refuses("pydantic", "3.11.5") == ""
+
+
+@on_the_oldest
 def test_a_hole_in_a_lock_is_found():
     found = pins_on("dev", "3.11.2")
     del found["async-timeout"]
