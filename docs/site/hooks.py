@@ -19,13 +19,18 @@ sys.path[:0] = [str(REPOSITORY), str(Path(__file__).resolve().parent)]
 import reference  # noqa: E402
 
 OUTSIDE = "repository"  # where files from outside of `docs` stand in the site
+# A block with a file's name behind its language, as code hosts allow it.
+NAMED = re.compile(r"^```(\w+) ([\w./-]+)$", re.MULTILINE)
 LINK = re.compile(r"(\]\()([^)\s#]+)((?:#[^)\s]*)?\))")
 
 
 def on_config(config: MkDocsConfig) -> MkDocsConfig:
     """Fill the empty lists of the navigation."""
     docs = Path(config.docs_dir)
+    ordered = re.findall(r"\]\(([a-z-]+\.md)\)", (docs / "tutorials" / "README.md").read_text(encoding="utf-8"))
+    there = sorted(page.name for page in (docs / "tutorials").glob("[!R]*.md"))
     listed = {
+        "Tutorials": ["tutorials/README.md", *(f"tutorials/{name}" for name in dict.fromkeys([*ordered, *there]))],
         "Python": [f"reference/{room}.md" for room in reference.ROOMS],
         "Rooms": [f"rooms/{page.name}" for page in sorted((docs / "rooms").glob("*.md"))],
         "Decisions": [
@@ -64,7 +69,7 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
         inside = target.removeprefix("docs/") if target.startswith("docs/") else f"{OUTSIDE}/{target}"
         return f"{match[1]}{relpath(inside, str(PurePosixPath(here).parent))}{match[3]}"
 
-    return LINK.sub(moved, markdown)
+    return LINK.sub(moved, NAMED.sub(r'```\1 title="\2"', markdown))
 
 
 def _filled(entry: Any, listed: dict[str, list[str]]) -> Any:
