@@ -23,6 +23,7 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(REPOSITORY))
 
 from core import Manifest, Settings, Window, load_settings  # noqa: E402
+from core.contracts.bundle_spec import BundleSpec  # noqa: E402
 from feature_repo import OnlineReader  # noqa: E402
 from pipeline.commands.serve import ask, running_service  # noqa: E402
 from pipeline.windows import artifact_store, stage_clock  # noqa: E402
@@ -60,8 +61,8 @@ def write(settings: Settings, user: int, place: int) -> str:
 
     last = trained[-1]
     scores = {name: score(store.get("train"), name, last["row_id"]) for name in ("counting", "plain", "knowledge")}
-    bundle = json.loads((store.get("train").file("bundle_knowledge/spec.json")).read_text())
-    online = OnlineReader(settings, stage_clock(settings, Window()), bundle["vectors"]).read_user(user)
+    bundle = BundleSpec.read(store.get("train").file("bundle_knowledge"))
+    online = OnlineReader(settings, stage_clock(settings, Window()), bundle.versions).read_user(user)
     with running_service(settings) as url:
         request = {"user_id": user, "scenario": mine["scenario"], "k": 3}
         answer = ask(settings, "/rank", request, url)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import ast
 import inspect
+import re
 import types
 import typing
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ def pages() -> Iterator[tuple[str, str]]:
     yield "settings", settings_page()
     yield "commands", commands_page()
     yield "tables", tables_page()
+    yield "formats", formats_page()
     for room in ROOMS:
         yield room, room_page(room)
 
@@ -86,6 +88,44 @@ def tables_page() -> str:
         lines += [f"| `{field.name}` | {field.type} | {'yes' if field.nullable else 'no'} |" for field in schema]
         lines.append("")
     return "\n".join(lines)
+
+
+def formats_page() -> str:
+    """The files that one room writes and another reads, as their contracts declare them."""
+    from core.contracts import bundle_spec, catalogue_spec, dataset_spec, kinds, pointers, statistics
+
+    files = {
+        "dataset: `spec.json`": dataset_spec.DatasetSpec,
+        "bundle: `spec.json`": bundle_spec.BundleSpec,
+        "catalogue: `spec.json`": catalogue_spec.CatalogueSpec,
+        "`root/serving/current.json`": pointers.BundlePointer,
+        "`root/serving/catalogue.json`": pointers.CataloguePointer,
+        "`root/serving/push.json`": pointers.PushPointer,
+    }
+    lines = [
+        "# Artifacts and pointers",
+        "",
+        "Every artifact is a folder with a `manifest.json`: its digest, what it was made from, its files with their digests, row counts and versions. `llm4msr verify` reads all again. "
+        "What rooms read of one another beside tables is in these files; each is a type in `core/contracts`, with the formats that this version reads.",
+        "",
+    ]
+    for name, contract in files.items():
+        told = _text(contract.__doc__).split("\n\n")[0]
+        formats = ", ".join(map(str, contract.READABLE))
+        lines += [f"## {name}", "", f"{told} Formats: {formats}.", "", "| field | type | what |", "|---|---|---|"]
+        meanings = _attributes(contract)
+        for key, field in contract.model_fields.items():
+            lines.append(f"| `{key}` | {_cell(_type(field.annotation))} | {_cell(meanings.get(key, ''))} |")
+        lines.append("")
+    lines += ["## Kinds of knowledge", "", "| name | view | of | lag by default |", "|---|---|---|---|"]
+    lines += [f"| `{one.name}` | `{one.view}` | {one.entity} | {_default(one.lag)} |" for one in kinds.KINDS]
+    lines += ["", "## Statistics", "", "| name | type | read as | where missing |", "|---|---|---|---|"]
+    for one in statistics.STATISTICS:
+        read, missing = "log(1 + x)" if one.logarithm else "x", one.missing
+        lines.append(
+            f"| `{one.name}` | {one.type} | {read} | {missing if missing != 'prior_rate' else '`features.prior_rate`'} |"
+        )
+    return "\n".join(lines) + "\n"
 
 
 def room_page(room: str) -> str:
@@ -172,10 +212,12 @@ def _type(annotation: Any) -> str:
         return ", ".join(f"`{part}`" for part in parts)
     if origin in (typing.Union, types.UnionType):
         return " or ".join(_type(part) for part in parts)
-    if origin is dict:
+    if origin in (dict, Mapping):
         return f"mapping of {_type(parts[0])} to {_type(parts[1])}"
     if origin in (list, tuple, set, frozenset):
         return "list of " + " or ".join(dict.fromkeys(_type(part) for part in parts if part is not ...))
+    if annotation is Any:
+        return "anything"
     names = {
         type(None): "none",
         str: "text",
@@ -202,6 +244,17 @@ def _default(value: Any) -> str:
 def _first_lines(model: type[BaseModel]) -> str:
     own = model.__doc__ or ""
     return _text(own) if own and own != BaseModel.__doc__ else ""
+
+
+def _attributes(model: type[BaseModel]) -> dict[str, str]:
+    """What the docstrings of a model, and of those it is made from, say of its fields."""
+    found: dict[str, str] = {}
+    for base in reversed(model.__mro__):
+        for line in inspect.cleandoc(base.__doc__ or "").partition("Attributes:\n")[2].splitlines():
+            names, _, meaning = line.strip().partition(": ")
+            if meaning:
+                found |= dict.fromkeys(re.split(", ?", names), meaning)
+    return found
 
 
 def _text(docstring: str | None) -> str:

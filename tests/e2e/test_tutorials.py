@@ -20,7 +20,7 @@ import pytest
 import yaml
 from conftest import REPOSITORY, WAIT, Project
 
-from pipeline.serve import free_port, stop_service, wait_ready
+from pipeline.commands.serve import free_port, stop_service, wait_ready
 
 pytestmark = pytest.mark.e2e
 PAGES = REPOSITORY / "docs" / "tutorials"

@@ -12,6 +12,11 @@ from pathlib import Path
 import pytest
 import yaml
 
+from core.contracts.bundle_spec import BundleSpec
+from core.contracts.catalogue_spec import CatalogueSpec
+from core.contracts.dataset_spec import DatasetSpec
+from core.contracts.kinds import KINDS
+from core.contracts.pointers import BundlePointer, CataloguePointer, PushPointer
 from core.settings import Settings
 
 REPOSITORY = Path(__file__).resolve().parents[3]
@@ -65,6 +70,13 @@ def test_the_reference_lists_every_section_and_field_of_the_settings(site):
         for inner in getattr(field.annotation, "model_fields", [""])
     }
     assert [name for name in fields if name not in told] == []
+
+
+def test_the_reference_has_the_fields_of_specs_and_pointers(site):
+    told = text(site / "reference" / "formats.html")
+    contracts = (BundleSpec, CatalogueSpec, DatasetSpec, BundlePointer, CataloguePointer, PushPointer)
+    assert [name for contract in contracts for name in contract.model_fields if name not in told] == []
+    assert [kind.view for kind in KINDS if kind.view not in told] == []
 
 
 def test_the_reference_shows_arguments_and_returns_of_public_functions(site):
