@@ -18,7 +18,7 @@ from core import Built, Clock, Settings, Window, catalogues, logger, to_micros
 from core.duck import name_of
 from core.files import write_json
 from core.manifest import RUN_FOLDER
-from core.tables import GRADE, SCENARIOS, IdTypes, conform, interactions_schema, items_schema, users_schema
+from core.tables import GRADE, ROW_NUMBER, SCENARIOS, IdTypes, conform, interactions_schema, items_schema, users_schema
 from validation import frames, history, withdrawals
 from validation.database import Repeats, database, one_row, repeats, view
 from validation.docs import write_data_docs
@@ -407,7 +407,7 @@ def _id_types(files: dict[str, pq.ParquetFile]) -> IdTypes:
 
 
 def _others(schema: pa.Schema, own: pa.Schema) -> dict[str, pa.DataType]:
-    return {field.name: field.type for field in schema if field.name not in own.names}
+    return {field.name: field.type for field in schema if field.name not in (*own.names, ROW_NUMBER)}
 
 
 def _texts(schema: pa.Schema, key: str) -> list[str]:

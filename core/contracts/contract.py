@@ -45,9 +45,10 @@ class Contract(BaseModel):
         """The model of a file's decoded JSON; errors as of `from_text`."""
         if not isinstance(body, dict):
             raise cls.ERROR(f"{file}: holds no JSON object; {cls.REMAKE}")
-        if (number := body.get("format", 1)) not in cls.READABLE:
+        number = body.get("format", 1)
+        if type(number) is not int or number not in cls.READABLE:
             known = ", ".join(map(str, cls.READABLE))
-            later = isinstance(number, int) and number > cls.READABLE[-1]
+            later = type(number) is int and number > cls.READABLE[-1]
             mend = "a later llm4msr wrote it: use that one" if later else cls.REMAKE
             raise cls.ERROR(f"{file}: format {number}, this code reads {known}; {mend}")
         if "format" not in cls.model_fields:
@@ -67,7 +68,11 @@ class Contract(BaseModel):
             FileNotFoundError: it is not there.
             ERROR: as `from_text`.
         """
-        return cls.from_text(file.read_text(encoding="utf-8", errors="replace"), file)
+        try:
+            text = file.read_text(encoding="utf-8")
+        except UnicodeDecodeError as error:
+            raise cls.ERROR(f"{file}: is not UTF-8 ({error}); {cls.REMAKE}") from error
+        return cls.from_text(text, file)
 
     @classmethod
     def upgraded(cls, body: dict[str, Any]) -> dict[str, Any]:

@@ -58,7 +58,8 @@ class LogStore:
         connection.register("given", numbers)
         connection.execute("CREATE TEMP TABLE parts AS SELECT * FROM given")
         for name in FILES:
-            files = queries.files([part.folder / name for part in parts])
+            # Sources of the same rows are one file, which has all their places.
+            files = queries.files(list(dict.fromkeys(part.folder / name for part in parts)))
             connection.execute(f"CREATE TEMP VIEW {Path(name).stem}_ AS SELECT * FROM {files}")
 
     def users(self, bucket: Bucket) -> pa.Table:

@@ -15,12 +15,13 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from core.digest import sha256_text
+from core.digest import canonical_json, sha256_text
 from core.files import replace_file
 from core.log import logger
 from knowledge.storage.buckets import Bucket, named
@@ -62,14 +63,8 @@ class UserTables:
     def save(self, bucket: Bucket, catalogue: str, tables: Tables) -> None:
         """Keep the bucket's tables in place of what was there."""
         bodies = {name: _bytes(table) for name, table in tables.items()}
-        digest = hashlib.sha256()
-        for body in bodies.values():
-            digest.update(body)
-        head = {
-            "catalogue": catalogue,
-            "sha256": digest.hexdigest(),
-            "tables": {name: len(body) for name, body in bodies.items()},
-        }
+        head: dict[str, Any] = {"catalogue": catalogue, "tables": {name: len(body) for name, body in bodies.items()}}
+        head["sha256"] = _checksum(head, *bodies.values())
         _replace(self._folder / bucket.name, [json.dumps(head).encode() + b"\n", *bodies.values()])
 
     def tidy(self, buckets: list[Bucket]) -> None:
@@ -109,7 +104,7 @@ class UserTables:
         try:
             with path.open("rb") as stream:
                 head, body = json.loads(stream.readline()), stream.read()
-            if hashlib.sha256(body).hexdigest() != head["sha256"]:
+            if head.pop("sha256") != _checksum(head, body):
                 raise ValueError("checksum differs")
             tables, start = {}, 0
             for name, length in head["tables"].items():
@@ -142,6 +137,14 @@ def user_keys(keys: pa.Array, prompted: pa.Array) -> pa.Array:
 def recipe_name(recipe: str) -> str:
     """A folder's name for a recipe."""
     return sha256_text(recipe)[:16]
+
+
+def _checksum(head: Mapping[str, Any], *bodies: bytes) -> str:
+    """Of a file's tables and of what its first line says of them."""
+    digest = hashlib.sha256(canonical_json(head).encode())
+    for body in bodies:
+        digest.update(body)
+    return digest.hexdigest()
 
 
 def _bytes(table: pa.Table) -> bytes:
