@@ -24,7 +24,8 @@ class Catalogue:
     Attributes:
         columns: item feature columns, each [N], `item_id` among them.
         titles: titles, [N], None where unknown.
-        text: compressed text vectors, float32 [N, d], memory-mapped; NaN rows have no text.
+        text: compressed text vectors, float32 [N, d]; NaN rows have no text. Not a map of the file: one that is cut short
+            under a running process would kill it.
         rows: item id to row.
         members: scenario to the rows it can show, int64, most positives first.
         scenarios: name, title and description of each scenario.
@@ -94,7 +95,7 @@ def load_catalogue(folder: Path, digest: str | None = None) -> Catalogue:
     return Catalogue(
         columns=columns,
         titles=items["title"].to_pylist(),
-        text=np.load(folder / "item_text.npy", mmap_mode="r"),
+        text=np.load(folder / "item_text.npy"),
         rows={item: row for row, item in enumerate(ids)},
         members=members,
         scenarios=scenarios,

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from feature_repo.live import CurrentPusher, Pushed
 
 LOG = logger("bento")
+# Seconds that a push waits for another process's: less than a caller waits, and than a pod is given to end.
+PATIENCE = 5.0
 
 
 class Intake:
@@ -40,7 +42,7 @@ class Intake:
                 raise SettingsError("push.http: a Bento takes no pushes; run `llm4msr push --follow` beside it")
             from feature_repo import CurrentPusher
 
-            self._current = CurrentPusher(settings)
+            self._current = CurrentPusher(settings, PATIENCE)
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="llm4msr-push")
 
     def start(self) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterable, MutableMapping
+import re
+from collections.abc import Awaitable, Callable, Iterable, Mapping, MutableMapping
 from typing import Any
+from urllib.parse import urlsplit
 
 import bentoml
 from starlette.responses import JSONResponse
@@ -13,6 +15,7 @@ from core import logger
 from core.objects import TwiceError, read_json
 
 LOG = logger("bento")
+_JSON_TYPE = re.compile(r"application/(json|[\w.!#$&^-]+\+json)")
 # 100,000 candidates with ids of a hundred letters are 10 MB; BentoML itself reads a body of any length into memory.
 MAX_BODY = 16 * 2**20
 
@@ -67,6 +70,44 @@ class BoundedBody:
             return messages.pop() if messages else await receive()
 
         return again
+
+
+class OnlyJson:
+    """ASGI middleware: what is posted is JSON, and comes from no page of another site.
+
+    A browser lets any page post a form or plain text to any address it reaches, without asking; a page of another site cannot post
+    JSON without asking first, and nothing here says yes.
+
+    Args:
+        app: what answers the others.
+    """
+
+    def __init__(self, app: App) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass a request on, if it may write."""
+        if scope["type"] != "http" or scope["method"] in ("GET", "HEAD", "OPTIONS"):
+            await self.app(scope, receive, send)
+            return
+        headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
+        kind = headers.get("content-type", "").partition(";")[0].strip().lower()
+        if not _JSON_TYPE.fullmatch(kind):
+            said = f"content type {kind[:80]!r}" if kind else "a body without a content type"
+            answer = JSONResponse({"error": f"{said} is not taken; send Content-Type: application/json"}, 415)
+        elif _of_another_site(headers):
+            answer = JSONResponse({"error": "a page of another site may not call this service"}, 403)
+        else:
+            await self.app(scope, receive, send)
+            return
+        await answer(scope, receive, send)
+
+
+def _of_another_site(headers: Mapping[str, str]) -> bool:
+    if headers.get("sec-fetch-site", "") == "cross-site":
+        return True
+    origin = headers.get("origin")
+    return origin is not None and urlsplit(origin).netloc.lower() != headers.get("host", "").lower()
 
 
 class DistinctKeys:

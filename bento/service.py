@@ -25,7 +25,7 @@ import bentoml
 import numpy as np
 import pyarrow as pa
 import torch
-from bentoml.exceptions import BentoMLException, InvalidArgument, NotFound, ServiceUnavailable
+from bentoml.exceptions import BentoMLException, InvalidArgument, NotFound
 from fastapi import FastAPI, HTTPException
 from prometheus_client import Counter
 from pydantic import BaseModel, Field, WithJsonSchema
@@ -34,13 +34,13 @@ from starlette.routing import Route
 
 from bento.announce import announce
 from bento.intake import Intake
-from bento.limits import BoundedBody, DistinctKeys, bound_metrics
+from bento.limits import BoundedBody, DistinctKeys, OnlyJson, bound_metrics
 from bento.live import Generation, Live
 from bento.logs import all_in_one_format, quiet_callers, short
 from bento.page import HEADERS, openapi, page
 from bento.schemas import ExplainAnswer, NearItem, PushAnswer, RankAnswer, ScenarioInfo, Versions
 from bento.scorer import nearest_history, pick_candidates, rank, score_parts
-from core.errors import Llm4msrError, UserError
+from core.errors import CorruptArtifactError, Llm4msrError, UserError
 from core.ids import read_id
 from core.words import did_you_mean
 from feature_repo import UserState
@@ -56,6 +56,11 @@ BUCKETS = [0.001, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.02, 0.05, 0.1, 0.25, 1.0]
 CAREFUL_SECONDS = 5.0
 DEGRADED = Counter("llm4msr_degraded_total", "Answers by what they lacked", ["what"])
 UNAVAILABLE = "online_store:unavailable"
+# Seconds between two lines of the log that say the same of a store.
+QUIET_SECONDS = 10.0
+RETRY = {"Retry-After": "2"}
+# Of one id in a request.
+MOST_BITS, LONGEST_ID = 256, 1_000
 
 
 @bentoml.service(
@@ -74,7 +79,8 @@ class Ranker:
         self.settings = load_settings(os.environ.get("LLM4MSR_SETTINGS", "llm4msr.yaml"))
         self.live = Live(self.settings, _exercise)
         self.intake = Intake(self.settings)
-        self._careful_until = 0.0
+        self._careful_until = self._quiet_until = 0.0
+        self._unsaid = 0
         self._ended = threading.Event()
 
     @bentoml.on_startup
@@ -104,10 +110,12 @@ class Ranker:
         scenario: str,
         candidates: Annotated[list[Id] | None, Field(max_length=100_000)] = None,
         k: Annotated[int | None, Field(ge=1, le=10_000)] = None,
-        context: dict[str, Any] | None = None,
+        context: Annotated[dict[str, Any] | None, Field(max_length=100)] = None,
     ) -> RankAnswer:
         """Rank candidates (default: all items of the scenario) for a user; the best `k` come back."""
-        live = self._live(scenario)
+        if (live := self.live.current) is None:
+            return self._nothing_yet()
+        self._check_scenario(live, scenario)
         known_id = self._user_id(user_id, live)
         wanted = None if candidates is None else self._candidates(candidates, live)
         with _our_fault():
@@ -140,7 +148,9 @@ class Ranker:
     @bentoml.api
     async def explain(self, user_id: Id, scenario: str, item_id: Id) -> ExplainAnswer:
         """Why an item has its score for a user in a scenario."""
-        live = self._live(scenario)
+        if (live := self.live.current) is None:
+            return self._nothing_yet()
+        self._check_scenario(live, scenario)
         known_id, item = self._user_id(user_id, live), self._id("item_id", item_id, live)
         if item not in live.catalogue.rows:
             gone = "is withdrawn: the newest catalogue no longer has it"
@@ -163,9 +173,9 @@ class Ranker:
         with _our_fault():
             try:
                 done = await self.intake.take(interactions)
-            except UserError as error:
-                LOG.warning("push: %s", error)
-                raise ServiceUnavailable("the stores do not take interactions now; push them again") from error
+            except (UserError, CorruptArtifactError) as error:
+                self._warn(error)
+                return _unavailable("the stores do not take interactions now; push them again")
             rejected = [asdict(fault) for fault in done.faults]
             return _json(
                 {
@@ -192,7 +202,7 @@ class Ranker:
         """The scenarios this service ranks for."""
         live = self.live.current
         if live is None:
-            raise HTTPException(503, f"nothing to serve yet: {self.live.refused}")
+            raise HTTPException(503, f"nothing to serve yet: {self.live.refused}", RETRY)
         return [
             ScenarioInfo(
                 **s,
@@ -202,20 +212,19 @@ class Ranker:
             for s in live.scenarios
         ]
 
-    def _live(self, scenario: str) -> Generation:
-        live = self.live.current
-        if live is None:
-            raise ServiceUnavailable(f"nothing to serve yet: {self.live.refused}")
+    def _nothing_yet(self) -> Any:
+        return _unavailable(f"nothing to serve yet: {self.live.refused}")
+
+    def _check_scenario(self, live: Generation, scenario: str) -> None:
         if scenario not in live.catalogue.members or scenario not in live.bundle.spec.scenarios:
             known = ", ".join(s["scenario"] for s in live.scenarios)
             hint = did_you_mean(scenario, live.catalogue.members)
             raise InvalidArgument(f"unknown scenario {short(scenario)!r}{hint}; known: {known}")
-        return live
 
     def _id(self, name: Literal["user_id", "item_id"], value: Any, live: Generation) -> int | str:
         """An id in the type that the log had: `"42"`, 42 and 42.0 are one user where ids are integers."""
         try:
-            return read_id(value, _id_type(name, live), self.settings.data.nulls)
+            return read_id(_bounded(value), _id_type(name, live), self.settings.data.nulls)
         except ValueError as error:
             raise InvalidArgument(f"{name}: {error}") from error
 
@@ -228,7 +237,11 @@ class Ranker:
         found: list[int | str] = []
         for place, value in enumerate(values):
             try:
-                found.append(read_id(value, kind, nulls))
+                bounded = _bounded(value)
+            except ValueError as error:
+                raise InvalidArgument(f"candidates[{place}]: {error}") from error
+            try:
+                found.append(read_id(bounded, kind, nulls))
             except ValueError as error:
                 if not isinstance(value, str):
                     raise InvalidArgument(f"candidates[{place}]: {error}") from error
@@ -244,10 +257,25 @@ class Ranker:
             else:
                 user = live.reader.read_user(user_id)
         except Llm4msrError as error:
-            LOG.warning("online store: %s", error)
+            self._warn(error)
             self._careful_until = time.monotonic() + CAREFUL_SECONDS
             return UserState.unknown(user_id), [*degraded, UNAVAILABLE]
         return user, degraded + [f"{view}:{status}" for view, status in user.status.items() if status != "found"]
+
+    def _warn(self, error: Exception) -> None:
+        """Say what a store did, once a while: it fails for every request."""
+        now = time.monotonic()
+        self._unsaid += 1
+        if now < self._quiet_until:
+            return
+        times = f" ({self._unsaid:,} times)" if self._unsaid > 1 else ""
+        LOG.warning("%s%s", error, times)
+        self._quiet_until, self._unsaid = now + QUIET_SECONDS, 0
+
+
+def _unavailable(reason: str) -> Any:
+    """503 with its reason, which BentoML would replace by a sentence that says nothing."""
+    return JSONResponse({"error": reason}, 503, RETRY)
 
 
 def _service() -> Any:
@@ -255,6 +283,7 @@ def _service() -> Any:
     return Ranker
 
 
+_service().add_asgi_middleware(OnlyJson)
 _service().add_asgi_middleware(BoundedBody)
 _service().add_asgi_middleware(DistinctKeys)  # within the bound
 _ROUTES = [
@@ -337,6 +366,19 @@ def _json(body: Any) -> Any:
 
 def _id_type(name: Literal["user_id", "item_id"], live: Generation) -> pa.DataType:
     return pa.string() if live.bundle.spec.has_text_ids(name) else pa.int64()
+
+
+def _bounded(value: Any) -> Any:
+    """An id that is not so long that reading many of them holds up everybody.
+
+    Raises:
+        ValueError: it is.
+    """
+    if type(value) is int and value.bit_length() > MOST_BITS:
+        raise ValueError(f"a number of some {value.bit_length() * 3 // 10:,} digits is no id")
+    if isinstance(value, str) and len(value) > LONGEST_ID:
+        raise ValueError(f"{short(value)!r} is no id: at most {LONGEST_ID:,} letters are read")
+    return value
 
 
 def _plain(value: Any) -> Id:

@@ -6,22 +6,26 @@ import fcntl
 import mmap
 import os
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import IO
 
 from core.errors import StorageError
 
 
 @contextmanager
-def locked(path: Path, waiting: Callable[[], object] = lambda: None) -> Iterator[None]:
+def locked(path: Path, waiting: Callable[[], object] = lambda: None, patience: float | None = None) -> Iterator[None]:
     """Hold a file's lock against other processes; it ends with this one, however that ends.
 
     Args:
         path: the file; made when missing.
         waiting: called once if another process holds it.
+        patience: seconds to wait for that process; None: as long as it takes.
 
     Raises:
+        TimeoutError: another process held it all the time.
         OSError: the file cannot be made or locked.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -30,8 +34,23 @@ def locked(path: Path, waiting: Callable[[], object] = lambda: None) -> Iterator
             fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             waiting()
-            fcntl.flock(stream, fcntl.LOCK_EX)
+            _wait_for(stream, path, patience)
         yield
+
+
+def _wait_for(stream: IO[str], path: Path, patience: float | None) -> None:
+    if patience is None:
+        fcntl.flock(stream, fcntl.LOCK_EX)
+        return
+    deadline = time.monotonic() + patience
+    while True:
+        try:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return
+        except BlockingIOError as error:
+            if time.monotonic() >= deadline:
+                raise TimeoutError(f"another process has held {path} for {patience:g} s") from error
+            time.sleep(0.02)
 
 
 def try_filesystem(folder: Path) -> str:

@@ -82,15 +82,22 @@ class Pusher:
         sources: validate artifacts, oldest window first.
         pooler: makes pooled vectors, e.g. `knowledge.load_pooler(artifact)`. Without it pooled vectors wait for the
             next materialisation.
+        patience: seconds to wait while another process pushes; None: as long as it takes.
 
     Raises:
         MissingArtifactError: nothing was validated yet.
     """
 
     def __init__(
-        self, settings: Settings, clock: Clock, *, sources: Sequence[Path], pooler: Pooler | None = None
+        self,
+        settings: Settings,
+        clock: Clock,
+        *,
+        sources: Sequence[Path],
+        pooler: Pooler | None = None,
+        patience: float | None = None,
     ) -> None:
-        self.settings, self.clock, self.pooler = settings, clock, pooler
+        self.settings, self.clock, self.pooler, self._patience = settings, clock, pooler, patience
         self.ids = id_types(sources)
         self.scenarios = pq.read_table(sources[-1] / "scenarios.parquet")["scenario"].to_pylist()
         self._log = UserLog(settings.root, sources)
@@ -147,7 +154,7 @@ class Pusher:
 
     def prepare(self) -> None:
         """Bring the log by user up to date now, so that the first push does not wait for it."""
-        with pushing(self.settings.root):
+        with pushing(self.settings.root, self._patience):
             self._log.prepare()
 
     def push_sound(self, rows: pa.Table) -> Pushed:
@@ -157,7 +164,7 @@ class Pusher:
         if self._writer is None:
             self._writer = StateWriter(self.settings)
         written: dict[str, int] = {}
-        with pushing(self.settings.root):
+        with pushing(self.settings.root, self._patience):
             # Read within the turn: `llm4msr forget` takes its turn, too.
             known = rows.filter(Forgotten(self.settings.root).keep(rows["user_id"]))
             dropped, rows = rows.num_rows - known.num_rows, known
@@ -213,10 +220,11 @@ class CurrentPusher:
 
     Args:
         settings: of the project; `materialize` writes `root/serving/push.json`, which names the rest.
+        patience: as of `Pusher`.
     """
 
-    def __init__(self, settings: Settings) -> None:
-        self.settings = settings
+    def __init__(self, settings: Settings, patience: float | None = None) -> None:
+        self.settings, self._patience = settings, patience
         self._pusher: Pusher | None = None
         self._pointer: PushPointer | None = None
 
@@ -242,15 +250,21 @@ class CurrentPusher:
 
             pooler = load_pooler(pointer.knowledge_folder(root))
         clock = make_clock(self.settings, from_micros(pointer.as_of))
-        return Pusher(self.settings, clock, sources=pointer.source_folders(root), pooler=pooler)
+        return Pusher(
+            self.settings, clock, sources=pointer.source_folders(root), pooler=pooler, patience=self._patience
+        )
 
 
 @contextmanager
-def pushing(root: Path) -> Iterator[None]:
-    """One push at a time on this machine: each must see the rows of those before it."""
+def pushing(root: Path, patience: float | None = None) -> Iterator[None]:
+    """One push at a time on this machine: each must see the rows of those before it.
+
+    Raises:
+        StorageError: the folder cannot be used, or another process pushes for longer than `patience` (seconds).
+    """
     folder = root / "live"
     try:
-        with locked(folder / ".lock"):
+        with locked(folder / ".lock", patience=patience):
             yield
     except OSError as error:
         raise StorageError(f"{folder} cannot be used ({error}); push the rows again") from error

@@ -7,17 +7,19 @@ corrections or, with `skip_dedup`, always overwrites.
 
 from __future__ import annotations
 
+import math
 import sqlite3
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import redis
+from google.protobuf.message import DecodeError
 
 from core.addresses import RedisAddress
 from core.errors import DataError, StorageError
@@ -37,6 +39,13 @@ from feature_repo.feast_names import (
 )
 from feature_repo.held_connections import HeldConnections
 
+# What reading bytes raises that were not written by us: of protobuf, or of our own checks.
+_UNREADABLE = (DecodeError, TypeError, ValueError, KeyError, AttributeError)
+Kind = tuple[str, int]
+Kinds = list[tuple[str, Kind]]
+DAMAGED: Literal["damaged"] = "damaged"
+# Plain values by column; None: never written.
+Row = dict[str, Any] | Literal["damaged"] | None
 _ARRAYS = {"float_list_val": np.float32, "double_list_val": np.float64}
 
 
@@ -167,12 +176,12 @@ class OnlineTable:
             connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
             return count
 
-    def read(self, view: FeatureView, ids: Sequence[Any]) -> list[dict[str, Any] | None]:
-        """The rows of some ids of one view, None where there is none."""
+    def read(self, view: FeatureView, ids: Sequence[Any]) -> list[Row]:
+        """The rows of some ids of one view; None where there is none, `DAMAGED` where it cannot be read."""
         return self._read(view, ids, None)
 
-    def read_views(self, views: Sequence[FeatureView], key: Any) -> list[dict[str, Any] | None]:
-        """One entity's rows in several views of that entity: one command, or one query, for all of them."""
+    def read_views(self, views: Sequence[FeatureView], key: Any) -> list[Row]:
+        """As `read`, of one entity in several views of that entity: one command, or one query, for all of them."""
         if not views:
             return []
         plan = self._plan(views)
@@ -195,7 +204,7 @@ class OnlineTable:
         if isinstance(self.backend, SqliteOnlineStore):
             return self._published_sqlite(view, ids)
         rows = self._read(view, ids, ["published"])
-        return [None if row is None else row["published"] for row in rows]
+        return [row["published"] if isinstance(row, dict) else None for row in rows]
 
     def _published_sqlite(self, view: FeatureView, ids: Sequence[Any]) -> list[int | None]:
         """Feast's own read would fetch all columns of the rows, vectors too."""
@@ -205,7 +214,10 @@ class OnlineTable:
         query = f'SELECT entity_key, value FROM "{table}" WHERE feature_name = ? AND entity_key IN ({_marks(keys)})'
         with storage_errors(self.config):
             rows = self._sqlite().execute(query, ["published", *keys]).fetchall()
-        found = {key: Value.FromString(value).int64_val for key, value in rows}
+        found = {}
+        for key, value in rows:
+            with suppress(*_UNREADABLE):
+                found[key] = Value.FromString(value).int64_val
         return [found.get(key) for key in keys]
 
     def _redis(self) -> Any:  # its annotations know no bytes
@@ -214,59 +226,68 @@ class OnlineTable:
     def _sqlite(self) -> sqlite3.Connection:
         return cast(SqliteOnlineStore, self.backend)._get_conn(self.config)
 
-    def _read(self, view: FeatureView, ids: Sequence[Any], columns: list[str] | None) -> list[dict[str, Any] | None]:
+    def _read(self, view: FeatureView, ids: Sequence[Any], columns: list[str] | None) -> list[Row]:
         if not ids:
             return []
+        kinds = dict(_kinds(view))
         keys = entity_keys(view.join_keys[0], ids)
-        with storage_errors(self.config):
-            found = self.provider.online_read(self.config, view, keys, columns)
-        return [_decode(row) for _, row in found]
+        try:
+            with storage_errors(self.config):
+                found = self.provider.online_read(self.config, view, keys, columns)
+        except _UNREADABLE:
+            # Feast reads all or nothing: one by one, only what is damaged is lost.
+            return [row for one in ids for row in self._read(view, [one], columns)] if len(ids) > 1 else [DAMAGED]
+        return [_decode(row, kinds) for _, row in found]
 
-    def _read_hash(self, plan: _Plan, key: EntityKey) -> list[dict[str, Any] | None]:
+    def _read_hash(self, plan: _Plan, key: EntityKey) -> list[Row]:
         """All views of an entity are fields of one Redis hash."""
         address = redis_key(self.config.project, key, self.config.entity_key_serialization_version)
         client = self._held or self._redis()
         values = client.hmget(address, plan.fields)
-        rows, begin = [], 0
-        for names in plan.names:
-            end = begin + len(names)
-            rows.append(_row(zip(names, values[begin:end], strict=True)))
+        if not isinstance(values, list) or len(values) != len(plan.fields):
+            raise redis.ResponseError(f"HMGET of {len(plan.fields)} fields was answered by {type(values).__name__}")
+        rows: list[Row] = []
+        begin = 0
+        for kinds in plan.kinds:
+            end = begin + len(kinds)
+            rows.append(_row(kinds, values[begin:end]))
             begin = end
         return rows
 
-    def _read_tables(self, plan: _Plan, key: EntityKey) -> list[dict[str, Any] | None]:
+    def _read_tables(self, plan: _Plan, key: EntityKey) -> list[Row]:
         """SQLite has a table per view, and a row in it per column of an entity."""
         address = serialize_entity_key(key, self.config.entity_key_serialization_version)
-        found: list[dict[str, bytes]] = [{} for _ in plan.names]
-        query = self._sqlite().execute(plan.query, [address] * len(plan.names))
+        found: list[dict[str, bytes]] = [{} for _ in plan.kinds]
+        query = self._sqlite().execute(plan.query, [address] * len(plan.kinds))
         for place, name, value in query:
             found[place][name] = value
         return [
-            _row((name, values.get(name)) for name in names) for names, values in zip(plan.names, found, strict=True)
+            _row(kinds, [values.get(name) for name, _ in kinds])
+            for kinds, values in zip(plan.kinds, found, strict=True)
         ]
 
     def _plan(self, views: Sequence[FeatureView]) -> _Plan:
         """What to ask for; made once, since Feast checks types at every look at a view."""
         known = tuple(view.name for view in views)
         if known not in self._plans:
-            names = [[field.name for field in view.features] for view in views]
-            fields = [mmh3(f"{view}:{name}") for view, own in zip(known, names, strict=True) for name in own]
+            kinds = [_kinds(view) for view in views]
+            fields = [mmh3(f"{view}:{name}") for view, own in zip(known, kinds, strict=True) for name, _ in own]
             tables = (table_id(self.config.project, view) for view in views)
             query = " UNION ALL ".join(
                 f'SELECT {place}, feature_name, value FROM "{table}" WHERE entity_key = ?'
                 for place, table in enumerate(tables)
             )
-            self._plans[known] = _Plan(views[0].join_keys[0], fields, names, query)
+            self._plans[known] = _Plan(views[0].join_keys[0], fields, kinds, query)
         return self._plans[known]
 
 
 @dataclass(frozen=True)
 class _Plan:
-    """The join key, the hash fields of all columns, the column names view by view, and a SQLite query for them."""
+    """The join key, the hash fields of all columns, the columns and their kinds view by view, and a SQLite query for them."""
 
     key: str
     fields: list[bytes]
-    names: list[list[str]]
+    kinds: list[Kinds]
     query: str
 
 
@@ -330,23 +351,56 @@ def _marks(values: Sequence[Any]) -> str:
     return ",".join("?" * len(values))
 
 
-def _row(columns: Iterable[tuple[str, bytes | None]]) -> dict[str, Any] | None:
+def _kinds(view: FeatureView) -> Kinds:
+    """Each column of a view, the kind of value that it holds, and the length of its vectors."""
+    return [
+        (field.name, (f"{field.dtype.to_value_type().name.lower()}_val", field.vector_length))
+        for field in view.features
+    ]
+
+
+def _row(kinds: Kinds, values: Sequence[bytes | None]) -> Row:
     """Plain values of encoded ones; None for a row that was never written."""
-    row = {name: _plain(Value.FromString(raw)) if raw else None for name, raw in columns}
+    try:
+        row = {
+            name: _plain(Value.FromString(raw), kind) if raw else None
+            for (name, kind), raw in zip(kinds, values, strict=True)
+        }
+    except _UNREADABLE:
+        return DAMAGED
     return None if row.get("published") is None else row
 
 
-def _decode(row: Mapping[str, Value] | None) -> dict[str, Any] | None:
+def _decode(row: Mapping[str, Value] | None, kinds: Mapping[str, Kind]) -> Row:
     """As `_row`, of what Feast's own read returns: stores differ in how they say that there is no row."""
-    found = {} if row is None else {name: _plain(value) for name, value in row.items()}
+    try:
+        found = {} if row is None else {name: _plain(value, kinds[name]) for name, value in row.items()}
+    except _UNREADABLE:
+        return DAMAGED
     return None if found.get("published") is None else found
 
 
-def _plain(value: Value) -> Any:
+def _plain(value: Value, wanted: Kind) -> Any:
+    """A value as Python or NumPy has it.
+
+    Raises:
+        ValueError: it is of another kind or length than its column, or no number that a model can take.
+    """
     kind = value.WhichOneof("val")
     if kind is None or kind == "null_val":
         return None
+    if kind != wanted[0]:
+        raise ValueError(f"{kind} where {wanted[0]} belongs")
     held = getattr(value, kind)
     if not kind.endswith("_list_val"):
+        if isinstance(held, float) and not math.isfinite(held):
+            if math.isnan(held):
+                return None
+            raise ValueError(f"{held} is no number")
         return held
-    return np.array(held.val, dtype=_ARRAYS[kind]) if kind in _ARRAYS else list(held.val)
+    if kind not in _ARRAYS:
+        return list(held.val)
+    array = np.array(held.val, dtype=_ARRAYS[kind])
+    if (wanted[1] and len(array) != wanted[1]) or not np.isfinite(array).all():
+        raise ValueError(f"a vector of {len(array)} numbers, or one that is none")
+    return array

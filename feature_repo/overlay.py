@@ -29,6 +29,8 @@ from feature_repo.point_in_time import PointInTimeOfflineStoreConfig
 from feature_repo.user_store import TIMEOUT_MS, WRITE_BATCH
 
 CACHE_SECONDS = 300
+# Longest wait for a database to take a connection, or to take note of what was sent; the address may say otherwise.
+CONNECT_SECONDS = 3
 # A SQL registry starts a thread that renews its copy and never ends, and keeps connections: one for all stores of a
 # process. A forked process has neither the thread nor connections of its own.
 _SQL_REGISTRIES: dict[tuple[int, str, str], BaseRegistry] = {}
@@ -104,7 +106,11 @@ def _registry(settings: Settings, folder: Path, private: Path | None) -> Registr
         raise SettingsError("registry.kind is sql: set registry.url, e.g. postgresql+psycopg://user@host:5432/feast")
     # `sync` would make the unlucky request at expiry wait for the database.
     # A pooled connection that the server closed meanwhile is replaced before it is used.
-    engine = {"echo": False, "pool_pre_ping": True}
+    engine: dict[str, Any] = {"echo": False, "pool_pre_ping": True}
+    if settings.registry.url.startswith("postgresql"):
+        # Else a database that answers nothing holds up a start for two minutes.
+        limits = {"connect_timeout": CONNECT_SECONDS, "tcp_user_timeout": 1000 * CONNECT_SECONDS}
+        engine["connect_args"] = {name: value for name, value in limits.items() if name not in settings.registry.url}
     return SqlRegistryConfig(path=settings.registry.url, cache_mode="thread", sqlalchemy_config_kwargs=engine, **shared)
 
 

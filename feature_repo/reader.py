@@ -22,12 +22,12 @@ from core.contracts.statistics import statistic_columns
 from core.errors import StorageError
 from feature_repo.feast_names import FeatureView, FeatureViewNotFoundException
 from feature_repo.materialization import is_live, probes_of
-from feature_repo.online import OnlineTable
+from feature_repo.online import DAMAGED, OnlineTable, Row
 from feature_repo.overlay import open_store
 from feature_repo.statistics import lag_micros
 from feature_repo.wire import safe
 
-Status = Literal["found", "missing", "stale"]
+Status = Literal["found", "missing", "stale", "damaged"]
 FOUND: Status = "found"
 MISSING: Status = "missing"
 STALE: Status = "stale"
@@ -45,8 +45,8 @@ class UserState:
         values: declared user columns, user_rows, user_positives and user_rate; None where unknown.
         history: item ids of the newest positives, newest last.
         vectors: unversioned view name, e.g. `user_pooled`, to float32 [d], or None where unknown.
-        status: unversioned view name to `found`, `missing` or `stale` (known, but older than its time to live, and
-            therefore treated as unknown).
+        status: unversioned view name to `found`, `missing`, `stale` (known, but older than its time to live) or `damaged`
+            (it cannot be read); all but the first are treated as unknown.
         published: unversioned view name to the publish time of what was found or stale, in microseconds.
     """
 
@@ -106,7 +106,7 @@ class OnlineReader:
         """
         known = [view for view in self._user_views if self._find(view) is not None]
         key = self._as_id(user_id, known)
-        rows: dict[str, dict[str, Any] | None] = {}
+        rows: dict[str, Row] = {}
         if key is not None:
             rows = dict(zip(known, self._table.read_views([self._views[v] for v in known], key), strict=True))
         return self._state(user_id if key is None else key, rows)
@@ -137,7 +137,7 @@ class OnlineReader:
             return dict.fromkeys(names)
         rows = self._table.read(view, names)
         return {
-            name: row["vector"] if row is not None and self._is_fresh("scenario", row) else None
+            name: row["vector"] if isinstance(row, dict) and self._is_fresh("scenario", row) else None
             for name, row in zip(names, rows, strict=True)
         }
 
@@ -158,7 +158,7 @@ class OnlineReader:
         view = self._find(name)
         key = self._as_id(key, [name]) if view is not None else None
         row = self._table.read(view, [key])[0] if view is not None and key is not None else None
-        return None if row is None or not row["text"] else (row["text"], row["text_source"])
+        return (row["text"], row["text_source"]) if isinstance(row, dict) and row["text"] else None
 
     def missing_columns(self) -> list[str]:
         """The user's own columns that the online view does not hold: their values are unknown for every user.
@@ -193,13 +193,13 @@ class OnlineReader:
                 return False
         return True
 
-    def _state(self, user_id: Any, rows: Mapping[str, dict[str, Any] | None]) -> UserState:
+    def _state(self, user_id: Any, rows: Mapping[str, Row]) -> UserState:
         status: dict[str, Status] = {}
         published, fresh = {}, {}
         for view in self._user_views:
             row = rows.get(view)
-            if row is None:
-                status[view] = MISSING
+            if not isinstance(row, dict):
+                status[view] = MISSING if row is None else DAMAGED
                 continue
             published[view] = row["published"]
             status[view] = FOUND if self._is_fresh(view, row) else STALE

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import weakref
 
 import numpy as np
 import pytest
@@ -10,10 +11,10 @@ from handmade import SCENARIO_DIM, Store, make_bundle, write_catalogue
 from specs import pointer
 
 import bento.live
-from bento.live import Live
-from core import Settings
-from core.contracts.pointers import CataloguePointer, PublishedCatalogue
-from core.errors import BundleError
+from bento.live import Live, Origin, _checked_bundle
+from core import ArtifactStore, Built, Settings, Window
+from core.contracts.pointers import BundlePointer, CataloguePointer, PublishedCatalogue
+from core.errors import BundleError, CorruptArtifactError
 
 
 class Project:
@@ -291,3 +292,65 @@ def test_nothing_is_served_without_a_catalogue(project, live):
     shutil.rmtree(project.root / "c1")
     assert not live.refresh()
     assert live.current is None
+
+
+BROKEN = ["", "  ", "{", "null", "[]", "{}", "\x00" * 20, '{"catalogue": "../../etc", "digest": "0"}']
+
+
+@pytest.mark.parametrize("broken", BROKEN)
+@pytest.mark.parametrize("pointer", [BundlePointer, CataloguePointer])
+def test_a_pointer_that_is_damaged_when_nothing_is_live_is_waited_out(project, live, pointer, broken):
+    path = pointer.path(project.root)
+    whole = path.read_text()
+    path.write_text(broken)
+    assert not live.refresh() and not live.refresh()
+    assert live.current is None and str(path) in live.refused
+    path.write_text(whole)
+    assert live.refresh()
+    assert live.current.versions["version"] == 1
+
+
+def test_the_seed_serves_at_a_start_where_the_champions_pointer_is_damaged(project, live, monkeypatch):
+    monkeypatch.setenv("LLM4MSR_SEED_BUNDLE", "two")
+    path = BundlePointer.path(project.root)
+    whole = path.read_text()
+    path.write_text("")
+    live.refresh()
+    assert live.current.versions["model"] == "seed"
+    path.write_text(whole)
+    assert live.refresh() and live.current.versions["model"] == "m"
+
+
+def test_a_swap_collects_nothing_and_leaves_nothing_behind(project, live, monkeypatch):
+    """A full collection stops every request for as long as it takes."""
+    monkeypatch.setattr(bento.live.gc, "collect", lambda *_: pytest.fail("a full collection beside requests"))
+    gone = []
+    live.refresh()
+    for number in range(2, 6):
+        gone.append(weakref.ref(live.current))
+        project.publish_bundle("two" if number % 2 else "one", number)
+        assert live.refresh()
+        bento.live.gc.freeze()
+    assert [one() for one in gone] == [None] * len(gone)
+
+
+@pytest.fixture
+def trained(tmp_path):
+    """A training artifact with a bundle's manifest in it."""
+
+    def write(out):
+        (out / "bundle_knowledge").mkdir()
+        (out / "bundle_knowledge" / "manifest.json").write_text("{}")
+        return Built()
+
+    store = ArtifactStore(tmp_path / "root")
+    return store.build("train", Window(), inputs={}, settings={}, rooms=["core"], builder=write)
+
+
+def test_a_bundle_that_is_not_the_one_that_was_promoted_is_refused(trained):
+    folder = trained.file("bundle_knowledge")
+    with pytest.raises(BundleError, match="not the bundle that was promoted"):
+        _checked_bundle(Origin(folder, "m", 1, "0" * 64))
+    (folder / "manifest.json").write_text("{ }")
+    with pytest.raises(CorruptArtifactError, match="not the bytes that were published"):
+        _checked_bundle(Origin(folder, "m", 1, trained.digest))

@@ -111,3 +111,47 @@ def test_a_bentoml_that_counts_elsewhere_is_said_and_no_error(monkeypatch, caplo
 def test_a_key_that_stands_twice_in_a_push_is_refused(service, row, says):
     answer = service.post("/push", content=b'{"interactions": [' + row + b"]}", headers=JSON)
     assert answer.status_code in (400, 404) and says in answer.text
+
+
+@pytest.mark.parametrize("route", ["/rank", "/explain", "/push"])
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"Content-Type": "text/plain"},
+        {"Content-Type": "application/x-www-form-urlencoded"},
+        {"Content-Type": "multipart/form-data"},
+        {"Content-Type": "multipart/form-data; boundary=x"},
+        {"Content-Type": "application/vnd.bentoml+pickle"},
+        {"Content-Type": ""},
+        {},
+    ],
+)
+def test_only_json_is_taken(service, route, headers):
+    answer = service.post(route, content=RANK, headers=headers)
+    assert answer.status_code == 415
+    assert "application/json" in answer.json()["error"]
+
+
+@pytest.mark.parametrize("kind", ["application/json", "application/json; charset=utf-8", "Application/JSON"])
+def test_json_is_taken_however_its_type_is_spelled(service, kind):
+    assert service.post("/rank", content=RANK, headers={"Content-Type": kind}).status_code == 503
+
+
+@pytest.mark.parametrize(
+    "headers", [{"Origin": "http://evil.example"}, {"Origin": "null"}, {"Sec-Fetch-Site": "cross-site"}]
+)
+def test_a_page_of_another_site_cannot_write(service, headers):
+    answer = service.post("/push", content=b'{"interactions": []}', headers=JSON | headers)
+    assert answer.status_code == 403
+
+
+def test_a_page_of_our_own_can(service):
+    own = {"Origin": str(service.base_url).rstrip("/"), "Sec-Fetch-Site": "same-origin"}
+    assert service.post("/rank", content=RANK, headers=JSON | own).status_code == 503
+
+
+def test_that_nothing_is_live_yet_is_said_with_its_reason(service):
+    for route, body in (("/rank", RANK), ("/explain", RANK[:-1] + b', "item_id": 1}')):
+        answer = service.post(route, content=body, headers=JSON)
+        assert answer.status_code == 503 and answer.headers["Retry-After"]
+        assert "nothing to serve yet" in answer.json()["error"]

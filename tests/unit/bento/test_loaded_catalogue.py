@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import numpy as np
 import pytest
 from handmade import write_catalogue
@@ -39,3 +41,13 @@ def test_another_catalogue_than_the_pointers_is_refused(tmp_path):
     write_catalogue(tmp_path / "c")
     with pytest.raises(CorruptArtifactError, match="not the catalogue"):
         load_catalogue(tmp_path / "c", "another digest")
+
+
+def test_text_vectors_outlive_the_file_they_were_read_from(tmp_path):
+    """A map of a file that is cut short under a running process would end it."""
+    write_catalogue(tmp_path / "c")
+    text = load_catalogue(tmp_path / "c").text
+    before = text.copy()
+    os.truncate(tmp_path / "c" / "item_text.npy", 100)
+    np.testing.assert_array_equal(text, before)
+    assert not isinstance(text, np.memmap)
