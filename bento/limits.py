@@ -11,6 +11,7 @@ import bentoml
 from starlette.responses import JSONResponse
 
 from bento.bentoml_names import COUNTING_MIDDLEWARE, instruments
+from bento.logs import short
 from core import logger
 from core.objects import TwiceError, read_json
 
@@ -94,13 +95,14 @@ class OnlyJson:
         kind = headers.get("content-type", "").partition(";")[0].strip().lower()
         if not _JSON_TYPE.fullmatch(kind):
             said = f"content type {kind[:80]!r}" if kind else "a body without a content type"
-            answer = JSONResponse({"error": f"{said} is not taken; send Content-Type: application/json"}, 415)
+            status, reason = 415, f"{said} is not taken; send Content-Type: application/json"
         elif _of_another_site(headers):
-            answer = JSONResponse({"error": "a page of another site may not call this service"}, 403)
+            status, reason = 403, "a page of another site may not call this service"
         else:
             await self.app(scope, receive, send)
             return
-        await answer(scope, receive, send)
+        LOG.warning("%s %s refused (%d): %s", scope["method"], short(scope["path"], 80), status, reason)
+        await JSONResponse({"error": reason}, status)(scope, receive, send)
 
 
 def _of_another_site(headers: Mapping[str, str]) -> bool:

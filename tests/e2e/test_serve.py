@@ -89,9 +89,13 @@ def test_a_refused_request_is_one_line_of_the_log(served, finished):
     done = finished.command("rank", "1", "comedies", "--url", url)
     assert done.returncode == 2
     assert "unknown scenario 'comedies'; did you mean 'comedy'?" in done.stderr
-    httpx.post(f"{url}/rank", content=b"no json", trust_env=False, timeout=WAIT)
+    for kind in ("application/json", "text/plain"):
+        headers = {"Content-Type": kind}
+        httpx.post(f"{url}/rank", content=b"no json", headers=headers, trust_env=False, timeout=WAIT)
     told = log.read_text().splitlines()[before:]
-    assert len(told) == 2 and all("POST /rank refused (400)" in line for line in told)
+    assert len(told) == 3 and all(
+        f"POST /rank refused ({n})" in line for n, line in zip((400, 400, 415), told, strict=True)
+    )
 
 
 def test_a_port_in_use_and_an_address_that_is_none_are_said_plainly(served, finished):

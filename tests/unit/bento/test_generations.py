@@ -326,12 +326,15 @@ def test_a_swap_collects_nothing_and_leaves_nothing_behind(project, live, monkey
     monkeypatch.setattr(bento.live.gc, "collect", lambda *_: pytest.fail("a full collection beside requests"))
     gone = []
     live.refresh()
-    for number in range(2, 6):
-        gone.append(weakref.ref(live.current))
-        project.publish_bundle("two" if number % 2 else "one", number)
-        assert live.refresh()
-        bento.live.gc.freeze()
-    assert [one() for one in gone] == [None] * len(gone)
+    try:
+        for number in range(2, 6):
+            gone.append(weakref.ref(live.current))
+            project.publish_bundle("two" if number % 2 else "one", number)
+            assert live.refresh()
+            bento.live.gc.freeze()
+        assert [one() for one in gone] == [None] * len(gone)
+    finally:
+        bento.live.gc.unfreeze()
 
 
 @pytest.fixture
