@@ -68,7 +68,7 @@ class OnlineTable:
             if isinstance(self.backend, SqliteOnlineStore):
                 connection = self.backend._get_conn(self.config)
                 connection.execute(f"PRAGMA busy_timeout = {int(timeout_ms)}")
-            else:
+            elif isinstance(self.backend, RedisOnlineStore):
                 # Feast's own reading of an address knows no IPv6 and takes a password of digits for a number.
                 address = RedisAddress.parse(self.config.online_store.connection_string)
                 client = self.backend._client = redis.Redis(**address.arguments())
