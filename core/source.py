@@ -43,8 +43,7 @@ def _place(room: str) -> Path:
 def _files(place: Path) -> list[Path]:
     if place.is_file():
         return [place]
-    folder = place
-    return [path for path in sorted(folder.rglob("*")) if path.is_file() and "__pycache__" not in path.parts]
+    return [path for path in sorted(place.rglob("*")) if path.is_file() and "__pycache__" not in path.parts]
 
 
 def _name(path: Path) -> str:

@@ -226,7 +226,7 @@ class ArtifactStore:
         Args:
             renamed: the digest that one has now; itself where it was not rewritten.
         """
-        for manifest in (m for stage in self.stages() for m in self.find(stage)):
+        for manifest in self.every():
             self.change_inputs(manifest, {name: renamed(digest) for name, digest in manifest.inputs.items()})
         for ref in sorted((self.root / "refs").glob("*/*.json")):
             body = json.loads(ref.read_text())
@@ -259,6 +259,10 @@ class ArtifactStore:
             if same and (versions is None or versions.items() <= manifest.versions.items()):
                 found.append(manifest)
         return sorted(found, key=lambda manifest: manifest.order)
+
+    def every(self) -> list[Manifest]:
+        """Every artifact of every stage, as `find` gives them."""
+        return [manifest for stage in self.stages() for manifest in self.find(stage)]
 
     def stages(self) -> list[str]:
         """Stages that have artifacts here, in order of the alphabet."""

@@ -93,7 +93,7 @@ class OnlineReader:
             *(["user_features"] if self._declared else []),
             "user_stats",
             "user_history",
-            *(view for view in self._versions if view.startswith("user_")),
+            *(view for view in self._versions if is_of(view, "user")),
         ]
         for view in (*self._user_views, "scenario"):
             self._find(view)

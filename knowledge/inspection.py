@@ -13,15 +13,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from core.contracts.kinds import kinds_of
 from core.errors import MissingArtifactError, SettingsError
 from core.ids import read_id
 
-# folder -> (kind, key)
+# In the order in which they are shown: folder -> (kind, key)
 KINDS: Mapping[str, tuple[str, str]] = {
-    "item_text": ("item_text", "item_id"),
-    "user_pooled": ("pooled", "user_id"),
-    "user_prompt": ("prompt", "user_id"),
-    "scenario": ("scenario", "scenario"),
+    kind.view: (kind.name, kind.key) for kind in (*kinds_of("item"), *kinds_of("user"), *kinds_of("scenario"))
 }
 NEIGHBOURS = 10
 _SAMPLE = 1000

@@ -10,6 +10,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from core.contracts.kinds import kind_named
 from core.errors import SettingsError
 from core.settings import ModelSettings
 from models.backbones import Inputs, Shape, build_backbone
@@ -188,7 +189,7 @@ class Ranker(nn.Module):
 def user_vectors_read(settings: ModelSettings) -> list[str]:
     """The kinds of user vectors that a model of these settings reads, e.g. `user_pooled`."""
     reads = settings.user_level != "none" or settings.knowledge_features
-    return [f"user_{kind}" for kind in settings.user_vectors] if reads else []
+    return [kind_named(name).view for name in settings.user_vectors] if reads else []
 
 
 def plain(settings: ModelSettings) -> ModelSettings:

@@ -14,6 +14,8 @@ import pyarrow.parquet as pq
 from markupsafe import Markup
 
 from core import Built, Manifest, Settings, Window
+from core.contracts.dataset_spec import DatasetSpec
+from core.contracts.kinds import is_of, kinds_of
 from core.files import write_json
 from pipeline.declared import declared
 from pipeline.drift import measure_drift
@@ -81,7 +83,7 @@ def _write(out: Path, settings: Settings, parts: dict[str, Manifest]) -> Built:
 def _content(settings: Settings, parts: dict[str, Manifest]) -> dict[str, Any]:
     metrics, lift = _json(parts["evaluate"], "metrics.json"), _json(parts["evaluate"], "lift.json")
     over_counting = _json(parts["evaluate"], "over_counting.json")
-    vectors = [f"{kind}_row" for kind in _json(parts["dataset"], "spec.json")["vectors"] if kind.startswith("user_")]
+    vectors = [f"{view}_row" for view in DatasetSpec.read(parts["dataset"].path).vectors if is_of(view, "user")]
     columns = ["user_id", "item_id", "scenario", "label", "split", "event_timestamp", *vectors]
     rows = pq.read_table(parts["dataset"].file("rows.parquet"), columns=columns)
     # Every stage imports this file; only this one draws.
@@ -143,7 +145,7 @@ def _content(settings: Settings, parts: dict[str, Manifest]) -> dict[str, Any]:
 
 def _unknown_share(rows: pa.Table) -> float:
     """Share of rows whose user has no vector of any kind; 0 where no kind is read."""
-    vectors = [name for name in rows.column_names if name.startswith("user_") and name.endswith("_row")]
+    vectors = [f"{kind.view}_row" for kind in kinds_of("user") if f"{kind.view}_row" in rows.column_names]
     return min((rows[name].null_count for name in vectors), default=0) / max(rows.num_rows, 1)
 
 

@@ -55,17 +55,11 @@ class FeatureSpec(SpecFile):
         """View to the version of its vectors."""
         return {view: found.version for view, found in self.vectors.items()}
 
-    def categorical(self, side: Literal["user", "item"]) -> tuple[str, ...]:
-        """The declared categories of users or items."""
-        return self.user_categorical if side == "user" else self.item_categorical
-
-    def dense(self, side: Literal["user", "item"]) -> tuple[str, ...]:
-        """The declared numbers of users or items."""
-        return self.user_dense if side == "user" else self.item_dense
-
     def columns(self, side: Literal["user", "item"]) -> tuple[str, ...]:
         """The declared columns of users or items."""
-        return (*self.categorical(side), *self.dense(side))
+        if side == "user":
+            return (*self.user_categorical, *self.user_dense)
+        return (*self.item_categorical, *self.item_dense)
 
     def has_text_ids(self, key: Literal["user_id", "item_id"]) -> bool:
         """Whether ids are texts, not numbers."""

@@ -227,8 +227,7 @@ class _Forgetting:
     def _artifacts(self) -> None:
         matrices = self._matrix_rows()
         # Training tables hold copies of matrices whose rows only the knowledge artifacts name: those come last.
-        every = [manifest for stage in self.store.stages() for manifest in self.store.find(stage)]
-        for manifest in sorted(every, key=lambda m: m.stage == "knowledge"):
+        for manifest in sorted(self.store.every(), key=lambda m: m.stage == "knowledge"):
             folder, stage = manifest.path, manifest.stage
             changed: list[str] = self._bundles(folder) if stage == "train" else []
             rows: dict[str, int] = {}

@@ -52,7 +52,7 @@ def unneeded(settings: Settings, keep: int, min_age: dt.timedelta, clock: Clock 
         CorruptArtifactError: a champion's bundle is not whole, or a pointer cannot be read.
     """
     store = ArtifactStore(settings.root)
-    every = {manifest.path: manifest for stage in store.stages() for manifest in store.find(stage)}
+    every = {manifest.path: manifest for manifest in store.every()}
     refs = {stage: store.refs(stage) for stage in (*SOURCES, *CUMULATIVE)}
     # One window more of knowledge: the oldest window that is kept was compared with the one before it.
     wanted = {p for stage in CUMULATIVE for p in _newest(refs[stage], every, keep + (stage == "knowledge"))}
