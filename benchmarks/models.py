@@ -105,10 +105,12 @@ def _run(options: argparse.Namespace, runs: list[runner.Run]) -> None:
 
 
 def _write(options: argparse.Namespace) -> None:
+    from benchmarks.evidence.pages import write_pages
     from benchmarks.evidence.table import means, write_tables
 
     rows = list(runner.finished(options.out / f"{options.protocol}.jsonl").values())
     write_tables(options.out, options.protocol, rows)
+    write_pages(options.out, options.out.parent / "backbones")
     published = PUBLISHED if options.protocol == "scenario-wise-rec" else {}
     figures = [
         figure(f"{backbone}_{system}_test_auc", "AUC", value, published.get(backbone))

@@ -85,7 +85,7 @@ def write_tables(out: Path, protocol: str, rows: Sequence[Row]) -> None:
     lags = sorted({row.get("lag", 0) for row in rows})
     parts = [
         f"# {protocol}: what was measured\n",
-        "Written by `llm4msr bench models`; README.md says how to read it.\n",
+        "Written by `llm4msr bench models`; [what was found](README.md), and how to read it.\n",
     ]
     parts += _opening(grouped(rows))
     if drawn(grouped(rows)):

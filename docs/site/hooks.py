@@ -32,6 +32,10 @@ def on_config(config: MkDocsConfig) -> MkDocsConfig:
     listed = {
         "Tutorials": ["tutorials/README.md", *(f"tutorials/{name}" for name in dict.fromkeys([*ordered, *there]))],
         "Python": [f"reference/{room}.md" for room in reference.ROOMS],
+        "Backbones": [
+            "backbones.md",
+            *(f"backbones/{name}.md" for name in _linked(docs / "backbones.md", "backbones")),
+        ],
         "Rooms": [f"rooms/{page.name}" for page in sorted((docs / "rooms").glob("*.md"))],
         "Decisions": [
             "decisions/README.md",
@@ -70,6 +74,12 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
         return f"{match[1]}{relpath(inside, str(PurePosixPath(here).parent))}{match[3]}"
 
     return LINK.sub(moved, NAMED.sub(r'```\1 title="\2"', markdown))
+
+
+def _linked(page: Path, folder: str) -> list[str]:
+    """The pages below a folder in the order in which a page links to them."""
+    names = re.findall(rf"\]\({folder}/([\w-]+)\.md\)", page.read_text(encoding="utf-8"))
+    return list(dict.fromkeys(names))
 
 
 def _filled(entry: Any, listed: dict[str, list[str]]) -> Any:

@@ -6,6 +6,7 @@ import scipy.stats
 import yaml
 
 from benchmarks.evidence import protocol, runner, systems
+from benchmarks.evidence.pages import write_pages
 from benchmarks.evidence.protocol import FOLDS, prepare, random_split, scenarios_of, states_before
 from benchmarks.evidence.source import Ratings
 from benchmarks.evidence.table import compared, grouped, holm, paired, write_tables
@@ -310,3 +311,28 @@ def test_the_product_itself_refuses_the_random_protocol(tmp_path):
 def test_an_unknown_system_is_named():
     with pytest.raises(SettingsError, match="no system 'fulll'"):
         systems.find("fulll")
+
+
+def test_pages_quote_means_over_the_seeds_that_all_systems_have(tmp_path):
+    def row(system, seed, area):
+        return {"run": f"{system}{seed}", "system": system, "backbone": "star", "seed": seed, "test_auc": area}
+
+    out, backbones = tmp_path / "evidence", tmp_path / "backbones"
+    out.mkdir()
+    backbones.mkdir()
+    rows = [row("plain", 0, 0.7), row("plain", 1, 0.5), row("both", 0, 0.73), row("both_shuffled", 0, 0.74)]
+    (out / "time.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    before = "# Title\n\n<!-- evidence -->\nof before\n<!-- end -->\n\nwords\n"
+    for page in (out / "README.md", backbones / "star.md", backbones / "ple.md"):
+        page.write_text(before)
+    write_pages(out, backbones)
+    found, own, none = (p.read_text() for p in (out / "README.md", backbones / "star.md", backbones / "ple.md"))
+    assert "| by time | 1 | 1 | 0.7000 | 0.7300 | 0.7400 |" in found
+    assert "in 1 of 1" in found and "in 0 of 1" in found and "told apart from chance" in found
+    assert "| today's | by time | 1 | 0.7000 | 0.7300 | 0.7400 |" in own
+    assert "No run of this backbone" in none
+    assert all(
+        page.startswith("# Title\n") and page.endswith("\nwords\n") and "of before" not in page for page in (found, own)
+    )
+    write_pages(out, backbones)
+    assert (out / "README.md").read_text() == found
