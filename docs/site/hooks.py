@@ -32,9 +32,13 @@ def on_config(config: MkDocsConfig) -> MkDocsConfig:
     listed = {
         "Tutorials": ["tutorials/README.md", *(f"tutorials/{name}" for name in dict.fromkeys([*ordered, *there]))],
         "Python": [f"reference/{room}.md" for room in reference.ROOMS],
+        "How to run it": [
+            "how-to/README.md",
+            *(normpath(f"how-to/{name}") for name in _links(docs / "how-to" / "README.md")),
+        ],
         "Backbones": [
             "backbones.md",
-            *(f"backbones/{name}.md" for name in _linked(docs / "backbones.md", "backbones")),
+            *(name for name in _links(docs / "backbones.md") if name.startswith("backbones/")),
         ],
         "Rooms": [f"rooms/{page.name}" for page in sorted((docs / "rooms").glob("*.md"))],
         "Decisions": [
@@ -76,10 +80,9 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
     return LINK.sub(moved, NAMED.sub(r'```\1 title="\2"', markdown))
 
 
-def _linked(page: Path, folder: str) -> list[str]:
-    """The pages below a folder in the order in which a page links to them."""
-    names = re.findall(rf"\]\({folder}/([\w-]+)\.md\)", page.read_text(encoding="utf-8"))
-    return list(dict.fromkeys(names))
+def _links(page: Path) -> list[str]:
+    """The pages that a page links to, each once, in order."""
+    return list(dict.fromkeys(re.findall(r"\]\(([\w./-]+\.md)\)", page.read_text(encoding="utf-8"))))
 
 
 def _filled(entry: Any, listed: dict[str, list[str]]) -> Any:
