@@ -256,4 +256,4 @@ def _signed(value: float | None) -> str:
 def _probability(value: float | None) -> str:
     if value is None:
         return ""
-    return "< .001" if value < 0.001 else f"{value:.3f}"
+    return "< 0.001" if value < 0.001 else f"{value:.3f}"

@@ -113,8 +113,8 @@ def test_a_view_goes_to_other_processes_as_it_is(copied):
         _ = other.train
 
 
-def test_the_page_of_the_room_lists_the_stages_as_they_are_declared():
-    page = (REPOSITORY / "docs" / "rooms" / "pipeline.md").read_text()
+def test_the_page_of_running_lists_the_stages_as_they_are_declared():
+    page = (REPOSITORY / "docs" / "running.md").read_text()
     for name in (*run_order(), *built_within()):
         assert row(name) in page, row(name)
 
