@@ -158,8 +158,8 @@ def _sentences(backbones: Sequence[str], means_of: Mapping[str, Mapping[str, Map
     if recall and gain:
         before = mean(means_of[BASELINE][b]["Recall@10, full ranking"] for b in backbones)
         yield (
-            "In full ranking, each test positive against all items of its scenario that its user never rated, knowledge finds "
-            f"{mean(recall):+.2%} more of them among the first ten ({before:.2%} without; NDCG@10 {mean(gain):+.4f}).\n"
+            "In full ranking, each test positive against all items of its scenario that its user never rated, the models find "
+            f"{100 * before:.2f} % of them among the first ten without knowledge, {100 * (before + mean(recall)):.2f} % with it (NDCG@10 {mean(gain):+.4f}).\n"
         )
 
 

@@ -49,6 +49,12 @@ def test_a_page_has_its_title_and_sections(name):
 
 
 @each
+def test_the_equations_fit_the_width_of_a_page(name):
+    lines = re.search(r"## Equations\n\n```text\n(.*?)```", PAGES[name], re.DOTALL)[1].splitlines()
+    assert [line for line in lines if len(line) > 76] == []
+
+
+@each
 def test_a_page_lists_the_options_and_their_defaults(name):
     def shown(value):
         if value is None or isinstance(value, bool):
