@@ -25,6 +25,7 @@ QUESTIONS = {("both", BASELINE), ("both", "both_shuffled"), ("full", BASELINE), 
 # The random splits of two seeds share most training rows, so their differences vary less than those of new data would: the
 # share of test rows to training rows adds to the variance (Nadeau and Bengio, Machine Learning 52, 2003).
 OVERLAP = {"scenario-wise-rec": 1 / 8}
+TITLES = {"scenario-wise-rec": "Random split (scenario-wise-rec)", "time": "Split by time"}
 FEWEST_SEEDS = 3  # A paired test of fewer has no power to speak of; it would only weaken the others by its number.
 # An AUC of fewer rows than this says nothing, and is not shown.
 FEWEST_ROWS = 50
@@ -84,7 +85,7 @@ def write_tables(out: Path, protocol: str, rows: Sequence[Row]) -> None:
     out.mkdir(parents=True, exist_ok=True)
     lags = sorted({row.get("lag", 0) for row in rows})
     parts = [
-        f"# {protocol}: what was measured\n",
+        f"# {TITLES[protocol]}: what was measured\n",
         "Written by `llm4msr bench models`; [what was found](README.md), and how to read it.\n",
     ]
     parts += _opening(grouped(rows))
