@@ -37,3 +37,11 @@ def test_every_make_command_in_the_pages_is_a_target():
 def test_the_ci_script_runs_the_readmes_test_command():
     assert re.search(r"^make test$", (REPOSITORY / ".ci" / "run").read_text(), re.MULTILINE)
     assert re.search(r"^ {4}make test\b", (REPOSITORY / "README.md").read_text(), re.MULTILINE)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(REPOSITORY)))
+def test_a_figure_below_one_is_written_with_its_zero(page):
+    text = re.sub(
+        r"```.*?```|`[^`]*`|^    .*$|\]\([^)]*\)", "", page.read_text(encoding="utf-8"), flags=re.DOTALL | re.MULTILINE
+    )
+    assert re.findall(r"(?<![\w.)\]])[*+±~-]*\.\d+\b", text) == []
