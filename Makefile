@@ -7,7 +7,7 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-images lint docs bench serve airflow image clean
+.PHONY: help setup demo test test-images coverage lint docs bench serve airflow image clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' Makefile
@@ -26,6 +26,13 @@ test: setup ## Run all tests: unit, integration (own Redis and PostgreSQL proces
 
 test-images: setup ## Try it on bare Debian systems and build the images (root, debootstrap, buildah; many minutes)
 	@$(PYTEST) tests/images -n 0 -v -s -p no:cacheprovider $(ARGS)
+
+coverage: setup ## Which branches the unit tests leave out, in build/coverage; all tests: ARGS="tests --ignore=tests/images"
+	@rm -rf build/coverage && mkdir -p build/coverage
+	@OMP_NUM_THREADS=1 $(BIN)/coverage run -m pytest -n 2 --dist loadfile -q $(or $(ARGS),tests/unit)
+	@$(BIN)/coverage combine -q && $(BIN)/coverage html -q --fail-under=0
+	@$(BIN)/coverage report --sort=cover --fail-under=0 | head -22
+	@$(BIN)/coverage report --format=total >/dev/null; code=$$?; echo "in all: $$($(BIN)/coverage report --format=total --precision=1) %, every line: build/coverage/index.html"; exit $$code
 
 lint: setup ## Check style (ruff) and types (mypy)
 	$(BIN)/ruff check .

@@ -348,7 +348,6 @@ def _write_kind(folder: Path, kind: str, rows: Any, dim: int, rng: np.random.Gen
     count = len(rows.watermarks)
     vectors = create(folder, count, dim)
     vectors[:] = rng.standard_normal((count, dim))
-    vectors.flush()
     write_index(folder, rows, kind, "v1", [f"{kind}{n:060x}" for n in range(count)])
 
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -34,10 +35,10 @@ def worlds(movielens: Path | None) -> dict[str, World]:
     """The kinds by name; `ml_1m` only with a folder of MovieLens-1M."""
     found = {
         "latest_small": World("MovieLens latest-small, each user's newest rows", _films(SAMPLE, {})),
-        "shop": World("invented shop, two rows an item, negatives as popular as positives", _shop(False)),
-        "shop_shuffled": World("the same shop, titles shuffled", _shop(True)),
+        "shop": World("invented shop, two rows an item, negatives as popular as positives", _shop),
+        "shop_shuffled": World("the same shop, titles shuffled", partial(_shop, shuffled=True)),
         "stars": World("stars on two shelves, no text", _stars),
-        "tiny": World("2,000 rows of such a shop", _shop(False, users=120, items=900, positives=667)),
+        "tiny": World("2,000 rows of such a shop", partial(_shop, users=120, items=900, positives=667)),
     }
     if movielens is not None:
         time = {"split": {"kind": "time", "validation": 0.1, "test": 0.1}}
@@ -45,7 +46,7 @@ def worlds(movielens: Path | None) -> dict[str, World]:
     return found
 
 
-def _films(folder: Path, other: dict[str, object]) -> Callable[[Path], None]:
+def _films(folder: Path, other: Mapping[str, object]) -> Callable[[Path], None]:
     def write(out: Path) -> None:
         scenarios = {**dict.fromkeys(_GENRES), "other": None}
         body = {
@@ -65,8 +66,8 @@ def _films(folder: Path, other: dict[str, object]) -> Callable[[Path], None]:
     return write
 
 
-def _shop(shuffled: bool, **size: int) -> Callable[[Path], float]:
-    return lambda out: write_shop(out, shuffled=shuffled, **size).best_auc
+def _shop(out: Path, *, shuffled: bool = False, users: int = 700, items: int = 12_000, positives: int = 8_000) -> float:
+    return write_shop(out, shuffled=shuffled, users=users, items=items, positives=positives).best_auc
 
 
 def _stars(out: Path) -> None:
@@ -98,7 +99,7 @@ def _stars(out: Path) -> None:
     _settings(out, body)
 
 
-def _settings(out: Path, body: dict[str, object]) -> None:
+def _settings(out: Path, body: Mapping[str, object]) -> None:
     whole = {"project": "defaults", "root": "root", "clock": {"mode": "replay", "at": "log_end"}, **body}
     (out / "llm4msr.yaml").write_text(yaml.safe_dump(whole, sort_keys=False), encoding="utf-8")
 

@@ -83,11 +83,10 @@ def _feast_materialise(world: World, root: Path, redis: str | None = None, tuned
 
     store = FeatureStore(config=stock_config(world, root, redis, tuned))
     generation, paths = declared(world)
-    objects = [*views.entity_objects(generation).values(), *views.value_views(generation, paths).values()]
     _empty(redis)
 
     def run() -> None:
-        store.apply(objects)
+        store.apply([*views.entity_objects(generation).values(), *views.value_views(generation, paths).values()])
         store.materialize(world.clock.now().replace(year=1980), world.clock.now())
 
     return run, lambda _: _arrived(world, store)
@@ -123,8 +122,8 @@ def _join(world: World, root: Path) -> _Job:
             matrix = np.load(world.folder / "knowledge" / view / "vectors.npy", mmap_mode="r")
             places = joined[f"{view}__row"].fill_null(-1).to_numpy()
             found[view] = np.where((places >= 0)[:, None], matrix[places], np.nan)
-        found["history"] = values_of_histories(rows["user_id"], joined["user_history__history_end"].fill_null(0), world)
-        return {"rows": joined.num_rows, "sum": _sum(found["user_pooled"]), "items": len(found["history"].values)}
+        histories = values_of_histories(rows["user_id"], joined["user_history__history_end"].fill_null(0), world)
+        return {"rows": joined.num_rows, "sum": _sum(found["user_pooled"]), "items": len(histories.values)}
 
     return run, lambda found: found
 
@@ -178,19 +177,20 @@ def _arrived(world: World, store: Any) -> dict[str, float]:
     import pyarrow.parquet as pq
 
     from feature_repo import views
+    from feature_repo.feast_names import file_source
     from feature_repo.online import OnlineTable
 
     table, rows, expected = OnlineTable(store), 0, 0
     for view in views.value_views(*declared(world)).values():
         key = view.join_keys[0]
         past = ("published", "<=", world.clock.now_micros())
-        states = pq.read_table(view.batch_source.path, columns=[key, "published"], filters=[past])
+        states = pq.read_table(file_source(view).path, columns=[key, "published"], filters=[past])
         newest = states.group_by(key).aggregate([("published", "max")])
         ids, times = newest[key].to_pylist(), newest["published_max"].to_pylist()
         for begin in range(0, len(ids), 1000):
             found = table.read(view, ids[begin : begin + 1000])
             pairs = zip(found, times[begin : begin + 1000], strict=True)
-            rows += sum(row is not None and row["published"] == time for row, time in pairs)
+            rows += sum(isinstance(row, dict) and row["published"] == time for row, time in pairs)
         expected += len(ids)
     return {"rows": rows, "expected": expected}
 

@@ -50,7 +50,8 @@ class Size:
 
     def scaled(self, share: float) -> Size:
         """A share of the interactions, users and items: as many rows an entity as before."""
-        return Size(*(max(2, round(n * share)) for n in (self.rows, self.users, self.items)), self.snapshots)
+        rows, users, items = (max(2, round(n * share)) for n in (self.rows, self.users, self.items))
+        return Size(rows, users, items, self.snapshots)
 
     def __str__(self) -> str:
         return f"{self.rows:,} interactions x {self.users:,} users x {self.snapshots} snapshots"
@@ -117,7 +118,10 @@ def make_world(folder: Path, size: Size, data: Path | None = None, seed: int = 0
     _write(folder / "source" / "interactions.parquet", log, interactions_schema(IDS))
     old = pa.array(np.full(len(users), UNDATED_MICROS)).cast(TIMESTAMP)
     columns = {"gender": pa.string(), "occupation": pa.string(), "zip": pa.string(), "age": pa.int64()}
-    values = [rng.choice(["F", "M"], len(users)), *(rng.integers(0, n, len(users)).astype(str) for n in (21, 3439))]
+    values: list[Any] = [
+        rng.choice(["F", "M"], len(users)),
+        *(rng.integers(0, n, len(users)).astype(str) for n in (21, 3439)),
+    ]
     _write(folder / "source" / "users.parquet", [users, old, old, *values, age[users]], users_schema(IDS, columns))
     old = pa.array(np.full(len(items), UNDATED_MICROS)).cast(TIMESTAMP)
     titles = [f"item {number}" for number in items.tolist()]
@@ -141,6 +145,7 @@ def make_world(folder: Path, size: Size, data: Path | None = None, seed: int = 0
 def write_stock(world: World) -> None:
     """Write stock/VIEW.parquet: every state of every view, vectors and histories as values."""
     from feature_repo import views
+    from feature_repo.feast_names import file_source
     from feature_repo.online_source import schema_of
 
     generation, paths = declared(world)
@@ -158,7 +163,7 @@ def write_stock(world: World) -> None:
         columns = [
             made.get(field.name, table[field.name] if field.name in table.column_names else None) for field in schema
         ]
-        _write(Path(feast_view.batch_source.path), columns, schema)
+        _write(Path(file_source(feast_view).path), columns, schema)
 
 
 def values_of_histories(users: pa.Array, ends: pa.Array, world: World) -> pa.Array:

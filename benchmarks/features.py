@@ -172,8 +172,9 @@ class _Plain:
         self.store = store
         self.generation, paths = declared(world)
         values = views.value_views(self.generation, paths)
-        wanted = [view for name, view in values.items() if name.startswith("user_")]
-        self.store.apply([FeatureService(name="one_user", features=wanted)])
+        self.store.apply(
+            [FeatureService(name="one_user", features=[v for name, v in values.items() if name.startswith("user_")])]
+        )
         self.service = self.store.get_feature_service("one_user", allow_cache=True)
 
     def read(self, user: int) -> dict[str, Any]:

@@ -17,6 +17,7 @@ import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow.csv as pacsv
@@ -24,6 +25,9 @@ import pyarrow.csv as pacsv
 from benchmarks import prefill
 from benchmarks.harness import Figure, arguments, figure, finish, in_turn, in_turn_many, peak_mib
 from core import configure
+
+if TYPE_CHECKING:
+    from knowledge.reasoners.transformers import TransformersReasoner
 
 SAMPLE = Path(__file__).resolve().parent.parent / "data" / "ml-latest-small" / "movies.csv"
 TITLE_TOKENS, PROMPT_TOKENS = 20, 250
@@ -56,19 +60,19 @@ def main() -> None:
     finish("knowledge", figures, options.quick)
 
 
-def item_texts(reasoner: object, count: int) -> list[str]:
+def item_texts(reasoner: TransformersReasoner, count: int) -> list[str]:
     """Titles of the shipped sample, made to hold TITLE_TOKENS tokens each."""
     names = pacsv.read_csv(SAMPLE).column("title").to_pylist()
     return [_of_length(reasoner, [names[i], *names[i + 1 :: 7]], TITLE_TOKENS) for i in range(count)]
 
 
-def user_prompts(reasoner: object, titles: Sequence[str], count: int) -> list[str]:
+def user_prompts(reasoner: TransformersReasoner, titles: Sequence[str], count: int) -> list[str]:
     """Texts of PROMPT_TOKENS tokens with a common beginning, like a user's."""
     head = "You study what people like on a platform with these scenarios: home, search. Liked, newest first:"
     return [_of_length(reasoner, [head, *titles[i : i + 60]], PROMPT_TOKENS) for i in range(count)]
 
 
-def speed(reasoner: object, name: str, texts: Sequence[str], target: float) -> list[Figure]:
+def speed(reasoner: TransformersReasoner, name: str, texts: Sequence[str], target: float) -> list[Figure]:
     """Tokens per second of both ways, and the share of the matrix-product rate."""
     import torch
     from transformers import AutoModel
@@ -76,7 +80,7 @@ def speed(reasoner: object, name: str, texts: Sequence[str], target: float) -> l
     from knowledge.plan import matrix_rate, shape_from_config
     from knowledge.reasoners.minilm import model_folder
 
-    model, tokenizer = AutoModel.from_pretrained(model_folder()).eval(), reasoner.tokenizer  # type: ignore[attr-defined]
+    model, tokenizer = AutoModel.from_pretrained(model_folder()).eval(), reasoner.tokenizer
     shape = shape_from_config(model.config)
     few = texts[: max(8, len(texts) // 8)]
 
@@ -88,7 +92,7 @@ def speed(reasoner: object, name: str, texts: Sequence[str], target: float) -> l
 
     found = in_turn_many(
         {
-            "ours": lambda: _timed(lambda: reasoner.encode(texts), _tokens(reasoner, texts)),  # type: ignore[attr-defined]
+            "ours": lambda: _timed(lambda: reasoner.encode(texts), _tokens(reasoner, texts)),
             "reference": lambda: _timed(one_by_one, _tokens(reasoner, few)),
             "matmul": lambda: {"flops": matrix_rate("cpu", "float32")},
         }
@@ -105,25 +109,25 @@ def speed(reasoner: object, name: str, texts: Sequence[str], target: float) -> l
     ]
 
 
-def foretold(reasoner: object, texts: Sequence[str]) -> Figure:
+def foretold(reasoner: TransformersReasoner, texts: Sequence[str]) -> Figure:
     """What a plan would foretell for reading these texts, from every eighth of them, over what reading them takes."""
     from knowledge.plan import matrix_rate, shape_from_config, short_run
 
-    shape = shape_from_config(reasoner.model.config)  # type: ignore[attr-defined]
-    lengths = np.minimum(reasoner.tokens(texts), reasoner.max_tokens)  # type: ignore[attr-defined]
+    shape = shape_from_config(reasoner.model.config)
+    lengths = np.minimum(reasoner.tokens(texts), reasoner.max_tokens)
 
     def measure() -> float:
         rate = matrix_rate("cpu", "float32")
         share = short_run(reasoner, texts[::8], shape, rate).share
         begin = time.perf_counter()
-        reasoner.encode(texts)  # type: ignore[attr-defined]
+        reasoner.encode(texts)
         return shape.flops(lengths) / (rate * share) / (time.perf_counter() - begin)
 
     factor = in_turn({"plan": measure})["plan"]
     return figure("plan_factor", "foretold/taken", max(factor, 1 / factor), target=1.5, bound="at_most", of="ours")
 
 
-def refresh(reasoner: object, titles: Sequence[str], users: int) -> list[Figure]:
+def refresh(reasoner: TransformersReasoner, titles: Sequence[str], users: int) -> list[Figure]:
     """Seconds to read 1 % changed users beside all others, against all users. Users have prompts of TITLE_TOKENS tokens."""
     from knowledge.storage.cache import Cache
 
@@ -131,9 +135,9 @@ def refresh(reasoner: object, titles: Sequence[str], users: int) -> list[Figure]
 
     def measure() -> Mapping[str, float]:
         with tempfile.TemporaryDirectory() as folder:
-            full = _seconds(lambda: Cache(Path(folder), reasoner).encode(texts))  # type: ignore[arg-type]
+            full = _seconds(lambda: Cache(Path(folder), reasoner).encode(texts))
             changed = [f"{text} new" if i % 100 == 0 else text for i, text in enumerate(texts)]
-            again = _seconds(lambda: Cache(Path(folder), reasoner).encode(changed))  # type: ignore[arg-type]
+            again = _seconds(lambda: Cache(Path(folder), reasoner).encode(changed))
         return {"full": full, "again": again}
 
     # Minutes of work: one round of many shards is an average already.
@@ -153,13 +157,13 @@ def _seconds(work: Callable[[], object]) -> float:
     return time.process_time() - begin
 
 
-def _tokens(reasoner: object, texts: Sequence[str]) -> int:
-    return int(np.minimum(reasoner.tokens(texts), reasoner.max_tokens).sum())  # type: ignore[attr-defined]
+def _tokens(reasoner: TransformersReasoner, texts: Sequence[str]) -> int:
+    return int(np.minimum(reasoner.tokens(texts), reasoner.max_tokens).sum())
 
 
-def _of_length(reasoner: object, parts: Sequence[str], tokens: int) -> str:
+def _of_length(reasoner: TransformersReasoner, parts: Sequence[str], tokens: int) -> str:
     """Parts one after the other, cut to so many tokens, special ones counted."""
-    tokenizer = reasoner.tokenizer  # type: ignore[attr-defined]
+    tokenizer = reasoner.tokenizer
     ids = tokenizer(". ".join(parts), add_special_tokens=False, truncation=True, max_length=tokens - 2)["input_ids"]
     return str(tokenizer.decode(ids))
 

@@ -20,7 +20,8 @@ import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
+from unittest import mock
 
 import numpy as np
 import pyarrow as pa
@@ -76,7 +77,8 @@ def make_log(folder: Path, users: int) -> None:
     """Two windows of validated tables: `first` with all rows, `second` with one more of every hundredth user."""
     import duckdb
 
-    from core.tables import SCENARIOS, UNDATED
+    from core.clock import UNDATED
+    from core.tables import SCENARIOS
 
     begin = int(START.timestamp()) * 1_000_000
     rows = {
@@ -120,20 +122,22 @@ def run(folder: Path, what: str, pooled: bool) -> None:
     """Build knowledge of one window, or of both with what the first run left."""
     import knowledge.run
     from core import ArtifactStore, Settings, configure, replay
+    from core.settings import KnowledgeSettings
 
     configure(level="WARNING")
-    knowledge.run.make_reasoner = lambda _: Letters()  # type: ignore[assignment]
-    vectors = ["pooled"] if pooled else ["pooled", "prompt"]
-    settings = Settings(knowledge={"user_vectors": vectors, "thresholds": [10, 20], "max_tokens": 2000})  # type: ignore[arg-type]
+    vectors: list[Literal["pooled", "prompt"]] = ["pooled"] if pooled else ["pooled", "prompt"]
+    settings = Settings(knowledge=KnowledgeSettings(user_vectors=vectors, thresholds=[10, 20], max_tokens=2000))
     out = folder / f"out-{what}"
     out.mkdir()
     sources = [folder / "first"] if what == "full" else [folder / "first", folder / "second"]
     now = START + dt.timedelta(days=ROWS + len(sources) - 1)
     begin = time.perf_counter()
-    knowledge.run.Run(
+    work = knowledge.run.Run(
         sources, settings.knowledge, settings.data, replay(now), int((START.timestamp() + 15 * DAY) * 1e6),
         folder / "cache", ArtifactStore(folder), window_ends=[int(now.timestamp() * 1e6)],
-    ).build(out)  # fmt: skip
+    )  # fmt: skip
+    with mock.patch("knowledge.run.make_reasoner", lambda _: Letters()):
+        work.build(out)
     peak = peak_mib()
     spent = {"seconds": time.perf_counter() - begin, "cpu": time.process_time(), "peak": peak}
     print(json.dumps({name: round(value, 2) for name, value in spent.items()}))

@@ -97,7 +97,8 @@ def save_rows(
     folder: Path, fields: dict[str, np.ndarray], sizes: dict[str, int], dense: np.ndarray, label: np.ndarray
 ) -> Path:
     """Write the rows of a run; `fields` has ids [N] of every one-hot field, `scenario` among them."""
-    np.savez(folder / "rows.npz", dense=dense, label=label, **{f"ids_{name}": ids for name, ids in fields.items()})
+    ids = {f"ids_{name}": column for name, column in fields.items()}
+    np.savez(folder / "rows.npz", allow_pickle=False, dense=dense, label=label, **ids)
     (folder / "sizes.json").write_text(json.dumps(sizes))
     return folder
 

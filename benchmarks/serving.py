@@ -19,6 +19,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -100,12 +101,10 @@ def make_requests(settings: Settings, count: int, seed: int = 0) -> list[dict[st
 def measure(urls: dict[str, str], requests: list[dict[str, Any]], store: str, count: int) -> list[Figure]:
     """Latencies and rates of all services, and the figures made of them."""
     for url in urls.values():
-        asyncio.run(load(url, requests, clients=8, count=max(100, count // 4)))
+        answers(url, requests, clients=8, count=max(100, count // 4))
     found = in_turn_many(
         {
-            f"{name}, {clients} clients": lambda url=url, clients=clients: asyncio.run(
-                load(url, requests, clients, count)
-            )
+            f"{name}, {clients} clients": partial(answers, url, requests, clients, count)
             for clients in (1, 8)
             for name, url in urls.items()
         }
@@ -138,6 +137,11 @@ def measure(urls: dict[str, str], requests: list[dict[str, Any]], store: str, co
     ]
     name = f"rank_{CANDIDATES}_requests_per_s_8_clients_{store}"
     return [*figures, figure(name, "requests/s", many["ours"]["per_s"], many["naive"]["per_s"], target=5)]
+
+
+def answers(url: str, requests: list[dict[str, Any]], clients: int, count: int) -> dict[str, float]:
+    """What `load` finds."""
+    return asyncio.run(load(url, requests, clients, count))
 
 
 async def load(url: str, requests: list[dict[str, Any]], clients: int, count: int) -> dict[str, float]:

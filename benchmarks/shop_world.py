@@ -8,6 +8,7 @@ tells nothing, and the odds of a row are liking / its mean over the category: th
 from __future__ import annotations
 
 import csv
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -182,11 +183,11 @@ data:
 """
 
 
-def _write(path: Path, header: tuple[str, ...], rows: object) -> None:
+def _write(path: Path, header: tuple[str, ...], rows: Iterable[Iterable[object]]) -> None:
     with path.open("w", newline="", encoding="utf-8") as stream:
         writer = csv.writer(stream)
         writer.writerow(header)
-        writer.writerows(rows)  # type: ignore[arg-type]
+        writer.writerows(rows)
 
 
 def _auc(labels: np.ndarray, scores: np.ndarray) -> float:

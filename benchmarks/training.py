@@ -119,7 +119,12 @@ def thread_counts() -> list[int]:
 def best_setting(rows: Path, batches: int, *, lean: bool) -> tuple[int, int]:
     """Workers and threads with which the reference is fastest here."""
     settings = list(itertools.product((0, 2, 8), thread_counts()))
-    return max(settings, key=lambda setting: research_loop.measure(rows, *setting, batches, BATCH, lean=lean)["wall"])
+
+    def rate(setting: tuple[int, int]) -> float:
+        workers, threads = setting
+        return research_loop.measure(rows, workers, threads, batches, BATCH, lean=lean)["wall"]
+
+    return max(settings, key=rate)
 
 
 def save_reference(folder: Path, log: Log, data: TrainingData) -> Path:

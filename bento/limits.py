@@ -160,7 +160,7 @@ def bound_metrics(paths: Iterable[str]) -> None:
         LOG.warning("BentoML %s counts requests elsewhere: its metrics grow with each new path", bentoml.__version__)
         return
 
-    class KnownPaths(counted):  # type: ignore[misc]
+    class KnownPaths(counted):
         """BentoML's own, for paths that exist."""
 
         async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:

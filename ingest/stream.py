@@ -55,7 +55,7 @@ def opened(path: Path) -> Iterator[IO[bytes] | pa.NativeFile]:
             raise DataError(f"this is {kind}, which is not read; unpack it or export it as CSV or parquet", file=path)
     if head.startswith(_XZ):
         with lzma.open(path) as stream:
-            yield stream  # type: ignore[misc]  # LZMAFile reads as a byte stream does
+            yield stream  # LZMAFile reads as a byte stream does
         return
     codec = next((codec for mark, codec in _COMPRESSED.items() if head.startswith(mark)), None)
     with pa.input_stream(str(path), compression=codec) as stream:

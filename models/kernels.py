@@ -72,7 +72,7 @@ class _Linear(torch.autograd.Function):
         return functional.linear(x, weight, bias)
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, weight = ctx.saved_tensors
         width = x.shape[1]
@@ -89,7 +89,7 @@ class _MaskedRelu(torch.autograd.Function):
         return out
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
         (out,) = ctx.saved_tensors
         return torch.ops.aten.threshold_backward(grad, out, 0).mul_(ctx.scale), None, None
@@ -112,7 +112,7 @@ class _AddMixedMaps(torch.autograd.Function):
         return out[:, :width]
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, ...]:
         x, mix, maps = ctx.saved_tensors
         width, count = ctx.width, mix.shape[1]

@@ -226,7 +226,7 @@ def _normal(name: str) -> str:
 
 
 def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="make image", description=__doc__.splitlines()[0])  # type: ignore[union-attr]
+    parser = argparse.ArgumentParser(prog="make image", description=__doc__.splitlines()[0])
     parser.add_argument("name", choices=sorted(IMAGES))
     parser.add_argument("--root", type=Path, help="artifact root whose champion becomes the seed of `serve`")
     parser.add_argument("--tag", help="name and tag [default: llm4msr-NAME:VERSION]")

@@ -37,7 +37,7 @@ def account(lock: Path) -> dict:
 def _pip(*what: str | Path) -> dict:
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "report.json"
-        options = ["--dry-run", "--ignore-installed", "--quiet", "--report", file]
+        options = ["--dry-run", "--ignore-installed", "--quiet", "--report", str(file)]
         subprocess.run([sys.executable, "-m", "pip", "install", *options, *what], check=True)
         return dict(json.loads(file.read_text(encoding="utf-8")))
 

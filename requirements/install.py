@@ -234,11 +234,17 @@ def _pip(arguments: list[str], what: str, *, deps: bool = False) -> None:
     said: list[str] = []
     done = threading.Event()
     teller = threading.Thread(target=_tell, args=(said, done), daemon=True)
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True, "errors": "replace"}
     # /tmp is memory on many systems, and three GiB of wheels may be more than it holds.
     with (
         tempfile.TemporaryDirectory(prefix="pip-", dir=sys.prefix) as folder,
-        subprocess.Popen(command, env={"TMPDIR": folder, **os.environ}, **pipes) as pip,
+        subprocess.Popen(
+            command,
+            env={"TMPDIR": folder, **os.environ},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            errors="replace",
+        ) as pip,
     ):
         teller.start()
         said.extend(line.rstrip() for line in pip.stdout or ())

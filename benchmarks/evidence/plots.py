@@ -15,7 +15,12 @@ matplotlib.use("svg")
 import matplotlib.pyplot as plt  # noqa: E402
 
 Groups = Mapping[tuple[str, str], Sequence[Mapping[str, Any]]]
-STYLE = {"svg.hashsalt": "llm4msr", "svg.fonttype": "none", "axes.spines.top": False, "axes.spines.right": False}
+STYLE: dict[Any, Any] = {
+    "svg.hashsalt": "llm4msr",
+    "svg.fonttype": "none",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+}
 SHOWN = ("both", "concat", "full_none", "full_shuffled", "full", "full_graded")
 COLOURS = {
     "both_shuffled": "#c9ced6",

@@ -18,6 +18,7 @@ import bentoml  # noqa: F401
 import feast  # noqa: F401
 import great_expectations  # noqa: F401
 import mlflow  # noqa: F401
+import pytest
 import torchrec  # noqa: F401
 import transformers  # noqa: F401
 
@@ -61,11 +62,11 @@ def abuse(settings: Settings, name: str) -> dict[str, object]:
         return STAGES[name](settings, Window()).digest
 
     def before_publishing() -> str:
-        core.store._publish = die
+        pytest.MonkeyPatch().setattr(core.store, "_publish", die)
         return run()
 
     def after_publishing() -> str:
-        core.store.ArtifactStore._point = die
+        pytest.MonkeyPatch().setattr(core.store.ArtifactStore, "_point", die)
         return run()
 
     begin = time.monotonic()

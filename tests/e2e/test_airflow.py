@@ -44,7 +44,8 @@ def write_log(folder: Path, day: str, until: str, rows: int, wrong: float = 0.0)
     """One file of the log; `wrong` is the share of rows whose scenario was never declared."""
     rng = np.random.default_rng(int(day.replace("-", "")))
     window = Window.parse(day, until)
-    low, high = (to_micros(side) for side in (window.start, window.end))
+    assert window.start is not None and window.end is not None
+    low, high = to_micros(window.start), to_micros(window.end)
     users, items = rng.integers(1, USERS + 1, rows), rng.integers(1, ITEMS + 1, rows)
     scenarios = np.where(rng.random(rows) < wrong, "kiosk", np.where(rng.random(rows) < 0.5, "feed", "search"))
     table = {

@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pyarrow as pa
@@ -73,7 +74,9 @@ def odd(tmp_path_factory) -> Project:
     write(folder / "log.csv", ["user id", "it's", "t", "order", "rank"], [(*r[:3], f"page {r[3]}", r[4]) for r in log])
     people = [(f"u{u}", *(f"{name[0]}{u % 3}" for name in USER_COLUMNS[:5]), u, 10 + u, u % 7) for u in range(USERS)]
     write(folder / "users.csv", ["user id", *USER_COLUMNS], people)
-    columns = {name: [float(i % (k + 2)) for i in range(ITEMS)] for k, name in enumerate(ITEM_COLUMNS)}
+    columns: dict[str, list[Any]] = {
+        name: [float(i % (k + 2)) for i in range(ITEMS)] for k, name in enumerate(ITEM_COLUMNS)
+    }
     columns |= {name: [f"kind {i % 4}" for i in range(ITEMS)] for name in ("a.b", "values", "t")}
     ids, titles = [f"i{i}" for i in range(ITEMS)], [f"Red {i} and {i * 7 % 5}" for i in range(ITEMS)]
     pq.write_table(pa.table({"it's": ids, 'a"b': titles, **columns}), folder / "items.parquet")

@@ -39,7 +39,9 @@ def project(finished, tmp_path) -> Project:
 def check_whole(project: Project) -> None:
     """Every artifact is what its manifest says, and the champion can be loaded."""
     assert verify(load_settings(project.file), []).faults == []
-    load_bundle(BundlePointer.read(project.root).folder(project.root)).check_golden()
+    champion = BundlePointer.read(project.root)
+    assert champion is not None
+    load_bundle(champion.folder(project.root)).check_golden()
 
 
 def test_a_person_is_gone_everywhere_and_stays_so(project):

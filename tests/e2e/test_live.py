@@ -40,7 +40,8 @@ class Load:
     """Asks /rank all the time from another thread and keeps every status it saw."""
 
     def __init__(self, url: str) -> None:
-        self.url, self.statuses, self._stop = url, [], threading.Event()
+        self.url, self._stop = url, threading.Event()
+        self.statuses: list[int] = []
         self._thread = threading.Thread(target=self._ask)
 
     def _ask(self) -> None:
@@ -234,15 +235,13 @@ def following(project: Project) -> Iterator[subprocess.Popen[str]]:
         stdout=subprocess.PIPE,
         text=True,
     )
-    try:
-        yield process
-        process.terminate()
-        process.wait(WAIT)
-    finally:
-        process.kill()
-        process.wait()
-        process.stdin.close()
-        process.stdout.close()
+    with process:
+        try:
+            yield process
+            process.terminate()
+            process.wait(WAIT)
+        finally:
+            process.kill()
 
 
 def rows_of_user(project: Project, user: int) -> int:

@@ -61,7 +61,9 @@ def offline_scores(settings, items, at: dt.datetime, folder) -> dict[tuple[int, 
         train_start=training_start(settings, clean),
     )
     data = load_dataset(out)
-    scores = load_bundle(BundlePointer.read(store.root).folder(store.root)).score(
+    champion = BundlePointer.read(store.root)
+    assert champion is not None
+    scores = load_bundle(champion.folder(store.root)).score(
         request_batch_from_rows(data, np.arange(data.rows.num_rows))
     )
     keys = zip(data.rows["user_id"].to_pylist(), data.rows["item_id"].to_pylist(), strict=True)

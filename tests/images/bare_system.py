@@ -61,8 +61,12 @@ class System:
         script = script.replace("$settings", " ".join(shlex.quote(f"{key}={value}") for key, value in words.items()))
         return subprocess.Popen(
             [*spaces, "sh", "-c", script],
-            **{"env": environment, "text": True, "errors": "replace", "stdin": subprocess.DEVNULL},
-            **{"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT},
+            env=environment,
+            text=True,
+            errors="replace",
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
         )
 
     def run(self, command: str, *, offline: bool = False, code: int = 0) -> str:
@@ -70,7 +74,7 @@ class System:
         print(f"\n$ {command}", flush=True)
         said = []
         with self.start(command, offline=offline) as process:
-            for line in process.stdout:
+            for line in lines_of(process):
                 print(line, end="", flush=True)
                 said.append(line)
         assert process.returncode == code, f"{command}: exit code {process.returncode}\n{''.join(said[-30:])}"
@@ -80,13 +84,16 @@ class System:
         """Start a command and kill it, with all that it started, as soon as it prints `words`."""
         said = []
         with self.start(command) as process:
-            for line in process.stdout:
+            for line in lines_of(process):
                 said.append(line)
                 if words in line:
                     process.kill()
-                    break
-            process.stdout.read()
         assert words in "".join(said), f"{command} ended before it said {words!r}:\n{''.join(said[-30:])}"
+
+
+def lines_of(process: subprocess.Popen[str]) -> Iterator[str]:
+    """What a process prints, line by line, to its end."""
+    yield from process.stdout or ()
 
 
 def need_tools() -> None:

@@ -57,7 +57,7 @@ def environment() -> dict[str, str]:
         for one in (lower, upper, work, merged):
             one.mkdir()
         options = f"lowerdir={lower},upperdir={upper},workdir={work}"
-        command = ["unshare", "--mount", "mount", "-t", "overlay", "overlay", "-o", options, merged]
+        command = ["unshare", "--mount", "mount", "-t", "overlay", "overlay", "-o", options, str(merged)]
         works = subprocess.run(command, capture_output=True).returncode == 0
     return {**os.environ, "BUILDAH_ISOLATION": "chroot", "STORAGE_DRIVER": "overlay" if works else "vfs"}
 
@@ -149,6 +149,7 @@ class Container:
 
     def __init__(self, name: str, process: subprocess.Popen, described: dict) -> None:
         self.name, self.process, self.described = name, process, described
+        self.image = self.kind = ""
 
     def execute(self, *command: str) -> subprocess.CompletedProcess[str]:
         """Run a command inside, as the image's user."""

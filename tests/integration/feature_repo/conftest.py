@@ -1,8 +1,10 @@
 import datetime as dt
 import json
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -11,11 +13,11 @@ import pytest
 from postgres_database import own_database
 from redis_process import own_redis
 
-from core import Settings, replay
+from core import Clock, Settings, replay
+from core.clock import UNDATED
 from core.settings import OnlineSettings, RegistrySettings
 from core.tables import (
     SCENARIOS,
-    UNDATED,
     IdTypes,
     interactions_schema,
     items_schema,
@@ -42,35 +44,41 @@ class World:
     ids: IdTypes
 
     @property
-    def clock(self):
+    def clock(self) -> Clock:
         return replay(self.now)
 
     @property
-    def paths(self):
+    def paths(self) -> dict[str, Any]:
         return {
             "sources": [self.folder / "validate"],
             "features": self.folder / "features",
             "knowledge": self.folder / "knowledge",
         }
 
-    def with_settings(self, **update):
+    def with_settings(self, **update: Any) -> Settings:
         return self.settings.model_copy(update=update)
 
 
 def write_world(
-    folder: Path, settings: Settings, users=40, items=30, rows=600, text_ids=False, version="ab12", dim=8
+    folder: Path,
+    settings: Settings,
+    users: int = 40,
+    items: int = 30,
+    rows: int = 600,
+    text_ids: bool = False,
+    version: str = "ab12",
+    dim: int = 8,
 ) -> World:
     from feature_repo import build_statistics
 
     kind = pa.string() if text_ids else pa.int64()
     ids = IdTypes(kind, kind)
-    as_id = (lambda n, p: f"{p}{n}") if text_ids else (lambda n, p: n)
     clean, features, knowledge = (folder / name for name in ("validate", "features", "knowledge"))
     for path in (clean, features, knowledge):
         path.mkdir(parents=True, exist_ok=True)
     rng = np.random.default_rng(0)
-    user_ids = [as_id(n, "u") for n in range(1, users + 1)]
-    item_ids = [as_id(n, "i") for n in range(1, items + 1)]
+    user_ids = [f"u{n}" if text_ids else n for n in range(1, users + 1)]
+    item_ids = [f"i{n}" if text_ids else n for n in range(1, items + 1)]
     times = [BEGIN + dt.timedelta(seconds=int(s)) for s in np.sort(rng.integers(0, 100_000, rows))]
     log = pa.table(
         {
@@ -127,7 +135,17 @@ def write_world(
     return World(settings, folder, users, items, times[-1] + dt.timedelta(microseconds=1), ids)
 
 
-def _vectors(folder, kind, key, key_type, keys, version, rng, dim, snapshots=1):
+def _vectors(
+    folder: Path,
+    kind: str,
+    key: str,
+    key_type: pa.DataType,
+    keys: Sequence[int | str],
+    version: str,
+    rng: np.random.Generator,
+    dim: int,
+    snapshots: int = 1,
+) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     matrix = rng.standard_normal((len(keys) * snapshots, dim)).astype(np.float32)
     np.save(folder / "vectors.npy", matrix)
@@ -144,7 +162,7 @@ def _vectors(folder, kind, key, key_type, keys, version, rng, dim, snapshots=1):
     pq.write_table(pa.table(table).cast(knowledge_schema(key, key_type)), folder / "index.parquet")
 
 
-def settings_for(root: Path, **update) -> Settings:
+def settings_for(root: Path, **update: Any) -> Settings:
     base = Settings(root=root, project="spec", online=OnlineSettings(timeout_ms=PATIENT_MS))
     data = base.data.model_copy(update={"user_categorical": ["zip"], "user_dense": ["age"], "item_dense": ["year"]})
     features = base.features.model_copy(update={"history_length": 5})
@@ -152,17 +170,17 @@ def settings_for(root: Path, **update) -> Settings:
 
 
 @pytest.fixture(scope="session")
-def redis_server(tmp_path_factory):
+def redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """A Redis of our own on a free port."""
     with own_redis(tmp_path_factory.mktemp("redis")) as (port, _):
         yield f"127.0.0.1:{port},db=0"
 
 
 @contextmanager
-def overlay_world(kind, folder, request, redis_db):
+def overlay_world(kind: str, folder: Path, request: pytest.FixtureRequest, redis_db: int) -> Iterator[World]:
     """Artifacts and settings of one overlay: SQLite and a registry file, or Redis and a registry in PostgreSQL."""
     with ExitStack() as stack:
-        overlay = {}
+        overlay: dict[str, Any] = {}
         if kind == "production":
             address = empty_redis(request.getfixturevalue("redis_server"), redis_db)
             overlay = {
@@ -172,7 +190,7 @@ def overlay_world(kind, folder, request, redis_db):
         yield write_world(folder / "artifacts", settings_for(folder / "root", **overlay))
 
 
-def empty_redis(address, database):
+def empty_redis(address: str, database: int) -> str:
     """The address of another database of our Redis, emptied."""
     import redis
 
@@ -182,21 +200,21 @@ def empty_redis(address, database):
 
 
 @pytest.fixture
-def database():
+def database() -> Iterator[str]:
     """A PostgreSQL database of our own."""
     with own_database() as address:
         yield address
 
 
 @pytest.fixture(params=["embedded", "production"])
-def world(request, tmp_path):
+def world(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[World]:
     """A world of each overlay."""
     with overlay_world(request.param, tmp_path, request, 0) as found:
         yield found
 
 
 @pytest.fixture(scope="module", params=["embedded", "production"])
-def filled(request, tmp_path_factory):
+def filled(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     """A world of each overlay that is online; a module's tests share it and only read."""
     from feature_repo import materialize
 
@@ -206,10 +224,10 @@ def filled(request, tmp_path_factory):
 
 
 @pytest.fixture
-def make_world(tmp_path):
+def make_world(tmp_path: Path) -> Callable[..., World]:
     """Writes an embedded world of a chosen size."""
 
-    def make(name="artifacts", **kwargs) -> World:
-        return write_world(tmp_path / name, settings_for(tmp_path / "root"), **kwargs)
+    def make(name: str = "artifacts", **options: Any) -> World:
+        return write_world(tmp_path / name, settings_for(tmp_path / "root"), **options)
 
     return make

@@ -10,8 +10,9 @@ from test_live_materialize import KINDS, Running
 
 import feature_repo
 from core import replay
+from core.clock import UNDATED
 from core.settings import FeatureSettings
-from core.tables import TIMESTAMP, UNDATED
+from core.tables import TIMESTAMP
 from feature_repo import OnlineReader
 from feature_repo.materialization import apply
 from feature_repo.training_table import point_in_time

@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import TYPE_CHECKING
+
 import pytest
-from handmade import make_bundle, write_catalogue
+from unit.bento.handmade import make_bundle, write_catalogue
+
+if TYPE_CHECKING:
+    from bento.catalogue import Catalogue
+    from models.bundle import Bundle
 
 
 @pytest.fixture
-def bundle():
+def bundle() -> Bundle:
     return make_bundle()
 
 
 @pytest.fixture
-def catalogue(tmp_path):
+def catalogue(tmp_path: Path) -> Catalogue:
     from bento.catalogue import load_catalogue
 
     made = write_catalogue(tmp_path / "catalogue")

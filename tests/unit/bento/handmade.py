@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import pyarrow as pa
@@ -18,14 +19,25 @@ from core.digest import sha256_file
 from core.errors import StorageError
 from core.manifest import Manifest, content_digest
 from core.settings import ModelSettings
-from feature_repo import UserState
+from feature_repo import OnlineReader, UserState
+
+if TYPE_CHECKING:
+    from bento.catalogue import Catalogue
+    from bento.live import Generation
+    from models.bundle import Bundle
 
 SCENARIOS = ["home", "search"]
 TEXT_DIM, USER_DIM, SCENARIO_DIM = 6, 5, 4
 TITLES = ["Alpha", "Beta", None, "Delta", "Epsilon"]
 
 
-def write_catalogue(folder: Path, *, ids=(11, 12, 13, 14, 15), text_version="t1", columns=("genre", "year")):
+def write_catalogue(
+    folder: Path,
+    *,
+    ids: Sequence[int | str] = (11, 12, 13, 14, 15),
+    text_version: str = "t1",
+    columns: Sequence[str] = ("genre", "year"),
+) -> PublishedCatalogue:
     """A catalogue artifact of five items; the third has neither title, statistics nor text. Returns its pointer."""
     folder.mkdir(parents=True)
     declared = {"genre": ["a", "b", None, "a", "c"], "year": [2000.0, None, 1990.0, 2010.0, 1980.0]}
@@ -62,7 +74,9 @@ def write_catalogue(folder: Path, *, ids=(11, 12, 13, 14, 15), text_version="t1"
     return PublishedCatalogue(catalogue=folder.name, digest=manifest.digest)
 
 
-def make_bundle(item_ids=(11, 12, 13, 14), string_ids: bool = False, text_version: str = "t1"):
+def make_bundle(
+    item_ids: Sequence[Any] = (11, 12, 13, 14), string_ids: bool = False, text_version: str = "t1"
+) -> Bundle:
     """A bundle with random weights; it never saw item 15 and has no golden rows."""
     from models.bundle import Bundle
     from models.dense import DenseFeature
@@ -165,13 +179,12 @@ class Reader:
             raise StorageError("online store: gone")
 
 
-def make_generation(bundle, catalogue):
+def make_generation(bundle: Bundle, catalogue: Catalogue) -> Generation:
     """The generation of a bundle and a catalogue, with knowledge of one of two scenarios."""
     from bento.live import Generation, Origin, encode_items
     from core import wall
 
     items, reduced = encode_items(bundle, catalogue)
     vectors = {"home": np.ones(SCENARIO_DIM, np.float32)}
-    return Generation(
-        bundle, catalogue, items, Store().reader(), wall(), vectors, Origin(Path("b"), "m", 1), True, reduced
-    )
+    reader = cast("OnlineReader", Store().reader())
+    return Generation(bundle, catalogue, items, reader, wall(), vectors, Origin(Path("b"), "m", 1), True, reduced)

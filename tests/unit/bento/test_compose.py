@@ -29,7 +29,7 @@ OURS = {name: body for name, body in SERVICES.items() if "llm4msr-" in body["ima
 
 def environment(service: dict) -> dict[str, str]:
     """What a service's process finds, with the files it reads and the defaults of what the user may set."""
-    found = {}
+    found: dict[str, str] = {}
     for file in service.get("env_file", []):
         lines = (REPOSITORY / file).read_text().splitlines()
         found |= dict(line.split("=", 1) for line in lines if line and not line.startswith("#"))

@@ -7,8 +7,8 @@ import weakref
 
 import numpy as np
 import pytest
-from handmade import SCENARIO_DIM, Store, make_bundle, write_catalogue
 from specs import pointer
+from unit.bento.handmade import SCENARIO_DIM, Store, make_bundle, write_catalogue
 
 import bento.live
 from bento.live import Live, Origin, _checked_bundle

@@ -6,7 +6,7 @@ import os
 
 import numpy as np
 import pytest
-from handmade import write_catalogue
+from unit.bento.handmade import write_catalogue
 
 from bento.catalogue import load_catalogue
 from core.errors import CorruptArtifactError

@@ -41,7 +41,7 @@ def kubectl_problem() -> str | None:
         return "kubectl is not installed"
     said = subprocess.run(["kubectl", "version", "--client", "-o", "json"], capture_output=True, text=True).stdout
     version = json.loads(said)["clientVersion"]
-    found = (int(version["major"]), int(re.match(r"\d+", version["minor"]).group()))
+    found = (int(version["major"]), int(version["minor"].rstrip("+")))
     return None if found >= OLDEST_KUBECTL else f"kubectl {found} is older than {OLDEST_KUBECTL}"
 
 

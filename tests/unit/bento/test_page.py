@@ -6,8 +6,8 @@ import re
 
 import pytest
 from bentoml.exceptions import BentoMLException, InvalidArgument
-from handmade import make_generation
 from pydantic import BaseModel, ValidationError
+from unit.bento.handmade import make_generation
 
 from bento.logs import quiet_callers
 from bento.page import HEADERS, examples, openapi, page

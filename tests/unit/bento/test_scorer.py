@@ -6,7 +6,7 @@ import dataclasses
 
 import numpy as np
 import pytest
-from handmade import SCENARIO_DIM, TEXT_DIM, USER_DIM, make_bundle, make_generation, write_catalogue
+from unit.bento.handmade import SCENARIO_DIM, TEXT_DIM, USER_DIM, make_bundle, make_generation, write_catalogue
 
 from bento.catalogue import load_catalogue
 from bento.scorer import nearest_history, pick_candidates, rank, score_parts, user_side

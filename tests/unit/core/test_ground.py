@@ -9,10 +9,11 @@ import pyarrow as pa
 import pytest
 
 from core import Window, as_utc, configure, from_micros, logger, progress, replay, to_micros, wall
+from core.clock import UNDATED
 from core.digest import canonical_json, sha256_file, sha256_json, sha256_path, sha256_text
 from core.errors import BundleError, DataError, GateError, SettingsError, UserError
 from core.objects import read_json
-from core.tables import TIMESTAMP, UNDATED, IdTypes, conform, interactions_schema, items_schema, quarantine_schema
+from core.tables import TIMESTAMP, IdTypes, conform, interactions_schema, items_schema, quarantine_schema
 
 IDS = IdTypes(pa.int64(), pa.int64())
 

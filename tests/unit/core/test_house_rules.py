@@ -34,7 +34,7 @@ def name(path: Path) -> str:
 
 def imported(tree: ast.AST) -> set[str]:
     """Top-level packages imported anywhere in a file, also inside functions."""
-    found = set()
+    found: set[str] = set()
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             found.update(alias.name.split(".")[0] for alias in node.names)

@@ -29,6 +29,7 @@ def held(tmp_path: Path):
     process = subprocess.Popen(
         [sys.executable, "-c", HOLD, str(path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     )
+    assert process.stdout is not None and process.stdin is not None
     assert process.stdout.readline() == "held\n"
     yield path, process
     process.stdin.close()

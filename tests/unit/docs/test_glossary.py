@@ -17,8 +17,9 @@ USED = set(
 
 def terms() -> dict[str, str]:
     lines = [line for line in GLOSSARY.read_text().splitlines() if line.startswith("- ")]
-    found = [re.fullmatch(r"- \*\*(.+?)\*\*: (.+\.)", line) for line in lines]
-    assert all(found), [line for line, match in zip(lines, found, strict=True) if not match]
+    matches = [re.fullmatch(r"- \*\*(.+?)\*\*: (.+\.)", line) for line in lines]
+    found = [match for match in matches if match]
+    assert len(found) == len(lines), [line for line, match in zip(lines, matches, strict=True) if not match]
     assert len({match[1] for match in found}) == len(found), "a term stands twice"
     return {match[1]: match[2] for match in found}
 

@@ -1,20 +1,18 @@
 """The fixture `world`; its parts are in feature_worlds.py beside this file."""
 
-import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parent))
-
-from feature_worlds import World  # noqa: E402
+from unit.feature_repo.feature_worlds import Row, World
 
 
 @pytest.fixture
-def world(tmp_path):
+def world(tmp_path: Path) -> Callable[..., World]:
     """Makes a world below the test's folder: `world(rows, pooled=..., overrides=...)`."""
 
-    def make(rows, name="world", **options):
+    def make(rows: list[Row], name: str = "world", **options: Any) -> World:
         return World(tmp_path / name, rows, **options)
 
     return make

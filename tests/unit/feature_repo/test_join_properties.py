@@ -11,10 +11,10 @@ import pyarrow.parquet as pq
 import pytest
 from feast import Entity, FeatureStore, FeatureView, Field, FileSource, RepoConfig, ValueType
 from feast.types import Int64, String
-from feature_worlds import Row, at, stamps, write_source
 from hypothesis import given
 from hypothesis import strategies as st
 from properties import examples
+from unit.feature_repo.feature_worlds import Row, at, stamps, write_source
 
 from core import Settings
 from feature_repo.statistics import build_statistics

@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 from feast import Entity, FeatureService, FeatureStore, FeatureView, Field, FileSource, RepoConfig, ValueType
 from feast.types import Int64, String
-from feature_worlds import SECOND, START, stamps
+from unit.feature_repo.feature_worlds import SECOND, START, stamps
 
 from core.errors import DataError, MissingArtifactError
 from core.tables import TIMESTAMP

@@ -1,7 +1,7 @@
 import numpy as np
 import pyarrow as pa
 import pytest
-from feature_worlds import Row, at, interactions, random_rows, write_source
+from unit.feature_repo.feature_worlds import Row, at, interactions, random_rows, write_source
 
 from core import Settings
 from core.errors import DataError

@@ -5,7 +5,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from feature_worlds import Row, at, interactions, random_rows, write_source
+from unit.feature_repo.feature_worlds import Row, at, interactions, random_rows, write_source
 
 from core import Settings
 from core.errors import DataError, MissingArtifactError

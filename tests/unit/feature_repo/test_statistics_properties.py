@@ -7,10 +7,10 @@ from dataclasses import replace
 from pathlib import Path
 
 import pyarrow.parquet as pq
-from feature_worlds import Row, at, interactions, write_source
 from hypothesis import given
 from hypothesis import strategies as st
 from properties import examples
+from unit.feature_repo.feature_worlds import Row, at, interactions, write_source
 
 from core import Settings
 from feature_repo.statistics import build_statistics, entity_state

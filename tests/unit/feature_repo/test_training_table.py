@@ -9,8 +9,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from feature_worlds import DIM, Row, Snapshot, at, random_rows, write_source
 from pydantic import ValidationError
+from unit.feature_repo.feature_worlds import DIM, Row, Snapshot, at, random_rows, write_source
 
 from core import Window, from_micros, replay
 from core.errors import GateError

@@ -1,10 +1,13 @@
 import json
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
 
 from core import Settings, Window
+from core.settings import DataSettings
 from ingest import PushedLog, read_source
 
 TABLES = ("interactions", "users", "items", "scenarios")
@@ -24,19 +27,19 @@ class Ingested:
 
 
 @pytest.fixture
-def ingest(tmp_path):
+def ingest(tmp_path: Path) -> Callable[..., Ingested]:
     """Run the room on a `data` section; the window is everything unless given."""
 
-    def run(window: Window = Window(), pushed: PushedLog | None = None, **data) -> Ingested:
+    def run(window: Window = Window(), pushed: PushedLog | None = None, **data: Any) -> Ingested:
         out = tmp_path / f"out{len(list(tmp_path.glob('out*')))}"
         out.mkdir()
-        return Ingested(out, dict(read_source(Settings(data=data), window, out, pushed).rows))
+        return Ingested(out, dict(read_source(Settings(data=DataSettings(**data)), window, out, pushed).rows))
 
     return run
 
 
 @pytest.fixture
-def raw(tmp_path):
+def raw(tmp_path: Path) -> Callable[[str, str | bytes], Path]:
     """A folder for raw files; `raw("a.csv", text)` writes one and returns the folder."""
     folder = tmp_path / "raw"
     folder.mkdir()

@@ -8,10 +8,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from core import Settings, Window, from_micros
-from core.clock import wall
+from core.clock import UNDATED, wall
 from core.digest import REPOSITORY, sha256_path
 from core.errors import DataError, SettingsError
-from core.tables import UNDATED, conform, interactions_schema, items_schema, users_schema
+from core.tables import conform, interactions_schema, items_schema, users_schema
 from ingest import open_source, source_digest
 
 SMALL = REPOSITORY / "data" / "ml-latest-small"

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import datetime as dt
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -9,20 +8,22 @@ from typing import Any
 import pytest
 import torch
 from transformers import BertConfig, BertModel, LlamaConfig, LlamaModel
+from unit.knowledge.knowledge_worlds import TITLES, Build, Row, run_of, write_source
+from unit.knowledge.tiny_models import tokenizer
 
 from core import Built, Settings
-
-sys.path.insert(0, str(Path(__file__).parent))
-
-from knowledge_worlds import TITLES, Build, Row, run_of, write_source  # noqa: E402
-from tiny_models import tokenizer  # noqa: E402
 
 
 @pytest.fixture(scope="session")
 def bert(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("bert")
     torch.manual_seed(1)
-    shape = {"hidden_size": 16, "num_hidden_layers": 3, "num_attention_heads": 2, "intermediate_size": 32}
+    shape: dict[str, Any] = {
+        "hidden_size": 16,
+        "num_hidden_layers": 3,
+        "num_attention_heads": 2,
+        "intermediate_size": 32,
+    }
     BertModel(BertConfig(vocab_size=200, max_position_embeddings=4096, **shape)).save_pretrained(folder)
     tokenizer(folder)
     return folder
@@ -32,7 +33,12 @@ def bert(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("llama")
     torch.manual_seed(2)
-    shape = {"hidden_size": 16, "num_hidden_layers": 3, "num_attention_heads": 4, "intermediate_size": 32}
+    shape: dict[str, Any] = {
+        "hidden_size": 16,
+        "num_hidden_layers": 3,
+        "num_attention_heads": 4,
+        "intermediate_size": 32,
+    }
     LlamaModel(
         LlamaConfig(vocab_size=200, num_key_value_heads=2, max_position_embeddings=4096, **shape)
     ).save_pretrained(folder)

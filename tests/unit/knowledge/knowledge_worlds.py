@@ -12,8 +12,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from core import ArtifactStore, Built, Settings, replay
+from core.clock import UNDATED
 from core.settings import DataSettings
-from core.tables import SCENARIOS, TIMESTAMP, UNDATED, IdTypes, interactions_schema
+from core.tables import SCENARIOS, TIMESTAMP, IdTypes, interactions_schema
 from knowledge import Run
 from knowledge.log.sources import Catalogue, Log, read_catalogue
 from knowledge.log.store import open_log

@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from knowledge_worlds import GENRES, TITLES, Build, log_rows, micros, run_of, write_source
+from unit.knowledge.knowledge_worlds import GENRES, TITLES, Build, log_rows, micros, run_of, write_source
 
 from core import Settings
 from core.clock import to_micros

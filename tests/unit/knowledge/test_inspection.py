@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from knowledge_worlds import Build, log_rows, run_of, write_source
+from unit.knowledge.knowledge_worlds import Build, log_rows, run_of, write_source
 
 from core import Settings
 from core.errors import MissingArtifactError, SettingsError

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from knowledge_worlds import IDS, micros, write_source
+from unit.knowledge.knowledge_worlds import IDS, micros, write_source
 
 from core.tables import TIMESTAMP, interactions_schema
 
@@ -23,7 +23,7 @@ import sys
 from pathlib import Path
 import knowledge.kinds.fitting, knowledge.log.store, knowledge.storage.buckets, knowledge.storage.compressor, knowledge.storage.queries
 import knowledge.run
-from knowledge_worlds import Letters, run_of
+from unit.knowledge.knowledge_worlds import Letters, run_of
 from core import Settings
 users, place = int(sys.argv[1]), Path(sys.argv[2])
 knowledge.run.make_reasoner = lambda _: Letters()
@@ -55,7 +55,7 @@ def peak(users: int, place: Path) -> int:
     """Peak bytes of a process that builds knowledge of so many users."""
     write_log(place, users)
     here = Path(__file__).parent
-    paths = os.pathsep.join([str(here.parents[2]), str(here)])
+    paths = os.pathsep.join([str(here.parents[2]), str(here.parents[1])])
     environment = {**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-c", SCRIPT, str(users), str(place)]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)

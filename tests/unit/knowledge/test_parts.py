@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from knowledge_worlds import TITLES, Letters, log_rows, run_of, write_source
+from unit.knowledge.knowledge_worlds import TITLES, Letters, log_rows, run_of, write_source
 
 import knowledge.run
 import knowledge.storage.cache
@@ -22,7 +22,7 @@ from knowledge.storage.cache import Cache
 
 TEXTS = [f"Red River {i}" for i in range(24)]
 LIMITED = Settings(
-    knowledge={  # type: ignore[arg-type]
+    knowledge={
         "user_dim": 8,
         "item_dim": 4,
         "thresholds": [3],

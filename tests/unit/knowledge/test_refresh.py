@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from knowledge_worlds import TITLES, Letters, Row, log_rows, run_of, write_source
+from unit.knowledge.knowledge_worlds import TITLES, Letters, Row, log_rows, run_of, write_source
 
 import knowledge.run
 import knowledge.storage.buckets
@@ -23,7 +23,7 @@ from knowledge.kinds.users import Users
 from knowledge.log.sources import Log
 
 SETTINGS = Settings(
-    knowledge={  # type: ignore[arg-type]
+    knowledge={
         "thresholds": [3, 6, 9],
         "user_dim": 8,
         "item_dim": 4,
@@ -37,7 +37,7 @@ import os, signal, sys
 from pathlib import Path
 from test_refresh import Home, Users, ROWS
 import knowledge.storage.buckets, knowledge.run
-from knowledge_worlds import Letters
+from unit.knowledge.knowledge_worlds import Letters
 knowledge.storage.buckets.BUCKET_ROWS = 128
 knowledge.run.make_reasoner = lambda _: Letters()
 done, make = [0], Users._make
@@ -157,7 +157,7 @@ def test_a_new_item_makes_nobody(home: Home, made: list[int]) -> None:
 
 
 def test_a_user_that_falls_out_of_the_cap_loses_its_prompts_only(home: Home, made: list[int]) -> None:
-    capped = Settings(knowledge=SETTINGS.knowledge.model_dump() | {"prompt_users": 2})  # type: ignore[arg-type]
+    capped = Settings(knowledge=SETTINGS.knowledge.model_dump() | {"prompt_users": 2})
     home.write("all", ROWS)
     home.build("first", ["all"], settings=capped)
     made.clear()
@@ -209,7 +209,7 @@ def test_a_damaged_catalogue_of_another_time_makes_everybody(home: Home, made: l
 
 def job(place: Path, out: str, dies_at: int = 0) -> subprocess.Popen[bytes]:
     here = Path(__file__).parent
-    paths = os.pathsep.join([str(here.parents[2]), str(here)])
+    paths = os.pathsep.join(map(str, (here.parents[2], here.parents[1], here)))
     environment = {**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1"}
     return subprocess.Popen([sys.executable, "-c", JOB, str(place), out, str(dies_at)], env=environment)
 
@@ -247,7 +247,7 @@ def test_parts_that_run_apart_and_the_stage_after_them_equal_one_run(
 
     monkeypatch.setattr(knowledge.run, "make_reasoner", make)
     home.write("all", ROWS)
-    small = Settings(knowledge=SETTINGS.knowledge.model_dump() | {"shard_rows": 4})  # type: ignore[arg-type]
+    small = Settings(knowledge=SETTINGS.knowledge.model_dump() | {"shard_rows": 4})
     for part in range(parts, 0, -1):
         home.run(["all"], settings=small).read_part(part, parts)
     apart = [text for reader in readers for text in reader.asked]
@@ -261,7 +261,7 @@ def test_parts_that_run_apart_and_the_stage_after_them_equal_one_run(
 
 def test_a_log_in_which_nobody_is_due_gives_empty_tables(home: Home, made: list[int]) -> None:
     home.write("all", ROWS)
-    late = Settings(knowledge=SETTINGS.knowledge.model_dump() | {"thresholds": [1000]})  # type: ignore[arg-type]
+    late = Settings(knowledge=SETTINGS.knowledge.model_dump() | {"thresholds": [1000]})
     out = home.build("out", ["all"], settings=late)
     for name in ("user_pooled/index", "user_prompt/index", "user_text"):
         table = pq.read_table(out / f"{name}.parquet")

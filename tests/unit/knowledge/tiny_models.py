@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from knowledge_worlds import CORPUS
 from tokenizers import Tokenizer, models, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast
+from unit.knowledge.knowledge_worlds import CORPUS
 
 CHAT = (
     "{% for m in messages %}[CLS]user {{ m['content'] }}[SEP]{% endfor %}{% if add_generation_prompt %}[CLS]{% endif %}"

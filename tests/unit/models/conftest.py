@@ -1,4 +1,7 @@
 import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -9,12 +12,21 @@ import torch
 from core.settings import ModelSettings, TrainSettings
 from core.tables import TIMESTAMP
 from models.backbones import Inputs, Shape, build_backbone
-from models.data import load_dataset
+from models.data import TrainingData, load_dataset
 
 SCENARIOS = ["home", "search", "detail"]
 
 
-def write_dataset(folder, *, rows=3000, users=60, items=40, seed=0, string_ids=False, user_dim=8):
+def write_dataset(
+    folder: Path,
+    *,
+    rows: int = 3000,
+    users: int = 60,
+    items: int = 40,
+    seed: int = 0,
+    string_ids: bool = False,
+    user_dim: int = 8,
+) -> Path:
     """A small dataset artifact whose label depends on user, item, scenario and the user's vector."""
     rng = np.random.default_rng(seed)
     user, item = rng.integers(0, users, rows), rng.integers(0, items, rows)
@@ -26,11 +38,14 @@ def write_dataset(folder, *, rows=3000, users=60, items=40, seed=0, string_ids=F
     split = np.where(np.arange(rows) < rows * 0.1, "warmup", "train")
     split = np.where(np.arange(rows) >= rows * 0.7, "validation", split)
     split = np.where(np.arange(rows) >= rows * 0.85, "test", split)
-    name = (
-        (lambda prefix, ids: pa.array([f"{prefix}{i}" for i in ids])) if string_ids else (lambda p, ids: pa.array(ids))
-    )
 
-    log_user, log_item, history_end, position = [], [], np.zeros(rows, np.int64), []
+    def name(prefix: str, ids: np.ndarray) -> pa.Array:
+        return pa.array([f"{prefix}{i}" for i in ids]) if string_ids else pa.array(ids)
+
+    log_user: list[int] = []
+    log_item: list[int] = []
+    position: list[int] = []
+    history_end = np.zeros(rows, np.int64)
     seen = np.zeros(users, np.int64)
     for r in range(rows):
         history_end[r] = seen[user[r]]
@@ -44,7 +59,7 @@ def write_dataset(folder, *, rows=3000, users=60, items=40, seed=0, string_ids=F
     counts = rng.integers(0, 9, rows)
     missing = rng.random(rows) < 0.1
 
-    def nullable(values, mask):
+    def nullable(values: np.ndarray, mask: np.ndarray) -> pa.Array:
         return pa.array(values, mask=mask)
 
     table = pa.table(
@@ -110,37 +125,37 @@ def write_dataset(folder, *, rows=3000, users=60, items=40, seed=0, string_ids=F
 
 
 @pytest.fixture(scope="session")
-def make_dataset():
+def make_dataset() -> Callable[..., Path]:
     return write_dataset
 
 
 @pytest.fixture(scope="session")
-def data_folder(tmp_path_factory):
+def data_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_dataset(tmp_path_factory.mktemp("dataset") / "d")
 
 
 @pytest.fixture(scope="session")
-def data(data_folder):
+def data(data_folder: Path) -> TrainingData:
     return load_dataset(data_folder)
 
 
 @pytest.fixture(scope="session")
-def string_data(tmp_path_factory):
+def string_data(tmp_path_factory: pytest.TempPathFactory) -> TrainingData:
     return load_dataset(write_dataset(tmp_path_factory.mktemp("dataset") / "s", rows=800, string_ids=True))
 
 
 @pytest.fixture
-def model():
+def model() -> ModelSettings:
     return ModelSettings(hidden=[16], tower=[8], embedding_dim=4, bottleneck=4, rank=3)
 
 
 @pytest.fixture
-def settings():
+def settings() -> TrainSettings:
     return TrainSettings(batch_size=256, epochs=3, embedding_eps=10.0)
 
 
 # Small enough for an oracle, and no two widths alike that could be mistaken for each other.
-SMALL_BACKBONES = {
+SMALL_BACKBONES: dict[str, dict[str, Any]] = {
     "shared_bottom": {"hidden": [5], "tower": [4]},
     "omoe": {"hidden": [5, 4], "experts": 2, "tower": [3]},
     "mmoe": {"hidden": [5, 4], "experts": 2, "tower": [3]},
@@ -160,10 +175,10 @@ SMALL_BACKBONES = {
 
 
 @pytest.fixture
-def make_backbone():
+def make_backbone() -> Callable[..., tuple[torch.nn.Module, Inputs]]:
     """name, options -> a small backbone with disturbed weights, and 23 rows in no order of scenario."""
 
-    def make(name, **options):
+    def make(name: str, **options: Any) -> tuple[torch.nn.Module, Inputs]:
         torch.manual_seed(0)
         shape = Shape(inputs=10, scenarios=3, fields=4, dim=2, ids=(0, 2))
         settings = ModelSettings(backbone=name, dropout=0.0, backbone_options={**SMALL_BACKBONES[name], **options})
@@ -177,16 +192,16 @@ def make_backbone():
 
 
 @pytest.fixture
-def check_equations(make_backbone):
+def check_equations(make_backbone: Callable[..., tuple[torch.nn.Module, Inputs]]) -> Callable[..., None]:
     """Compare a backbone in evaluation with `oracle(w, x, s) -> logit`, one row at a time in double precision."""
 
-    def check(name, oracle, **options):
+    def check(name: str, oracle: Callable[..., float], **options: Any) -> None:
         module, inputs = make_backbone(name, **options)
         module(inputs)  # Moves running statistics away from their start.
         module.eval()
         w = {key: value.detach().double().numpy() for key, value in module.state_dict().items()}
         rows = zip(inputs.x.double().numpy(), inputs.scenario.tolist(), strict=True)
-        expected = [oracle(w, x, s) for x, s in rows]
+        expected = np.array([oracle(w, x, s) for x, s in rows])
         np.testing.assert_allclose(module(inputs).detach(), expected, rtol=1e-5, atol=1e-5)
 
     return check

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from typing import Any
 
 import pytest
 
@@ -20,7 +21,7 @@ ALIKE = {
 LOSS = {**ALIKE, "champion": 0.5, "challenger": 0.5}
 CHANGE = {"auc": {**ALIKE, "told": True, "says": "better", "difference": 0.02}, "logloss": LOSS}
 MEASURES = {"auc": 0.7, "calibration": {"ratio": 1.0}}
-GOOD = {
+GOOD: dict[str, Any] = {
     "metrics": {
         name: {"overall": MEASURES, "scenarios": {"feed": MEASURES}} for name in ("counting", "plain", "knowledge")
     },

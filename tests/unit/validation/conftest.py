@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from validation_tables import NOW, Source
+from unit.validation.validation_tables import NOW, Source
 
 from core import Clock, Settings, replay
 

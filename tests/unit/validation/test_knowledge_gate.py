@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from validation_tables import NOW, knowledge_rows, write
+from unit.validation.validation_tables import NOW, knowledge_rows, write
 
 from core import Settings
 from core.digest import vector_digests

@@ -6,7 +6,7 @@ import datetime as dt
 import json
 
 import pytest
-from validation_tables import NOW
+from unit.validation.validation_tables import NOW
 
 from core import Settings, replay
 from core.digest import REPOSITORY

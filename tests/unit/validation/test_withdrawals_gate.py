@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from validation_tables import Source
+from unit.validation.validation_tables import Source
 
 from core.catalogues import Catalogues
 from core.errors import GateError

@@ -10,7 +10,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from core.tables import SCENARIOS, UNDATED, IdTypes, interactions_schema, items_schema, users_schema
+from core.clock import UNDATED
+from core.tables import SCENARIOS, IdTypes, interactions_schema, items_schema, users_schema
 
 NOW = dt.datetime(2024, 6, 1, tzinfo=dt.UTC)
 IDS = IdTypes(pa.int64(), pa.int64())

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from knowledge_worlds import Letters
+import pytest
+from unit.knowledge.knowledge_worlds import Letters
 
 import knowledge.run
 import knowledge.storage.buckets
@@ -43,4 +44,4 @@ def prepare() -> None:
     """Ray calls it when a worker process starts."""
     place = Path(os.environ["LLM4MSR_TEST_PLACE"])
     knowledge.storage.buckets.BUCKET_ROWS = 128
-    knowledge.run.make_reasoner = lambda _: Recorded(place)
+    pytest.MonkeyPatch().setattr(knowledge.run, "make_reasoner", lambda _: Recorded(place))

@@ -12,8 +12,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from knowledge_worlds import Letters
 from test_refresh import ROWS, SETTINGS, Home, files
+from unit.knowledge.knowledge_worlds import Letters
 
 import knowledge.run
 import knowledge.storage.buckets
@@ -31,7 +31,7 @@ def cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(ray.data.DataContext.get_current(), "wait_for_min_actors_s", 600)
     here = Path(__file__).parent
     variables = {
-        "PYTHONPATH": os.pathsep.join(map(str, (here.parents[3], here.parent, here))),
+        "PYTHONPATH": os.pathsep.join(map(str, (here.parents[3], here.parents[2], here.parent))),
         "LLM4MSR_TEST_PLACE": str(tmp_path),
     }
     # Its sockets' names must be short.
@@ -47,7 +47,10 @@ def cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
                     log_to_driver=False,
                     object_store_memory=100 << 20,
                     _temp_dir=folder,
-                    runtime_env={"env_vars": variables, "worker_process_setup_hook": "ray_worker.prepare"},
+                    runtime_env={
+                        "env_vars": variables,
+                        "worker_process_setup_hook": "unit.knowledge.engines.ray_worker.prepare",
+                    },
                 )
                 break
             except Exception:
@@ -68,7 +71,7 @@ def test_an_address_where_nothing_listens_is_told_at_once(tmp_path):
         home.write("all", ROWS)
         asked = SETTINGS.knowledge.model_dump() | {"engine": "ray", "ray": {"address": address}}
         with pytest.raises(SettingsError, match=rf"knowledge.ray.address '{address}' cannot be reached"):
-            home.build("out", ["all"], settings=Settings(knowledge=asked))  # type: ignore[arg-type]
+            home.build("out", ["all"], settings=Settings(knowledge=asked))
 
 
 def test_a_cluster_that_loses_an_actor_ends_in_the_bytes_of_one_process_and_redoes_one_shard(
@@ -85,14 +88,14 @@ def test_a_cluster_that_loses_an_actor_ends_in_the_bytes_of_one_process_and_redo
     home = Home(tmp_path)
     home.write("all", ROWS)
     small = SETTINGS.knowledge.model_dump() | {"shard_rows": 4}
-    with_ray = Settings(knowledge=small | {"engine": "ray", "ray": {"workers": 2}})  # type: ignore[arg-type]
+    with_ray = Settings(knowledge=small | {"engine": "ray", "ray": {"workers": 2}})
     clustered = home.build("clustered", ["all"], settings=with_ray)
     assert [text for reasoner in asked for text in reasoner.asked] == [], "the cluster left something to read"
 
     record = [json.loads(line) for line in (tmp_path / "record.jsonl").read_text().splitlines()]
     assert (tmp_path / "killed").exists()
     assert len({entry["pid"] for entry in record}) == 3, "two actors, and one in place of the dead one"
-    local = home.build("local", ["all"], cache="other", settings=Settings(knowledge=small))  # type: ignore[arg-type]
+    local = home.build("local", ["all"], cache="other", settings=Settings(knowledge=small))
     alone = Counter(text for reasoner in asked for text in reasoner.asked)
     again = Counter(text for entry in record for text in entry["texts"])
     assert alone <= again

@@ -28,6 +28,6 @@ def test_an_actors_error_is_the_runs_error(tmp_path: Path, monkeypatch: pytest.M
     absent = {"reasoner": "openai", "model": "m", "base_url": "http://127.0.0.1:9/v1", "retries": 0}
     knowledge = SETTINGS.knowledge.model_dump() | absent | {"engine": "ray", "ray": {"workers": 1}}
     with pytest.raises(SettingsError, match=r"base_url http://127\.0\.0\.1:9/v1.*is the server up") as found:
-        home.build("out", ["all"], settings=Settings(knowledge=knowledge))  # type: ignore[arg-type]
+        home.build("out", ["all"], settings=Settings(knowledge=knowledge))
     assert type(found.value) is SettingsError
     assert (asked["max_restarts"], asked["max_task_retries"]) == (3, 3)

@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from knowledge_worlds import TITLES, log_rows, run_of, write_source
+from unit.knowledge.knowledge_worlds import TITLES, log_rows, run_of, write_source
 
 from core import Settings
 from knowledge.kinds.shuffled import _exchange

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
-from knowledge_worlds import TITLES, Letters, Row
 from test_refresh import ROWS, SETTINGS, Home, files
+from unit.knowledge.knowledge_worlds import TITLES, Letters, Row
 
 import knowledge.run
 from core import Settings
@@ -33,8 +33,8 @@ def test_a_title_that_changes_without_its_vector_is_told_to_everybody(home: Home
 def test_another_half_life_writes_texts_again_where_no_pooled_vectors_are_made(home: Home) -> None:
     home.write("all", ROWS)
     asked = SETTINGS.knowledge.model_dump() | {"user_vectors": ["prompt"]}
-    first = home.build("first", ["all"], settings=Settings(knowledge=asked))  # type: ignore[arg-type]
-    short = Settings(knowledge=asked | {"pooled_half_life": dt.timedelta(seconds=2)})  # type: ignore[arg-type]
+    first = home.build("first", ["all"], settings=Settings(knowledge=asked))
+    short = Settings(knowledge=asked | {"pooled_half_life": dt.timedelta(seconds=2)})
     refreshed = files(home.build("refreshed", ["all"], settings=short))
     assert refreshed == files(home.build("scratch", ["all"], cache="other", settings=short))
     assert refreshed != files(first)

@@ -1,16 +1,17 @@
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
-from knowledge_worlds import Row, log_rows, micros, read_source, write_source
+from unit.knowledge.knowledge_worlds import Row, log_rows, micros, read_source, write_source
 
 from knowledge import due
 from knowledge.log.snapshots import Snapshots, due_snapshots
 from knowledge.log.sources import Log
 
 
-def read(place: Path, rows: list[Row]) -> Log:
+def read(place: Path, rows: Sequence[Row]) -> Log:
     return read_source(write_source(place / "source", rows))[0]
 
 

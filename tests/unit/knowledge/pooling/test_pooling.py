@@ -1,18 +1,19 @@
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pytest
-from knowledge_worlds import Row, log_rows, read_source, write_source
+from unit.knowledge.knowledge_worlds import Row, log_rows, read_source, write_source
 
 from knowledge.log.snapshots import Snapshots, due_snapshots
 from knowledge.log.sources import Log
 from knowledge.pooling import means
 
 
-def read(place: Path, rows: list[Row]) -> Log:
+def read(place: Path, rows: Sequence[Row]) -> Log:
     return read_source(write_source(place / "source", rows))[0]
 
 

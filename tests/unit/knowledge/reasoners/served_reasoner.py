@@ -16,6 +16,7 @@ import socket
 import sys
 import threading
 import time
+from typing import Any
 
 FAULTS = [fault for fault in sys.argv[1].split(",") if fault] if len(sys.argv) > 1 else []
 LOCK, STATE = threading.Lock(), {"count": 0, "open": 0, "peak": 0, "read": 0, "again": 0}
@@ -69,7 +70,9 @@ class Handler(http.server.BaseHTTPRequestHandler):
 
     def embed(self, body: dict, fault: str) -> dict:
         texts = body["input"]
-        rows = [{"object": "embedding", "index": i, "embedding": [len(t), 0.5, -1]} for i, t in enumerate(texts)]
+        rows: list[dict[str, Any]] = [
+            {"object": "embedding", "index": i, "embedding": [len(t), 0.5, -1]} for i, t in enumerate(texts)
+        ]
         rows = rows[1:] if fault == "short" else rows[::-1]
         if fault == "garbage":
             rows = [{"object": "embedding", "index": 0, "embedding": "zzz"}]

@@ -9,8 +9,8 @@ import accelerate
 import numpy as np
 import pytest
 import torch
-from knowledge_worlds import Build, log_rows
-from tiny_models import CHAT, make
+from unit.knowledge.knowledge_worlds import Build, log_rows
+from unit.knowledge.tiny_models import CHAT, make
 
 from core import Settings
 from core.errors import SettingsError

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from knowledge_worlds import TITLES
 from transformers import BertModel
+from unit.knowledge.knowledge_worlds import TITLES
 
 import knowledge.reasoners.folder
 from core import load_settings

@@ -81,7 +81,7 @@ def test_identity_depends_on_what_shapes_vectors_and_not_on_the_path(bert: Path,
 
 
 @pytest.mark.parametrize("options", [{"layer": 4}, {"layer": 0}, {"max_tokens": 4097}])
-def test_impossible_settings_are_refused(bert: Path, options: dict[str, int]) -> None:
+def test_impossible_settings_are_refused(bert: Path, options: dict[str, Any]) -> None:
     with pytest.raises(SettingsError, match=r"knowledge\."):
         TransformersReasoner(bert, **options)
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 
-import httpx
+import httpx2
 import openai
 import pytest
 
@@ -226,7 +226,7 @@ def test_the_wait_that_a_server_asks_for_is_obeyed(
     header: str, seconds: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(client, "wall", lambda: replay("2024-01-01"))
-    response = httpx.Response(429, headers={"Retry-After": header}, request=httpx.Request("POST", "http://x"))
+    response = httpx2.Response(429, headers={"Retry-After": header}, request=httpx2.Request("POST", "http://x"))
     assert client.asked_wait(openai.RateLimitError("slow down", response=response, body=None)) == seconds
     assert client.asked_wait(ValueError("no answer")) == 0.0
 

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from tiny_models import CHAT, make
+from unit.knowledge.tiny_models import CHAT, make
 
 from core.errors import SettingsError
 from core.settings import KnowledgeSettings
@@ -99,7 +99,7 @@ def test_a_model_server_writes_what_the_model_writes_here_and_another_embeds_it(
         reasoner="openai",
         model="known",
         base_url=embedder,
-        generate={"max_new_tokens": 8, "model": str(model), "base_url": server},  # type: ignore[arg-type]
+        generate={"max_new_tokens": 8, "model": str(model), "base_url": server},
     )
     reasoner = make_reasoner(settings)
     generator = make_generator(settings, reasoner)
@@ -126,7 +126,7 @@ def test_only_a_served_reasoner_lets_another_model_answer(model: Path) -> None:
     settings = KnowledgeSettings(
         reasoner="transformers",
         model=str(model),
-        generate={"max_new_tokens": 8, "model": "other"},  # type: ignore[arg-type]
+        generate={"max_new_tokens": 8, "model": "other"},
     )
     with pytest.raises(SettingsError, match=r"knowledge\.generate\.model"):
         make_generator(settings, make_reasoner(settings))

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from knowledge_worlds import Letters
+from unit.knowledge.knowledge_worlds import Letters
 
 from knowledge.storage.cache import Cache, encode_cached
 
@@ -20,7 +20,7 @@ KILLED = """
 import os, signal, sys
 from pathlib import Path
 from knowledge.storage.cache import Cache, encode_cached
-from knowledge_worlds import Letters
+from unit.knowledge.knowledge_worlds import Letters
 class Dies(Letters):
     calls = 0
     def encode(self, texts, progress=iter):
@@ -33,7 +33,7 @@ encode_cached(texts, Dies(), Path(sys.argv[1]), shard_rows=5)
 """
 ENVIRONMENT = {
     **os.environ,
-    "PYTHONPATH": os.pathsep.join([str(Path(__file__).parents[4]), str(Path(__file__).parents[1])]),
+    "PYTHONPATH": os.pathsep.join([str(Path(__file__).parents[4]), str(Path(__file__).parents[3])]),
 }
 
 

@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 
 import pytest
-from knowledge_worlds import TITLES, log_rows, micros, write_source
+from unit.knowledge.knowledge_worlds import TITLES, log_rows, micros, write_source
 
 from core.settings import DataSettings
 from knowledge.log.sources import read_catalogue

@@ -1,12 +1,13 @@
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pytest
-from knowledge_worlds import TITLES, Letters, Row, log_rows, micros, read_source, write_source
+from unit.knowledge.knowledge_worlds import TITLES, Letters, Row, log_rows, micros, read_source, write_source
 
 from core.errors import SettingsError
 from core.settings import DataSettings
@@ -27,7 +28,7 @@ NASTY = [
 ]
 
 
-def read(place: Path, rows: list[Row], titles: list[str] = TITLES) -> tuple[Log, Catalogue]:
+def read(place: Path, rows: Sequence[Row], titles: list[str] = TITLES) -> tuple[Log, Catalogue]:
     return read_source(write_source(place / "source", rows, titles))
 
 
@@ -121,7 +122,7 @@ def test_each_scenarios_own_sentence_and_the_question_are_always_told(many: int,
 def test_what_does_not_fit_goes_in_the_stated_order() -> None:
     catalogue = platform(4)
     own, other = catalogue.scenarios[0][2], catalogue.scenarios[3][2]
-    seen = []
+    seen: list[tuple[int, bool, int, bool, bool]] = []
     for limit in range(10_000 // 8, 60, -1):
         found = told_of(catalogue, limit)
         text = found.texts[0]

@@ -17,7 +17,8 @@ from hypothesis import strategies as st
 from properties import examples
 
 from core import Built, Settings, Window, make_clock
-from core.tables import SCENARIOS, UNDATED, IdTypes, interactions_schema, items_schema, users_schema
+from core.clock import UNDATED
+from core.tables import SCENARIOS, IdTypes, interactions_schema, items_schema, users_schema
 from pipeline.commands import quarantine
 from pipeline.windows import artifact_store, clean_tables
 from validation import validate_source
