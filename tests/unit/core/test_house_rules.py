@@ -3,6 +3,7 @@
 import ast
 import importlib
 import re
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -153,3 +154,10 @@ def test_a_lazy_face_tells_type_checkers_what_it_hands_out(room):
     assert typed == set(module.__all__)
     for name in module.__all__:
         assert getattr(module, name) is not None
+
+
+def test_no_two_test_files_share_a_name():
+    """They are imported by it, and a run of all tests ends at the second."""
+    files = sorted((REPOSITORY / "tests").rglob("test_*.py"))
+    found = Counter(path.name for path in files)
+    assert [name(path) for path in files if found[path.name] > 1] == []
