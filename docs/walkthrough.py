@@ -22,11 +22,11 @@ import pyarrow.parquet as pq
 REPOSITORY = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(REPOSITORY))
 
-from core import Manifest, Settings, Window, load_settings  # noqa: E402
-from core.contracts.bundle_spec import BundleSpec  # noqa: E402
-from feature_repo import OnlineReader  # noqa: E402
-from pipeline.commands.serve import ask, running_service  # noqa: E402
-from pipeline.windows import artifact_store, stage_clock  # noqa: E402
+from core import Manifest, Settings, Window, load_settings
+from core.contracts.bundle_spec import BundleSpec
+from feature_repo import OnlineReader
+from pipeline.commands.serve import ask, running_service
+from pipeline.windows import artifact_store, stage_clock
 
 PAGE = Path(__file__).resolve().parent / "walkthrough.form.md"
 USER, PLACE = 65, 12

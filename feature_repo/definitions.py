@@ -15,10 +15,10 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 # Feast imports this file as a lone module from the folder it lies in.
 sys.path[:] = [str(REPOSITORY), *(p for p in sys.path if Path(p or ".").resolve() != Path(__file__).resolve().parent)]
 
-from core import load_settings  # noqa: E402
-from feature_repo.materialization import declared_generations  # noqa: E402
-from feature_repo.overlay import feast_folder  # noqa: E402
-from feature_repo.views import Generation, entity_objects, objects  # noqa: E402
+from core import load_settings
+from feature_repo.materialization import declared_generations
+from feature_repo.overlay import feast_folder
+from feature_repo.views import Generation, entity_objects, objects
 
 SETTINGS = Path(os.environ.get("LLM4MSR_SETTINGS", REPOSITORY / "config" / "demo.yaml"))
 

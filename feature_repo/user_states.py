@@ -24,9 +24,9 @@ class Pooler(Protocol):
     """What `knowledge.Pooler` does: a user's pooled vector from (item id, event time) of positives and negatives."""
 
     @property
-    def version(self) -> str: ...  # noqa: D102
+    def version(self) -> str: ...
 
-    def pool(  # noqa: D102
+    def pool(
         self, positives: Sequence[tuple[Any, int]], negatives: Sequence[tuple[Any, int]], watermark: int
     ) -> np.ndarray | None: ...
 

@@ -12,11 +12,11 @@ import pyarrow.compute as pc
 
 matplotlib.use("svg")
 
-import matplotlib.pyplot as plt  # noqa: E402
-from matplotlib.lines import Line2D  # noqa: E402
-from matplotlib.ticker import MaxNLocator  # noqa: E402
+import matplotlib.pyplot as plt
+from matplotlib.lines import Line2D
+from matplotlib.ticker import MaxNLocator
 
-from pipeline.ladder import Rung  # noqa: E402
+from pipeline.ladder import Rung
 
 PLAIN, KNOWING, MUTED, WORSE = "#6b7280", "#2457a6", "#c9ced6", "#b42318"
 # Told apart also by readers who do not see red and green alike (Okabe and Ito).

@@ -12,7 +12,7 @@ import numpy as np
 
 matplotlib.use("svg")
 
-import matplotlib.pyplot as plt  # noqa: E402
+import matplotlib.pyplot as plt
 
 Groups = Mapping[tuple[str, str], Sequence[Mapping[str, Any]]]
 STYLE: dict[Any, Any] = {

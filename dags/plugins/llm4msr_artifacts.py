@@ -124,4 +124,4 @@ class ArtifactPages(AirflowPlugin):
     """Adds the pages to the API server."""
 
     name = "llm4msr_artifacts"
-    fastapi_apps = [{"app": app, "name": "llm4msr artifacts", "url_prefix": PREFIX}]  # noqa: RUF012
+    fastapi_apps = [{"app": app, "name": "llm4msr artifacts", "url_prefix": PREFIX}]

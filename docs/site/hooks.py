@@ -16,7 +16,7 @@ from mkdocs.structure.pages import Page
 REPOSITORY = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(REPOSITORY), str(Path(__file__).resolve().parent)]
 
-import reference  # noqa: E402
+import reference
 
 OUTSIDE = "repository"  # where files from outside of `docs` stand in the site
 # A block with a file's name behind its language, as code hosts allow it.

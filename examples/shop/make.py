@@ -11,7 +11,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from benchmarks.shop_world import write_shop  # noqa: E402
+from benchmarks.shop_world import write_shop
 
 
 def main() -> int:

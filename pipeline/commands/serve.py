@@ -55,7 +55,7 @@ def serve_forever(settings: Settings, host: str | None, port: int | None, worker
 
 def local_url(host: str, port: int) -> str:
     """Where this machine reaches a service that listens on an address; all addresses are reached at the loopback one."""
-    place = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104
+    place = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
     return f"http://[{place}]:{port}" if ":" in place else f"http://{place}:{port}"
 
 

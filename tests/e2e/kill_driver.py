@@ -14,13 +14,13 @@ import time
 from collections.abc import Callable
 
 # Loaded once here, so that the forked children do not pay for it.
-import bentoml  # noqa: F401
-import feast  # noqa: F401
-import great_expectations  # noqa: F401
-import mlflow  # noqa: F401
+import bentoml
+import feast
+import great_expectations
+import mlflow
 import pytest
-import torchrec  # noqa: F401
-import transformers  # noqa: F401
+import torchrec
+import transformers
 
 import core.store
 from core import Settings, Window, load_settings

@@ -27,10 +27,10 @@ from validation import validate_knowledge
 
 pytestmark = pytest.mark.integration
 
-from feast import Entity, FeatureStore, FeatureView, Field, FileSource, RepoConfig, ValueType  # noqa: E402
-from feast.protos.feast.serving.ServingService_pb2 import FieldStatus  # noqa: E402
-from feast.types import Array, Float32, Int64  # noqa: E402
-from feast.utils import _convert_arrow_to_proto  # noqa: E402
+from feast import Entity, FeatureStore, FeatureView, Field, FileSource, RepoConfig, ValueType
+from feast.protos.feast.serving.ServingService_pb2 import FieldStatus
+from feast.types import Array, Float32, Int64
+from feast.utils import _convert_arrow_to_proto
 
 NOW = dt.datetime(2026, 3, 31, tzinfo=dt.UTC)
 DAY = dt.timedelta(days=1)
