@@ -79,7 +79,7 @@ def main() -> None:
     os.environ.setdefault("TQDM_DISABLE", "1")
     logging.disable(logging.WARNING)
     with tempfile.TemporaryDirectory(prefix="llm4msr-faults-") as folder:
-        world = _make_world(Path(folder))
+        world = make_world(Path(folder))
         alarms, runs = _clean_windows(world, 5 if quick else CLEAN)
         gates = _gates(world)
         for name, gate in gates.items():
@@ -256,7 +256,7 @@ def _artifacts(world: World) -> dict[str, Path]:
     return paths
 
 
-def _make_world(folder: Path) -> World:
+def make_world(folder: Path) -> World:
     root = folder / "world"
     settings = Settings(
         root=root / "root",

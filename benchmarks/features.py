@@ -65,12 +65,12 @@ def main() -> None:
 def materialising(world: World, tenth: World | None) -> list[Figure]:
     """Rows a second and peak memory of bringing a world online, and our memory at a tenth of the users."""
     measures = {
-        "ours": lambda: _complete(measure_job("materialise", world)),
-        "feast": lambda: _complete(measure_job("feast_materialise", world)),
-        "feast_tuned": lambda: _complete(measure_job("feast_materialise", world, tuned=True)),
+        "ours": lambda: complete(measure_job("materialise", world)),
+        "feast": lambda: complete(measure_job("feast_materialise", world)),
+        "feast_tuned": lambda: complete(measure_job("feast_materialise", world, tuned=True)),
     }
     if tenth is not None:
-        measures["ours, a tenth"] = lambda: _complete(measure_job("materialise", tenth))
+        measures["ours, a tenth"] = lambda: complete(measure_job("materialise", tenth))
     found = in_turn_many(measures)
     mine, feast, tuned, *small = found.values()
     rates = {name: one["rows"] / one["seconds"] for name, one in found.items()}
@@ -247,7 +247,7 @@ def _summary(latencies: list[float], seconds: float, processor: float) -> dict[s
     }
 
 
-def _complete(found: dict[str, float]) -> dict[str, float]:
+def complete(found: dict[str, float]) -> dict[str, float]:
     """Refuses a rate of a materialisation that left rows behind.
 
     Raises:

@@ -178,7 +178,7 @@ class Live:
     def _load(self, origin: Origin, pointer: CataloguePointer) -> Generation:
         old = self.current
         same = old is not None and (old.origin.folder, old.origin.digest) == (origin.folder, origin.digest)
-        bundle = old.bundle if old and same else _checked_bundle(origin)
+        bundle = old.bundle if old and same else checked_bundle(origin)
         catalogue = self._catalogue(bundle, pointer)
         items, reduced = encode_items(bundle, catalogue)
         clock = make_clock(self.settings, from_micros(catalogue.as_of))
@@ -289,7 +289,12 @@ def _reduced(known: tuple[str, ...], reader: OnlineReader) -> tuple[str, ...]:
     return (*others, MISSING_COLUMN) if reader.missing_columns() else others
 
 
-def _checked_bundle(origin: Origin) -> Bundle:
+def checked_bundle(origin: Origin) -> Bundle:
+    """The bundle of an origin, with the digest that its pointer names, after its golden rows were scored again.
+
+    Raises:
+        BundleError: it is missing, altered or another one.
+    """
     folder = origin.folder
     if not folder.is_dir():
         raise BundleError(f"{folder}: there is no bundle here")

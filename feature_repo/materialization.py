@@ -129,7 +129,7 @@ def materialize(
             ids.file.unlink()  # keys of another type: nobody asks for them any more
         wanted = wanted_ids(paths.ref(view), ids.key, until), _also(view, users, ids.key, generation)
         ids.grow(*wanted)
-        _write_online(table, feast_view, file, rows, replace=view in CATALOGUES)
+        write_online(table, feast_view, file, rows, replace=view in CATALOGUES)
         reached = max(reached, until if end is None else min(end, until))
         past = state_of(paths, view, reached, live) if newest or probe is None else probe.past
         made = Probe(feast_view.name, None, rows, since, reached, recipe, past)
@@ -307,7 +307,19 @@ def reassure(settings: Settings, table: OnlineTable, view: FeatureView, ids: Onl
     replace_json(_probe_file(settings, view.name), asdict(replace(probe, id=known)))
 
 
-def _write_online(table: OnlineTable, view: FeatureView, file: Path, rows: int, *, replace: bool) -> None:
+def write_online(table: OnlineTable, view: FeatureView, file: Path, rows: int, *, replace: bool) -> None:
+    """Write the rows of a file online, batch by batch, and check their number.
+
+    Args:
+        table: the online store.
+        view: whose rows they are.
+        file: parquet, one row an entity.
+        rows: how many there must be.
+        replace: as `OnlineTable.write` takes it.
+
+    Raises:
+        StorageError: another number of rows went online.
+    """
     batches = pq.ParquetFile(file).iter_batches(batch_size=WRITE_BATCH)
     count = 0
     for batch in progress(batches, f"writing {view.name}", total=-(-rows // WRITE_BATCH), unit="batches"):

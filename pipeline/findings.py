@@ -66,7 +66,7 @@ def findings(
     # Harm that was kept out is worth knowing, and no alarm.
     found += harm if live == "knowledge" else [Finding("warning", one.text) for one in harm]
     found += _calibration(metrics["knowledge"]["scenarios"])
-    found += _drift(drift)
+    found += drift_finding(drift)
     if not texts:
         found.append(
             Finding(
@@ -200,7 +200,7 @@ def _calibration(scenarios: Mapping[str, Any]) -> Iterator[Finding]:
             )
 
 
-def _drift(drift: Mapping[str, Any]) -> Iterator[Finding]:
+def drift_finding(drift: Mapping[str, Any]) -> Iterator[Finding]:
     """The feature that drifted most, and how many others did."""
     sizes = [(drift["features"][name][group]["psi"], name, group) for name, group in drift["drifted"]]
     if sizes:

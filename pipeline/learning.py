@@ -131,7 +131,7 @@ def promote(settings: Settings, window: Window = Window()) -> Manifest:
         _alias(settings, store.root / bundle)
         return dataclasses.replace(store.get("promote", window), reused=True)
 
-    if champion is not None and _was_rolled_back(champion, bundle):
+    if champion is not None and was_rolled_back(champion, bundle):
         LOG.warning("promote: %s was rolled back and stays so; `llm4msr rollback` again brings it back", bundle)
         return dataclasses.replace(store.get("promote", window), reused=True)
 
@@ -196,7 +196,7 @@ def _span(table: Manifest) -> dt.timedelta:
     return dt.timedelta(microseconds=times["max"].value - times["min"].value)
 
 
-def _was_rolled_back(champion: BundlePointer, bundle: str) -> bool:
+def was_rolled_back(champion: BundlePointer, bundle: str) -> bool:
     """Whether a person has taken this bundle back: a run that does nothing new must not bring it live again."""
     previous = champion.previous
     return champion.reason == ROLLED_BACK and previous is not None and previous.bundle == bundle
@@ -280,7 +280,7 @@ def _champion_scores(
     store = artifact_store(settings)
     folder = champion.folder(store.root)
     bundle = load_bundle(folder)
-    data = _readable(load_dataset(_champion_dataset(settings, folder, source, window)), bundle.spec)
+    data = scorable(load_dataset(_champion_dataset(settings, folder, source, window)), bundle.spec)
     rival = predict(bundle, data, "test")
     seen = pq.read_table(folder.parent / "seen.parquet")
     times = (
@@ -294,7 +294,7 @@ def _champion_scores(
     return pick[0], pick[1]
 
 
-def _readable(data: TrainingData, spec: BundleSpec) -> TrainingData:
+def scorable(data: TrainingData, spec: BundleSpec) -> TrainingData:
     """The rows a bundle can score: of scenarios it knows; columns that are declared no longer are unknown to it."""
     rows = data.rows.filter(pc.is_in(data.rows["scenario"], pa.array(spec.scenarios, pa.string())))
     texts = dict.fromkeys((*spec.user_categorical, *spec.item_categorical), pa.string())

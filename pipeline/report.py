@@ -135,7 +135,7 @@ def _content(settings: Settings, parts: dict[str, Manifest]) -> dict[str, Any]:
             drift=drift,
             rejected=rejected,
             rows_in=sum(parts["ingest"].rows.values()),
-            unknown_share=_unknown_share(rows),
+            unknown_share=unknown_share(rows),
             texts=texts,
             withdrawn=withdrawn,
             controls=controls,
@@ -143,7 +143,7 @@ def _content(settings: Settings, parts: dict[str, Manifest]) -> dict[str, Any]:
     }
 
 
-def _unknown_share(rows: pa.Table) -> float:
+def unknown_share(rows: pa.Table) -> float:
     """Share of rows whose user has no vector of any kind; 0 where no kind is read."""
     vectors = [f"{kind.view}_row" for kind in kinds_of("user") if f"{kind.view}_row" in rows.column_names]
     return min((rows[name].null_count for name in vectors), default=0) / max(rows.num_rows, 1)

@@ -41,7 +41,7 @@ LOG = logger("pipeline")
 # Great Expectations' pages within an artifact; they do not count for its digest.
 DATA_DOCS = Path("run") / "data_docs"
 # Versions of item text that serving can still go back to, beside the newest.
-_KEPT_TEXTS = 3
+KEPT_TEXTS = 3
 
 
 def ingest(settings: Settings, window: Window = Window()) -> Manifest:
@@ -164,7 +164,7 @@ def knowledge(settings: Settings, window: Window = Window()) -> Manifest:
 def materialize(settings: Settings, window: Window = Window()) -> Manifest:
     """Write the newest values to the online store and publish the catalogue that serving polls."""
     store, clock, clean = artifact_store(settings), stage_clock(settings, window), clean_tables(settings, window)
-    later = _later_window(store, window)
+    later = later_window(store, window)
     made = {"features": store.get("features", window), "knowledge": store.get("knowledge", window)}
     paths: dict[str, Any] = {
         "sources": [m.path for m in clean],
@@ -217,7 +217,7 @@ def materialize(settings: Settings, window: Window = Window()) -> Manifest:
     if later is not None:
         LOG.warning("a window to %s is online already: the catalogue and what pushes build on stay its own", later)
         return manifest
-    _publish_catalogue(store, catalogue)
+    publish_catalogue(store, catalogue)
     # What pushes build on from now on.
     PushPointer(
         sources=[str(m.path.relative_to(store.root)) for m in clean],
@@ -233,18 +233,18 @@ def _any_text(clean: list[Manifest]) -> bool:
     return any(result["tables"]["items"]["facts"].get("share_with_text") for result in results)
 
 
-def _later_window(store: ArtifactStore, window: Window) -> str | None:
+def later_window(store: ArtifactStore, window: Window) -> str | None:
     """The end of a materialised window that ends after this one: an old window that runs again takes nothing back."""
     ends = [m.window["end"] for m in store.all("materialize")]
     later = [end for end in ends if window.end is not None and end is not None and end > window.end.isoformat()]
     return max(later, default=None)
 
 
-def _publish_catalogue(store: ArtifactStore, catalogue: Manifest) -> None:
+def publish_catalogue(store: ArtifactStore, catalogue: Manifest) -> None:
     """Let serving find it, and the newest one with text vectors of each earlier version: bundles roll forward and back."""
     newest = PublishedCatalogue(catalogue=str(catalogue.path.relative_to(store.root)), digest=catalogue.digest)
     held = CataloguePointer.read(store.root)
-    CataloguePointer.after(held, newest, catalogue.versions["item_text"], _KEPT_TEXTS).publish(store.root)
+    CataloguePointer.after(held, newest, catalogue.versions["item_text"], KEPT_TEXTS).publish(store.root)
 
 
 def dataset(settings: Settings, window: Window = Window()) -> Manifest:

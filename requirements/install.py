@@ -251,7 +251,7 @@ def _pip(arguments: list[str], what: str, *, deps: bool = False) -> None:
         done.set()
     if pip.returncode:
         last = said[-15:]
-        raise InstallError("pip failed:\n" + "\n".join(f"  {line}" for line in last) + f"\n{_advice(' '.join(last))}")
+        raise InstallError("pip failed:\n" + "\n".join(f"  {line}" for line in last) + f"\n{advice(' '.join(last))}")
 
 
 def _tell(said: list[str], done: threading.Event) -> None:
@@ -267,7 +267,7 @@ def _tell(said: list[str], done: threading.Event) -> None:
             print(f"  {len(seen)} packages found, {Path(seen[-1]).name}", flush=True)
 
 
-def _advice(said: str) -> str:
+def advice(said: str) -> str:
     """What to do about a failure of pip, by its words."""
     if "No space left" in said:
         return "The disk is full: 4 GiB are needed with torch's CPU build, 10 GiB with its CUDA build."

@@ -111,12 +111,13 @@ def refuses(name: str, python: str) -> str:
 
     A newer release may give up a patch release (`>=3.11.5`) that a distribution still ships.
     """
-    asked = "" if name in ELSEWHERE else _asked(name)
+    asked = "" if name in ELSEWHERE else python_wanted(name)
     return "" if SpecifierSet(asked).contains(python, prereleases=True) else asked
 
 
 @cache
-def _asked(name: str) -> str:
+def python_wanted(name: str) -> str:
+    """The Pythons that an installed package says it runs on; empty where it does not say."""
     return str(metadata.metadata(name)["Requires-Python"] or "")
 
 

@@ -82,7 +82,7 @@ def full_ranking(bundle: Bundle, data: TrainingData, prepared: Prepared, lists: 
     """
     begin, scored = time.perf_counter(), 0
     rank = []
-    for number, scores in _scores(bundle, data, prepared, lists):
+    for number, scores in scores_of_lists(bundle, data, prepared, lists):
         scored += len(scores)
         own = len(lists.positives[number])
         mine, others = scores[:own], np.sort(scores[own:])
@@ -101,7 +101,9 @@ def full_ranking(bundle: Bundle, data: TrainingData, prepared: Prepared, lists: 
     }
 
 
-def _scores(bundle: Bundle, data: TrainingData, prepared: Prepared, lists: Lists) -> Iterator[tuple[int, np.ndarray]]:
+def scores_of_lists(
+    bundle: Bundle, data: TrainingData, prepared: Prepared, lists: Lists
+) -> Iterator[tuple[int, np.ndarray]]:
     """Number of a list and the scores of its positives, then of its candidates; many lists are scored at once."""
     contexts = _encoded(bundle, data, lists.context)
     items = _encoded(bundle, data, lists.items)

@@ -88,7 +88,7 @@ def write_tables(out: Path, protocol: str, rows: Sequence[Row]) -> None:
         f"# {TITLES[protocol]}: what was measured\n",
         "Written by `llm4msr bench models`; [what was found](README.md), and how to read it.\n",
     ]
-    parts += _opening(grouped(rows))
+    parts += opening(grouped(rows))
     if drawn(grouped(rows)):
         parts.append(f"![What each system adds over the plain backbone, where and for whom]({protocol}-lift.svg)\n")
         parts.append(f"![Predicted against observed, per scenario]({protocol}-calibration.svg)\n")
@@ -116,7 +116,7 @@ MEASURES: dict[str, Callable[[Row], float | None]] = {
 OPENING = (BASELINE, "both", "both_shuffled")
 
 
-def _opening(groups: Mapping[Key, Sequence[Row]]) -> list[str]:
+def opening(groups: Mapping[Key, Sequence[Row]]) -> list[str]:
     """What a reader can repeat: one table of the backbones that have all three systems, and a sentence a question."""
     backbones = [b for b in PAPER if all((b, system) in groups for system in OPENING)]
     if not backbones:

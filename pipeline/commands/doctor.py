@@ -49,7 +49,7 @@ def diagnose(settings: Settings | None, quick: bool = False) -> bool:
         quick: read the log's first rows only, and do not profile it.
     """
     console, bad, warned = Console(highlight=False), 0, 0
-    for finding in (*_machine(), *(() if settings is None else _project(settings, quick))):
+    for finding in (*_machine(), *(() if settings is None else project_findings(settings, quick))):
         kind = "BAD" if not finding.good else "warn" if finding.warns else "ok"
         console.print(f"{_MARKS[kind]} {escape(finding.name)}: {escape(finding.seen)}", soft_wrap=True)
         if kind != "ok":
@@ -86,7 +86,8 @@ def _machine() -> Iterator[Finding]:
     )
 
 
-def _project(settings: Settings, quick: bool = False) -> Iterator[Finding]:
+def project_findings(settings: Settings, quick: bool = False) -> Iterator[Finding]:
+    """What is found out about a project: its data, folders and stores."""
     readable = _tried("data", lambda: _first_rows(settings), "correct `data` in the settings file")
     yield readable
     root = settings.root

@@ -44,12 +44,12 @@ def serve_forever(settings: Settings, host: str | None, port: int | None, worker
     """
     host, port = host or settings.serving.host, port or settings.serving.port
     version = _need_champion(settings)
-    _need_port(host, port)
+    need_port(host, port)
     url = local_url(host, port)
     LOG.info("loading %s; what it answers is told once it serves on %s", version, url)
     told = json.dumps({"url": url, "lines": curl_lines(settings, url)})
     os.chdir(REPOSITORY)
-    environment = {**_environment(settings, port), ANNOUNCE: told}
+    environment = {**service_environment(settings, port), ANNOUNCE: told}
     os.execve(sys.executable, service_command(host, port, workers), environment)
 
 
@@ -99,7 +99,7 @@ def running_service(settings: Settings, port: int | None = None, wait_seconds: f
         process = subprocess.Popen(
             service_command("127.0.0.1", port),
             cwd=REPOSITORY,
-            env=_environment(settings, port),
+            env=service_environment(settings, port),
             stdout=log,
             stderr=log,
             start_new_session=True,
@@ -191,7 +191,8 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def _environment(settings: Settings, port: int) -> dict[str, str]:
+def service_environment(settings: Settings, port: int) -> dict[str, str]:
+    """The environment of a service on a port; two services do not share their files."""
     home = Path(os.environ.get("BENTOML_HOME") or Path.home() / "bentoml")
     quiet = {
         "BENTOML_DO_NOT_TRACK": "True",
@@ -231,7 +232,12 @@ def _need_champion(settings: Settings) -> str:
     return f"version {champion.version}"
 
 
-def _need_port(host: str, port: int) -> None:
+def need_port(host: str, port: int) -> None:
+    """Refuse an address that cannot be listened on.
+
+    Raises:
+        StorageError: the host is unknown here, or the port is taken.
+    """
     try:
         family, kind, protocol, _, place = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
     except (OSError, UnicodeError, OverflowError) as error:

@@ -20,7 +20,7 @@ from core.digest import vector_digests
 from core.errors import DataError, GateError, StorageError
 from core.tables import TIMESTAMP
 from feature_repo import OnlineReader
-from feature_repo.materialization import _write_online
+from feature_repo.materialization import write_online
 from feature_repo.online import OnlineTable
 from feature_repo.point_in_time import PointInTimeOfflineStoreConfig
 from validation import validate_knowledge
@@ -145,10 +145,10 @@ def test_trap_2_feast_writes_only_the_first_arrow_chunk_and_we_write_and_count_a
     file = tmp_path / "chunks.parquet"
     pq.write_table(chunked, file, row_group_size=10)
     table = OnlineTable(store)
-    _write_online(table, view, file, 30, replace=False)
+    write_online(table, view, file, 30, replace=False)
     assert [row["value"] for row in table.read(view, range(30))] == list(range(30))
     with pytest.raises(StorageError, match="31 rows were to go online, 30 did"):
-        _write_online(table, view, file, 31, replace=False)
+        write_online(table, view, file, 31, replace=False)
 
 
 def test_trap_3_feast_serves_values_past_their_time_to_live_and_our_reader_calls_them_stale(plain, world):

@@ -55,7 +55,7 @@ def test_each_way_brings_every_row_online(world, tmp_path, job, options):
 
 def test_a_rate_of_rows_that_did_not_arrive_is_refused():
     with pytest.raises(UserError, match="only 9 of 10 rows"):
-        features._complete({"rows": 9, "expected": 10})
+        features.complete({"rows": 9, "expected": 10})
 
 
 def test_reads_are_compared_before_they_are_measured(world, tmp_path):

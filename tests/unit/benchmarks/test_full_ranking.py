@@ -6,9 +6,9 @@ import pytest
 from test_evidence import TINY, prepared, ratings
 
 from benchmarks.evidence import runner, systems
-from benchmarks.evidence.full_ranking import Lists, _scores, full_ranking, lists_of
+from benchmarks.evidence.full_ranking import Lists, full_ranking, lists_of, scores_of_lists
 from benchmarks.evidence.protocol import FEATURES
-from benchmarks.evidence.table import _opening, grouped
+from benchmarks.evidence.table import grouped, opening
 from feature_repo.statistics import smoothed_rate
 from models import TrainingData, load_bundle, predict, train
 
@@ -27,7 +27,7 @@ def test_scores_are_those_of_rows_of_their_own(trained):
     protocol, log, prep, data, bundle = trained
     lists = lists_of(data)
     assert len(lists.context) > 10
-    for number, scores in list(_scores(bundle, data, prep, lists))[::4]:
+    for number, scores in list(scores_of_lists(bundle, data, prep, lists))[::4]:
         items = np.concatenate((lists.positives[number], lists.candidates[number]))
         row = int(lists.context[number])
         rows = data.rows.take(pa.array(np.full(len(items), row)))
@@ -72,7 +72,7 @@ def test_ranks_recall_and_gain(monkeypatch):
     lists = Lists(np.zeros(2, np.int64), [np.arange(20)] * 2, [np.array([20]), np.array([20, 21])], np.arange(22))
     others = np.linspace(0, 0.95, 20)
     found = [(0, np.concatenate(([2.0], others))), (1, np.concatenate(([0.51, 0.0], others)))]
-    monkeypatch.setattr("benchmarks.evidence.full_ranking._scores", lambda *_: iter(found))
+    monkeypatch.setattr("benchmarks.evidence.full_ranking.scores_of_lists", lambda *_: iter(found))
     measured = full_ranking(None, None, None, lists)
     # Ranks 1, 10 (nine above .51) and 20.5 (tied with the last).
     assert measured["recall_at_10"] == pytest.approx(2 / 3)
@@ -92,7 +92,7 @@ def test_a_page_opens_with_the_same_seeds_of_every_system_and_three_sentences():
     rows = [row(b, system, seed, lift) for b in ("star", "ple") for system, lift in lifts.items() for seed in (0, 1)]
     # A seed that one system lacks is left out; a backbone that lacks a system, too.
     rows += [row("star", "both", 2, 0.5), row("mmoe", "both", 0, 0.5)]
-    table, *sentences = _opening(grouped(rows))
+    table, *sentences = opening(grouped(rows))
     assert "| star | both | 2 | 0.7600 | 0.6000 | 0.6000 |  |  | 0.1100 | 0.2100 |" in table
     assert "mmoe" not in table
     assert (
@@ -101,4 +101,4 @@ def test_a_page_opens_with_the_same_seeds_of_every_system_and_three_sentences():
     )
     assert "+0.0200 in the mean" in sentences[1]
     assert "+1.00% more of them among the first ten (20.00% without; NDCG@10 +0.0100)" in sentences[2]
-    assert _opening(grouped([row("star", "both", 0, 0.1)])) == []
+    assert opening(grouped([row("star", "both", 0, 0.1)])) == []

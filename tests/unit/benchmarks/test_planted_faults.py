@@ -27,7 +27,7 @@ def test_there_are_forty_faults_of_three_growing_sizes():
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory):
-    return data_faults._make_world(tmp_path_factory.mktemp("faults"))
+    return data_faults.make_world(tmp_path_factory.mktemp("faults"))
 
 
 @pytest.mark.parametrize("fault", [f for f in FAULTS if f.gate == "source"], ids=lambda fault: fault.name)

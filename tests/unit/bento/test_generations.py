@@ -11,7 +11,7 @@ from specs import pointer
 from unit.bento.handmade import SCENARIO_DIM, Store, make_bundle, write_catalogue
 
 import bento.live
-from bento.live import Live, Origin, _checked_bundle
+from bento.live import Live, Origin, checked_bundle
 from core import ArtifactStore, Built, Settings, Window
 from core.contracts.pointers import BundlePointer, CataloguePointer, PublishedCatalogue
 from core.errors import BundleError, CorruptArtifactError
@@ -24,7 +24,7 @@ class Project:
         self.root, self.store, self.bundles = root, Store(), {}
         self.settings = Settings(root=root, clock={"mode": "wall"})
         monkeypatch.setattr(bento.live, "OnlineReader", self.store.reader)
-        monkeypatch.setattr(bento.live, "_checked_bundle", self.load)
+        monkeypatch.setattr(bento.live, "checked_bundle", self.load)
         monkeypatch.setattr(bento.live, "LATE_SECONDS", 0.0)
         monkeypatch.delenv("LLM4MSR_SEED_BUNDLE", raising=False)
         (root / "serving").mkdir(parents=True)
@@ -353,7 +353,7 @@ def trained(tmp_path):
 def test_a_bundle_that_is_not_the_one_that_was_promoted_is_refused(trained):
     folder = trained.file("bundle_knowledge")
     with pytest.raises(BundleError, match="not the bundle that was promoted"):
-        _checked_bundle(Origin(folder, "m", 1, "0" * 64))
+        checked_bundle(Origin(folder, "m", 1, "0" * 64))
     (folder / "manifest.json").write_text("{ }")
     with pytest.raises(CorruptArtifactError, match="not the bytes that were published"):
-        _checked_bundle(Origin(folder, "m", 1, trained.digest))
+        checked_bundle(Origin(folder, "m", 1, trained.digest))

@@ -15,7 +15,7 @@ from core.contracts.pointers import BundlePointer
 from core.tables import TIMESTAMP
 from pipeline import plots
 from pipeline.drift import measure_drift
-from pipeline.findings import _drift
+from pipeline.findings import drift_finding
 from pipeline.windows import artifact_store
 
 SPEC = dataset_spec(user_categorical=["country"], item_dense=["price"])
@@ -65,7 +65,7 @@ def drift(settings, number):
 def test_the_first_champion_has_nothing_to_be_compared_with(settings):
     publish(settings, 1, 10.0)
     manifest, body = drift(settings, 1)
-    assert manifest.versions["drift"] == "no champion" and list(_drift(body)) == []
+    assert manifest.versions["drift"] == "no champion" and list(drift_finding(body)) == []
 
 
 def test_a_planted_shift_of_the_new_rows_is_found_and_plotted(settings):
@@ -73,7 +73,7 @@ def test_a_planted_shift_of_the_new_rows_is_found_and_plotted(settings):
     publish(settings, 2, 14.0)
     manifest, body = drift(settings, 2)
     assert manifest.versions["drift"] == "drift" and {name for name, _ in body["drifted"]} == {"price"}
-    (found,) = _drift(body)
+    (found,) = drift_finding(body)
     assert found.text.startswith("price in ") and "2 more pairs" in found.text
     assert plots.drift(body).startswith("<svg") and plots.drift(body) == plots.drift(body)
     assert drift(settings, 2)[0].reused

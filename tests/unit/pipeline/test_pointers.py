@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 
 from core import ArtifactStore, Built, Settings, Window
-from pipeline.stages import _KEPT_TEXTS, _later_window, _publish_catalogue
+from pipeline.stages import KEPT_TEXTS, later_window, publish_catalogue
 from pipeline.windows import training_start
 
 DAYS = [Window.parse(f"2024-01-0{day}", f"2024-01-0{day + 1}") for day in (1, 2, 3)]
@@ -26,10 +26,10 @@ def materialised(store, window):
 def test_a_window_is_behind_those_that_end_later_and_no_other(store):
     for day in DAYS[:2]:
         materialised(store, day)
-    assert _later_window(store, DAYS[0]) == "2024-01-03T00:00:00+00:00"
-    assert _later_window(store, DAYS[1]) is None
-    assert _later_window(store, DAYS[2]) is None
-    assert _later_window(store, Window()) is None, "a window without an end is the newest"
+    assert later_window(store, DAYS[0]) == "2024-01-03T00:00:00+00:00"
+    assert later_window(store, DAYS[1]) is None
+    assert later_window(store, DAYS[2]) is None
+    assert later_window(store, Window()) is None, "a window without an end is the newest"
 
 
 def test_the_newest_texts_are_kept_whatever_their_versions_are_called(store):
@@ -37,9 +37,9 @@ def test_the_newest_texts_are_kept_whatever_their_versions_are_called(store):
     versions = ["f9", "07", "e1", "13", "d4", "2c"]
     for version in versions:
         path = store.root / "objects" / "catalogue" / version
-        _publish_catalogue(store, SimpleNamespace(path=path, digest=version, versions={"item_text": version}))
+        publish_catalogue(store, SimpleNamespace(path=path, digest=version, versions={"item_text": version}))
     pointer = json.loads((store.root / "serving" / "catalogue.json").read_text())
-    assert set(pointer["texts"]) == set(versions[-_KEPT_TEXTS - 1 :])
+    assert set(pointer["texts"]) == set(versions[-KEPT_TEXTS - 1 :])
     assert pointer["catalogue"] == "objects/catalogue/2c"
 
 

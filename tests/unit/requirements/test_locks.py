@@ -94,7 +94,7 @@ def test_every_pinned_release_takes_every_python_it_is_installed_on(name, python
 
 @on_the_oldest
 def test_a_release_that_gives_up_an_old_patch_release_is_found(monkeypatch):
-    monkeypatch.setattr(lock, "_asked", lambda name: ">=3.11.5")
+    monkeypatch.setattr(lock, "python_wanted", lambda name: ">=3.11.5")
     assert lock.refuses("pydantic", "3.11.2") == ">=3.11.5"
     assert lock.refuses("pydantic", "3.11.5") == ""
 
@@ -264,4 +264,4 @@ def test_a_disk_that_is_too_full_is_refused_before_anything_is_fetched():
     ],
 )
 def test_a_failure_of_pip_says_what_to_do(said, advice):
-    assert advice in install._advice(said)
+    assert advice in install.advice(said)

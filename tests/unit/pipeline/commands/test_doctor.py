@@ -11,7 +11,7 @@ import redis
 from redis_process import own_redis
 
 from core import load_settings
-from pipeline.commands.doctor import _project, diagnose, locked_versions
+from pipeline.commands.doctor import diagnose, locked_versions, project_findings
 
 LOG = "user_id,item_id,timestamp,surface,clicked\n1,7,1700000000,feed,1\n"
 
@@ -25,7 +25,7 @@ def found(tmp_path):
         data = "data: {source: table, path: ., files: {interactions: log.csv}, columns: {event_timestamp: timestamp},"
         rule = " label: {column: clicked}, scenario: {rule: column, column: surface}}\n"
         (tmp_path / "mine.yaml").write_text(text if "data:" in text else data + rule + text)
-        return {finding.name: finding for finding in _project(load_settings(tmp_path / "mine.yaml"))}
+        return {finding.name: finding for finding in project_findings(load_settings(tmp_path / "mine.yaml"))}
 
     return look
 
