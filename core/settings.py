@@ -23,7 +23,7 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 
 from core.addresses import RedisAddress, shown
 from core.clock import Clock, replay, wall
-from core.contracts.kinds import KINDS
+from core.contracts.kinds import CURRENT, DEFAULT, KINDS, NIGHTLY, UserKindName
 from core.contracts.statistics import COUNTED, statistic_columns
 from core.errors import SettingsError
 from core.limits import ValidationSettings
@@ -254,16 +254,15 @@ class DataSettings(Section):
         return self.catalogue.get(table, "snapshot") if isinstance(self.catalogue, dict) else self.catalogue
 
 
-# The push path keeps a user's counters, history and pooled vectors current; all else waits for the nightly refresh.
-_CURRENT, _NIGHTLY = dt.timedelta(0), dt.timedelta(days=1)
-FEATURE_LAG = {"user_stats": _CURRENT, "user_history": _CURRENT, "item_stats": _NIGHTLY}
+# The push path keeps a user's counters and history current; item statistics wait for the nightly refresh.
+FEATURE_LAG = {"user_stats": CURRENT, "user_history": CURRENT, "item_stats": NIGHTLY}
 KNOWLEDGE_LAG = {kind.name: kind.lag for kind in KINDS}
 
 
 def _with_defaults(given: dict[str, dt.timedelta], defaults: dict[str, dt.timedelta]) -> dict[str, dt.timedelta]:
     if unknown := sorted(set(given) - set(defaults)):
         raise ValueError(f"unknown kind {unknown[0]!r}; kinds are {', '.join(defaults)}")
-    if negative := [kind for kind, lag in given.items() if lag < _CURRENT]:
+    if negative := [kind for kind, lag in given.items() if lag < CURRENT]:
         raise ValueError(f"the lag of {negative[0]} is negative: it would be read before it was built")
     return {**defaults, **given}
 
@@ -330,7 +329,7 @@ class KnowledgeSettings(Section):
     token_budget: int | None = Field(
         None, ge=1, description="reasoner `openai`: a run stops cleanly before it would use more tokens; none: no limit"
     )
-    user_vectors: list[Literal["pooled", "prompt"]] = Field(default_factory=lambda: ["pooled"])  # type: ignore[arg-type]
+    user_vectors: list[UserKindName] = Field(default_factory=lambda: [DEFAULT.name])
     thresholds: list[int] = Field(default_factory=lambda: [5, 10, 20, 40, 80, 160, 320, 640, 1280])
     max_age: dt.timedelta | None = Field(None, description="a snapshot older than this is due again; none: never")
     every: dt.timedelta | None = Field(
@@ -410,9 +409,10 @@ class ModelSettings(Section):
         None, ge=1, description="width of the scenario's meta tower; none: the first of `tower`, or 32"
     )
     knowledge_dropout: float = Field(0.1, ge=0, lt=1, description="share of users trained as if unknown")
-    user_vectors: list[Literal["pooled", "prompt"]] = Field(
-        default_factory=lambda: ["pooled"],  # type: ignore[arg-type]
-        description="which of knowledge.user_vectors the model reads; unless set, pooled where there is one, else what there is",
+    user_vectors: list[UserKindName] = Field(
+        default_factory=lambda: [DEFAULT.name],
+        description=f"which of knowledge.user_vectors the model reads; unless set, {DEFAULT.name} where there is one, else what "
+        "there is",
     )
     knowledge_features: bool = Field(True, description="user vectors also enter as plain features")
     second_order: Literal["none", "fm", "dcn_v2"] = Field(
@@ -590,7 +590,7 @@ class Settings(BaseSettings):
         if "knowledge" not in others.data:
             return value
         made = others.data["knowledge"].user_vectors
-        if made and "pooled" not in made and "user_vectors" not in value.model_fields_set:
+        if made and DEFAULT.name not in made and "user_vectors" not in value.model_fields_set:
             value = value.model_copy(update={"user_vectors": list(made)})
         absent = [kind for kind in value.user_vectors if kind not in made]
         if value.user_level != "none" and (absent or not value.user_vectors):

@@ -19,6 +19,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from core import Clock, Settings, from_micros, logger, make_clock
+from core.contracts.kinds import PUSHED
 from core.contracts.pointers import CataloguePointer, PushPointer
 from core.errors import DataError, MissingArtifactError, StorageError
 from core.filesystem import locked
@@ -198,7 +199,7 @@ class Pusher:
         states = {user: entity_state(self._table(user, rows), self.settings) for user, rows in logs.items()}
         written = writer.write_states(states, self.ids.item)
         if self.pooler is not None:
-            name = f"user_pooled_{safe(self.pooler.version)}"
+            name = f"{PUSHED.view}_{safe(self.pooler.version)}"
             written[name] = writer.write_pooled(name, list(due_snapshots(logs, self.settings)), self.pooler)
         return written
 
@@ -245,7 +246,7 @@ class CurrentPusher:
     def _open(self, pointer: PushPointer) -> Pusher:
         root = self.settings.root
         pooler: Pooler | None = None
-        if "pooled" in self.settings.knowledge.user_vectors:
+        if PUSHED.name in self.settings.knowledge.user_vectors:
             from knowledge import load_pooler
 
             pooler = load_pooler(pointer.knowledge_folder(root))

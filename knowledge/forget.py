@@ -12,6 +12,7 @@ import numpy as np
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from core.contracts.kinds import KINDS
 from core.forgotten import belongs
 from knowledge.storage.buckets import named
 from knowledge.storage.cache import write_shard
@@ -65,8 +66,8 @@ def _kept_states(cache: Path, users: Collection[Any], act: bool) -> tuple[int, s
                 if not here:
                     continue
                 count += int(pc.sum(of["users"]).as_py() or 0)
-                if "prompt" in kept.tables:
-                    hashes.update(kept.tables["prompt"].filter(of["prompt"])["hash"].to_pylist())
+                for name in (kind.name for kind in KINDS if kind.prompted and kind.name in kept.tables):
+                    hashes.update(kept.tables[name].filter(of[name])["hash"].to_pylist())
                 if act:
                     left = {name: table.filter(pc.invert(of[name])) for name, table in kept.tables.items()}
                     tables.save(bucket, kept.catalogue, left)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from core import ArtifactStore, progress
-from core.contracts.kinds import KINDS
+from core.contracts.kinds import KINDS, kinds_named
 from core.digest import sha256_json
 from core.settings import DataSettings, KnowledgeSettings
 from knowledge.log import snapshots
@@ -52,6 +52,16 @@ class OpenLog:
         rule = self.settings
         return snapshots.due_snapshots(log, rule.thresholds, micros(rule.max_age), micros(rule.every))
 
+    def due_with(self, log: Log, known: np.ndarray) -> Snapshots:
+        """The due snapshots with at least one row whose item has a vector.
+
+        Args:
+            log: rows of users.
+            known: bool [items], which items have one.
+        """
+        due = self.due(log)
+        return due.take(_any_row(log, due, (log.items >= 0) & np.append(known, False)[log.items]))
+
 
 @dataclass(frozen=True)
 class OpenRun(OpenLog):
@@ -73,7 +83,7 @@ class OpenRun(OpenLog):
     def prompted_users(self, users: pa.Array) -> pa.Array:
         """Whether each of the users gets prompts: all do, or the most active ones within the cap."""
         most = self.settings.prompt_users
-        if "prompt" not in self.settings.user_vectors:
+        if not any(kind.prompted for kind in kinds_named(self.settings.user_vectors)):
             return pa.repeat(False, len(users))
         if most is None:
             return pa.repeat(True, len(users))
@@ -91,13 +101,6 @@ class OpenRun(OpenLog):
         return prompts.UserPrompts(
             log, self.catalogue, template, self.generator, settings.prompt_history, settings.max_tokens
         )
-
-    def prompt_texts(self, log: Log) -> Iterator[tuple[Snapshots, list[str]]]:
-        """All prompts of a log's users, in blocks of the size that the cache cuts into shards."""
-        due, builder = self.prompted(log, self.due(log)), self.prompt_builder(log)
-        for part in slices(len(due), BLOCK_SHARDS * self.settings.shard_rows):
-            some = due.take(np.arange(part.start, part.stop))
-            yield some, builder.build(some)
 
     def encode(self, texts: list[str], description: str) -> np.ndarray:
         """Raw vectors of texts that are not about single users, float16 [n, dim]."""
@@ -150,11 +153,6 @@ class OpenRun(OpenLog):
     def item_recipe(self) -> dict[str, object]:
         """What shapes an item's raw vector."""
         return {"text": self.text_recipe(), "reasoner": self.reasoner.identity}
-
-
-def with_vectors(log: Log, due: Snapshots, known: np.ndarray) -> np.ndarray:
-    """Which snapshots have at least one row whose item has a vector, bool [n]."""
-    return _any_row(log, due, (log.items >= 0) & np.append(known, False)[log.items])
 
 
 def _any_row(log: Log, due: Snapshots, chosen: np.ndarray) -> np.ndarray:

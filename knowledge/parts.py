@@ -13,6 +13,7 @@ import pyarrow as pa
 from core import logger
 from core.errors import SettingsError
 from knowledge.kinds.scenarios import count, prompts_at, scenario_texts
+from knowledge.kinds.user_kind import Prompted, prompted_kinds
 from knowledge.open_run import BLOCK_SHARDS, OpenRun, slices
 from knowledge.plan import Texts
 from knowledge.storage.buckets import Bucket, share_of
@@ -29,14 +30,15 @@ def read_share(run: OpenRun, part: tuple[int, int]) -> Mapping[str, int]:
         How many texts were looked at per kind; a bucket's parts each look at all of its prompts.
     """
     texts = [text for text in run.catalogue.texts if text]
-    read = {"item_text": len(texts), "prompt": 0, "scenario": 0}
+    prompted = prompted_kinds(run)
+    read = {"item_text": len(texts), **dict.fromkeys(prompted, 0), "scenario": 0}
     for block in slices(len(texts), BLOCK_SHARDS * run.settings.shard_rows):
         run.cached(part).fill(texts[block], "encoding item texts")
-    if "prompt" in run.settings.user_vectors:
-        for bucket, own in share_of(run.log.buckets, part):
-            cached = run.cached_users(bucket, own)
-            for due, prompts in run.prompt_texts(run.log.log(bucket)):
-                read["prompt"] += len(due)
+    for bucket, own in share_of(run.log.buckets, part) if prompted else ():
+        cached, log = run.cached_users(bucket, own), run.log.log(bucket)
+        for name, kind in prompted.items():
+            for due, prompts in kind.texts(run, log):
+                read[name] += len(due)
                 cached.fill(prompts, "encoding user prompts")
     if part[0] == 1:
         prompts = scenario_texts(run, count(run, run.moments))
@@ -80,8 +82,8 @@ def workload(run: OpenRun) -> tuple[list[Texts], list[str]]:
     texts = [text for text in run.catalogue.texts if text]
     some = [texts[i] for i in _spread(len(texts), _SAMPLE)]
     found = [_texts("item_text", len(texts), some, run, run.cached().share_known(some))]
-    if "prompt" in run.settings.user_vectors:
-        prompts, some = _prompts(run)
+    for name, kind in prompted_kinds(run).items():
+        prompts, some = _prompts(run, name, kind)
         found.append(prompts)
     written = prompts_at(run, count(run, run.moments[:1]), run.train_start)
     about = _texts("scenario", len(written.texts), written.texts, run, run.cached().share_known(written.texts))
@@ -89,24 +91,24 @@ def workload(run: OpenRun) -> tuple[list[Texts], list[str]]:
     return found, some
 
 
-def _prompts(run: OpenRun) -> tuple[Texts, list[str]]:
+def _prompts(run: OpenRun, name: str, kind: Prompted) -> tuple[Texts, list[str]]:
     """How many prompts there are, and a sample of about the same number from each bucket."""
     some: list[str] = []
     many, known = 0, 0.0
     each = -(-_SAMPLE // len(run.log.buckets))
     for bucket, log in run.log.logs():
-        due = run.prompted(log, run.due(log))
-        texts = run.prompt_builder(log).build(due.take(_spread(len(due), each)))
+        due = kind.snapshots(run, log)
+        texts = kind.writer(run, log)(due.take(_spread(len(due), each)))
         known += run.cached_users(bucket).share_known(texts) * len(texts)
         many, some = many + len(due), some + texts
-    return _texts("prompt", many, some, run, known / max(1, len(some)), generates=True), some
+    return _texts(name, many, some, run, known / max(1, len(some)), prompted=True), some
 
 
-def _texts(kind: str, many: int, sample: Sequence[str], run: OpenRun, known: float, generates: bool = False) -> Texts:
-    reader = run.generator if generates else run.reasoner
+def _texts(kind: str, many: int, sample: Sequence[str], run: OpenRun, known: float, prompted: bool = False) -> Texts:
+    reader = run.generator if prompted else run.reasoner
     lengths, most = reader.tokens(sample), run.settings.max_tokens
     cut = float((lengths > most).mean()) if len(sample) else 0.0
-    return Texts(kind, many, np.minimum(lengths, most), 1.0 - known, cut)
+    return Texts(kind, many, np.minimum(lengths, most), 1.0 - known, cut, prompted=prompted)
 
 
 def _spread(many: int, sample: int) -> np.ndarray:

@@ -64,8 +64,8 @@ _DECODE_BATCH, _WEIGHT_BYTES = 64, 2
 
 @dataclass(frozen=True)
 class Texts:
-    """What a run has to read: how many texts of a kind, the token counts of a sample, the shares that are new and cut, and
-    what else is left out, in words.
+    """What a run has to read: how many texts of a kind, the token counts of a sample, the shares that are new and cut,
+    what else is left out, in words, and whether they are users' prompts, which may be answered.
     """
 
     kind: str
@@ -74,6 +74,7 @@ class Texts:
     new: float = 1.0
     cut: float = 0.0
     note: str = ""
+    prompted: bool = False
 
     @property
     def tokens(self) -> float:
@@ -127,7 +128,7 @@ def cost(
         flops = shape.flops(kind.sample, layers) * scale
         seconds = flops / (device.flops * share)
         tokens = kind.tokens
-        if answer and kind.kind == "prompt":
+        if answer and kind.prompted:
             written = kind.count * kind.new * answer
             # A step reads all weights once for its batch, or computes: what takes longer.
             step = max(_WEIGHT_BYTES * shape.linear / device.bandwidth / _DECODE_BATCH, 2 * shape.linear / device.flops)

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from core import Clock, Settings
-from core.contracts.kinds import KINDS, kind_named
+from core.contracts.kinds import KINDS, KnowledgeKind, kinds_named
 from core.duck import name_of
 from core.tables import knowledge_schema, knowledge_text_schema
 from validation import frames, identity
@@ -58,8 +58,8 @@ def validate_knowledge(
         GateError: names file, rule, row and value.
         MissingArtifactError: a kind that the settings ask for, or a text, is missing.
     """
-    users = [kind_named(name).view for name in settings.knowledge.user_vectors]
-    wanted = [*(kind.view for kind in KINDS if kind.entity != "user"), *users]
+    users = kinds_named(settings.knowledge.user_vectors)
+    wanted = [kind.view for kind in (*(kind for kind in KINDS if kind.entity != "user"), *users)]
     extra = sorted(path.parent.name for path in folder.glob("*/index.parquet"))
     versions = read_json(folder / "versions.json")
     outcomes = [
@@ -82,13 +82,13 @@ def _vectors(
     previous: Path | None,
     texts: bool,
 ) -> Outcome:
-    known = need_kind(name, folder)
-    kind, key = known.name, known.key
+    declared = need_kind(name, folder)
+    kind, key = declared.name, declared.key
     index = frames.open_parquet(folder / "index.parquet")
     matrix, problem = read_matrix(folder / "vectors.npy")
     digests, unbound = read_digests(folder / "digests.npy", index.metadata.num_rows)
-    of_users = key == "user_id"
-    limits, needed = settings.validation, not of_users and (texts or name != "item_text")
+    of_users, of_items = declared.entity == "user", declared.entity == "item"
+    limits, needed = settings.validation, not of_users and (texts or not of_items)
     suite = suites.vector_suite(name, key, _latest(settings, clock, kind), len(matrix), needed, limits)
     outcome = Outcome(suite, folder / "index.parquet")
     expected = knowledge_schema(key, frames.id_type(index.schema_arrow, key) if key != "scenario" else pa.string())
@@ -96,12 +96,12 @@ def _vectors(
         {
             "schema_problems": "; ".join(frames.type_problems(index.schema_arrow, expected)),
             "matrix_problems": problem,
-            "dimension_problems": _dimension(name, matrix, settings),
+            "dimension_problems": _dimension(declared, matrix, settings),
             "rows": index.metadata.num_rows,
             "digest_problems": unbound,
         }
     )
-    if name == "user_pooled" and active is not None:
+    if of_users and not declared.prompted and active is not None:
         outcome.judge({"due_without_vector": _due_without(folder, active, settings)})
     if not index.metadata.num_rows:
         outcome.judge({"coverage": _coverage(None, active) if of_users else None})
@@ -200,9 +200,10 @@ def _latest(settings: Settings, clock: Clock, kind: str) -> dt.datetime:
     return clock.now() + settings.knowledge.lag.get(kind, dt.timedelta(0))
 
 
-def _dimension(name: str, matrix: np.ndarray, settings: Settings) -> str:
+def _dimension(kind: KnowledgeKind, matrix: np.ndarray, settings: Settings) -> str:
     # Scenario vectors are standardised only: they keep whatever width the reasoner has.
-    wanted = {"item_text": settings.knowledge.item_dim, "scenario": None}.get(name, settings.knowledge.user_dim)
+    knowledge = settings.knowledge
+    wanted = {"item": knowledge.item_dim, "scenario": None, "user": knowledge.user_dim}[kind.entity]
     dim = matrix.shape[1]
     if not len(matrix) or (wanted is None and dim > 0) or dim == wanted:
         return ""

@@ -1,1 +1,1 @@
-"""The kinds of knowledge, one file each for items, users and scenarios, and the placebo of shuffled titles."""
+"""The kinds of knowledge: items, scenarios, and a file for each kind of user vector; the placebo of shuffled titles."""

@@ -14,18 +14,18 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from core import logger, progress
-from knowledge.kinds.fitting import pooled_sample, texts_alone
+from core.contracts.kinds import kinds_of
 from knowledge.kinds.items import Items
+from knowledge.kinds.user_kind import OfItems, user_kind
 from knowledge.log.sources import item_positions
-from knowledge.open_run import FOLDERS, OpenLog, with_vectors
-from knowledge.pooling import means
+from knowledge.open_run import FOLDERS, OpenLog
 from knowledge.storage import compressor
 
 LOG = logger("knowledge")
 
 
 def shuffled_titles(run: OpenLog, artifact: Path, groups: pa.Table, seed: int) -> dict[str, np.ndarray]:
-    """Item text vectors exchanged within groups, and pooled user vectors made from them; no reasoner reads anything.
+    """Item text vectors exchanged within groups, and user vectors made from them; no reasoner reads anything.
 
     Args:
         run: that made the artifact; the compressor is fitted anew on rows before its start of training.
@@ -34,17 +34,20 @@ def shuffled_titles(run: OpenLog, artifact: Path, groups: pa.Table, seed: int) -
         seed: of the exchange.
 
     Returns:
-        `item_text` and, where the artifact has it, `user_pooled`: float32, the shape and order of the artifact's matrices.
+        `item_text` and the artifact's kinds of user vectors that are made of item vectors, e.g. `user_pooled`: float32, the
+        shape and order of the artifact's matrices.
     """
     raw, known_ids = np.load(artifact / FOLDERS["item_text"] / "raw.npy"), _raw_ids(artifact)
     source = _exchange(known_ids, groups, seed)
     found = {"item_text": _items(artifact, known_ids, source)}
-    if (artifact / FOLDERS["pooled"]).is_dir():
+    there = {kind.view: user_kind(kind.name) for kind in kinds_of("user") if (artifact / kind.view).is_dir()}
+    if of_items := {view: kind for view, kind in there.items() if isinstance(kind, OfItems)}:
         place = item_positions(pa.chunked_array([known_ids]), run.catalogue)
         vectors = np.zeros((len(run.catalogue.item_ids), raw.shape[1]), raw.dtype)
         known = np.zeros(len(run.catalogue.item_ids), bool)
         vectors[place], known[place] = raw[source], True
-        found[FOLDERS["pooled"]] = _pooled(run, Items(vectors, known), artifact / FOLDERS["pooled"])
+        for view, kind in of_items.items():
+            found[view] = _of_users(run, kind, Items(vectors, known), artifact / view)
     return found
 
 
@@ -72,17 +75,16 @@ def _items(artifact: Path, ids: pa.Array, source: np.ndarray) -> np.ndarray:
     return vectors[row_of[source[mine]]]
 
 
-def _pooled(run: OpenLog, items: Items, folder: Path) -> np.ndarray:
-    """Pooled vectors of all snapshots in the order of the artifact's matrix; rows of users that the log lacks are kept."""
-    sample = pooled_sample(run, items)
+def _of_users(run: OpenLog, kind: OfItems, items: Items, folder: Path) -> np.ndarray:
+    """A kind's vectors at all snapshots in the order of the artifact's matrix; rows of users that the log lacks are kept."""
+    sample = kind.sample(run, items)
     old = np.load(folder / "vectors.npy", mmap_mode="r")
-    compress = compressor.fit(sample if len(sample) >= 2 else texts_alone(items), old.shape[1])
+    compress = compressor.fit(sample if len(sample) >= 2 else kind.stand_in(items), old.shape[1])
     index = pq.read_table(folder / "index.parquet", columns=["user_id", "watermark", "row"])
     index = index.set_column(1, "watermark", index["watermark"].cast(pa.int64()))
     out, made = np.array(old), 0
     for _, log in progress(run.log.logs(), "placebo: shuffled titles", total=len(run.log.buckets), unit="buckets"):
-        due = run.due(log)
-        due = due.take(with_vectors(log, due, items.known))
+        due = run.due_with(log, items.known)
         keys = pa.table(
             {
                 "user_id": log.user_ids.take(pa.array(due.users)).cast(index["user_id"].type),
@@ -93,7 +95,7 @@ def _pooled(run: OpenLog, items: Items, folder: Path) -> np.ndarray:
         joined = keys.join(index, ["user_id", "watermark"], join_type="inner")
         rows = np.full(len(due), -1)
         rows[joined["at"].to_numpy()] = joined["row"].to_numpy()
-        for part, values in means.pool(log, due, items.raw, items.known, run.half_life):
+        for part, values in kind.raw(run, items, log, due):
             place = rows[part]
             out[place[place >= 0]] = compress.apply(values[place >= 0])
             made += int((place >= 0).sum())

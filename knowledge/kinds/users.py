@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -12,30 +10,24 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from core import logger, progress
-from core.digest import canonical_json, sha256_text, vector_digests
+from core.contracts.kinds import DEFAULT, kinds_named
+from core.digest import canonical_json, vector_digests
 from core.source import code_version
-from knowledge.kinds.fitting import fit_pooled, fit_prompt
 from knowledge.kinds.items import Items
+from knowledge.kinds.user_kind import fit
 from knowledge.log.snapshots import Snapshots
 from knowledge.log.sources import Log
-from knowledge.open_run import FOLDERS, OpenRun, with_vectors
+from knowledge.open_run import FOLDERS, OpenRun
 from knowledge.pooling import means
-from knowledge.pooling.pooler import save_decay
 from knowledge.storage.buckets import Bucket
-from knowledge.storage.compressor import FILE, Compressor
+from knowledge.storage.compressor import FILE
 from knowledge.storage.merge import Merge, vectors_column
 from knowledge.storage.user_tables import Kept, Tables, UserTables, recipe_name, user_keys
 from knowledge.texts import summary
 
 LOG = logger("knowledge")
-
-
-@dataclass(frozen=True)
-class Kind:
-    """A kind of user vector: what compresses it, and its version."""
-
-    compressor: Compressor
-    version: str
+# User and watermark of a snapshot to what the model said, and the version of the kind that asked.
+Answers = dict[tuple[int, int], tuple[str, str]]
 
 
 class Users:
@@ -49,12 +41,7 @@ class Users:
 
     def __init__(self, run: OpenRun, items: Items, neighbours: summary.Neighbours) -> None:
         self._run, self._items, self._neighbours = run, items, neighbours
-        wanted = run.settings.user_vectors
-        self.kinds: dict[str, Kind] = {}
-        if "pooled" in wanted:
-            self.kinds["pooled"] = Kind(*fit_pooled(run, items))
-        if "prompt" in wanted:
-            self.kinds["prompt"] = Kind(*fit_prompt(run, items))
+        self.kinds = {kind.name: fit(kind.name, run, items) for kind in kinds_named(run.settings.user_vectors)}
         self._digests = items.digests(run)
         self._tables = UserTables(run.cache, recipe_name(canonical_json(self._recipe())))
         self._catalogue = self._tables.keep_items(self._digests)
@@ -77,9 +64,8 @@ class Users:
                     name, folder, name, kind.version, self._run.lag(name), kind.compressor.dim
                 )
                 kind.compressor.save(folder / FILE)
-                if name == "pooled":
-                    save_decay(folder, self._run.half_life)
-            rows["user_text"] = merge.texts("text", out / "user_text.parquet", self._run.lag("pooled"))
+                kind.kind.save(self._run, folder)
+            rows["user_text"] = merge.texts("text", out / "user_text.parquet", self._run.lag(DEFAULT.name))
         self._tables.tidy(self._run.log.buckets)
         LOG.info("knowledge of %s users made, of %s kept", f"{made:,}", f"{kept:,}")
         return rows
@@ -129,51 +115,21 @@ class Users:
 
     def _make(self, bucket: Bucket, log: Log) -> Tables:
         """The tables of a log's users."""
-        due = self._run.due(log)
-        solid = due.take(with_vectors(log, due, self._items.known))
         tables: dict[str, pa.Table] = {}
-        if "pooled" in self.kinds:
-            tables["pooled"] = self._pooled(log, solid)
-        answers: dict[tuple[int, int], str] = {}
-        if "prompt" in self.kinds:
-            tables["prompt"], answers = self._prompts(bucket, log)
-        tables["text"] = self._texts(log, solid.newest(), answers)
+        answers: Answers = {}
+        for name, fitted in self.kinds.items():
+            nothing = np.zeros(0, dtype=np.int64)
+            no_vectors = np.zeros((0, fitted.compressor.dim), dtype=np.float32)
+            found = [_table(log, Snapshots(nothing, nothing, nothing), fitted.version, [], no_vectors)]
+            for due, hashes, raw, said in fitted.kind.make(self._run, self._items, bucket, log):
+                found.append(_table(log, due, fitted.version, hashes, fitted.compressor.apply(raw)))
+                keys = zip(due.users.tolist(), due.watermarks.tolist(), said, strict=False)
+                answers |= {(user, mark): (answer, fitted.version) for user, mark, answer in keys if answer}
+            tables[name] = pa.concat_tables(found)
+        tables["text"] = self._texts(log, self._run.due_with(log, self._items.known).newest(), answers)
         return tables
 
-    def _pooled(self, log: Log, due: Snapshots) -> pa.Table:
-        kind = self.kinds["pooled"]
-        vectors = np.zeros((len(due), kind.compressor.dim), dtype=np.float32)
-        hashes = [""] * len(due)
-        for part, values in means.pool(log, due, self._items.raw, self._items.known, self._run.half_life):
-            vectors[part] = kind.compressor.apply(values)
-            hashes[part] = [hashlib.sha256(value.tobytes()).hexdigest() for value in values]
-        return _table(log, due, kind, hashes, vectors)
-
-    def _prompts(self, bucket: Bucket, log: Log) -> tuple[pa.Table, dict[tuple[int, int], str]]:
-        """Vectors of prompts, and the answers at each user's newest snapshot."""
-        kind, cached = self.kinds["prompt"], self._run.cached_users(bucket)
-        found: list[pa.Table] = []
-        answers: dict[tuple[int, int], str] = {}
-        for due, texts in self._run.prompt_texts(log):
-            raw, said = cached.answer(texts, "encoding user prompts")
-            found.append(_table(log, due, kind, [sha256_text(t) for t in texts], kind.compressor.apply(raw)))
-            for user, watermark, answer in zip(due.users.tolist(), due.watermarks.tolist(), said or (), strict=False):
-                if answer:
-                    answers[user, watermark] = answer
-        if not found:
-            nothing = np.zeros(0, dtype=np.int64)
-            found = [
-                _table(
-                    log,
-                    Snapshots(nothing, nothing, nothing),
-                    kind,
-                    [],
-                    np.zeros((0, kind.compressor.dim), dtype=np.float32),
-                )
-            ]
-        return pa.concat_tables(found), answers
-
-    def _texts(self, log: Log, newest: Snapshots, answers: dict[tuple[int, int], str]) -> pa.Table:
+    def _texts(self, log: Log, newest: Snapshots, answers: Answers) -> pa.Table:
         """Each user's newest snapshot in words: the reasoner's answer where it gave one, else a summary."""
         run, width = self._run, self._items.raw.shape[1]
         near: list[np.ndarray] = []
@@ -184,15 +140,14 @@ class Users:
         texts = summary.user_summaries(log, run.catalogue, template, newest, np.array(near))
         keys = zip(newest.users.tolist(), newest.watermarks.tolist(), strict=True)
         answered = [answers.get(key) for key in keys]
-        plain = self.kinds.get("pooled", self.kinds.get("prompt"))
-        version = [self.kinds["prompt"].version if a else plain.version if plain else "" for a in answered]
+        plain = next((fitted.version for fitted in self.kinds.values()), "")
         return pa.table(
             {
                 "user_id": log.user_ids.take(pa.array(newest.users)),
                 "watermark": newest.watermarks,
-                "text": pa.array([a or t for a, t in zip(answered, texts, strict=True)], pa.string()),
+                "text": pa.array([a[0] if a else t for a, t in zip(answered, texts, strict=True)], pa.string()),
                 "text_source": pa.array(["generated" if a else "summary" for a in answered], pa.string()),
-                "version": pa.array(version, pa.string()),
+                "version": pa.array([a[1] if a else plain for a in answered], pa.string()),
             }
         )
 
@@ -212,9 +167,9 @@ class Users:
         }
 
 
-def _table(log: Log, due: Snapshots, kind: Kind, hashes: list[str], vectors: np.ndarray) -> pa.Table:
+def _table(log: Log, due: Snapshots, version: str, hashes: list[str], vectors: np.ndarray) -> pa.Table:
     ids = log.user_ids.take(pa.array(due.users))
-    digests = vector_digests(ids.to_pylist(), kind.version, hashes, vectors)
+    digests = vector_digests(ids.to_pylist(), version, hashes, vectors)
     return pa.table(
         {
             "user_id": ids,

@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from core.contracts.kinds import PUSHED
 from core.errors import MissingArtifactError
 from core.files import write_json
 from knowledge.pooling.means import pool_one, weights
@@ -61,14 +62,17 @@ def load_pooler(folder: Path) -> Pooler:
     Raises:
         MissingArtifactError: the artifact holds no pooled vectors.
     """
-    if not (folder / "user_pooled" / FILE).is_file():
-        raise MissingArtifactError(f"{folder} holds no pooled vectors; put `pooled` into knowledge.user_vectors")
+    own = folder / PUSHED.view
+    if not (own / FILE).is_file():
+        raise MissingArtifactError(
+            f"{folder} holds no {PUSHED.name} vectors; put `{PUSHED.name}` into knowledge.user_vectors"
+        )
     ids = pq.read_table(folder / "item_text" / "raw_index.parquet").column("item_id").combine_chunks()
     raw = np.load(folder / "item_text" / "raw.npy", mmap_mode="r", allow_pickle=False)
-    version = json.loads((folder / "versions.json").read_text())["pooled"]
-    decay = folder / "user_pooled" / DECAY
+    version = json.loads((folder / "versions.json").read_text())[PUSHED.name]
+    decay = own / DECAY
     half_life = json.loads(decay.read_text())["half_life"] if decay.is_file() else None
-    return Pooler(ids, raw, Compressor.load(folder / "user_pooled" / FILE), version, half_life)
+    return Pooler(ids, raw, Compressor.load(own / FILE), version, half_life)
 
 
 def save_decay(folder: Path, half_life: int | None) -> None:

@@ -20,7 +20,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from core import ArtifactStore, Manifest, Settings, logger, wall
-from core.contracts.kinds import kind_named, kinds_of
+from core.contracts.kinds import KINDS, kinds_of
 from core.contracts.pointers import rename_digests
 from core.digest import sha256_file
 from core.errors import BundleError, Llm4msrError, SettingsError
@@ -213,7 +213,8 @@ class _Forgetting:
 
         cache = self.root / "cache"
         prompts: set[str] = set()
-        indexes = [m.file(f"{kind_named('prompt').view}/index.parquet") for m in self.store.find("knowledge")]
+        prompted = [kind.view for kind in KINDS if kind.prompted]
+        indexes = [m.file(f"{view}/index.parquet") for m in self.store.find("knowledge") for view in prompted]
         for index in filter(Path.is_file, indexes):
             table = pq.read_table(index, columns=["prompt_sha256"])
             prompts.update(table["prompt_sha256"].take(pa.array(rows_of(index, self.users))).to_pylist())

@@ -70,7 +70,7 @@ features:
 knowledge:
   reasoner: minilm              # minilm (packaged, offline) | transformers (path or name) | openai (a compatible server)
   user_vectors: [pooled]        # add `prompt` once a causal language model is set
-  lag: {pooled: PT24H, prompt: PT24H, scenario: PT24H, item_text: PT0S}
+  lag: {pooled: PT24H}          # watermark -> readable online. Zero only if you run the push path
 
 model:
   backbone: shared_bottom       # `llm4msr models list` prints all

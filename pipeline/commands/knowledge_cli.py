@@ -277,7 +277,11 @@ def _plan_page(found: dict[str, Any]) -> str:
             f"{row['kind']:<10} {row['texts']:>11,} {row['new_share']:>8.0%} {row['tokens']:>14,} "
             f"{row['flops'] / 1e15:>10.4g} {row['hours']:>9.4f} {money:>9}"
         )
-    lines.append(f"users with prompts: {found['users']:,}" if found["users"] else "no user prompts: vectors are pooled")
+    lines.append(
+        f"users with prompts: {found['users']:,}"
+        if found["users"]
+        else "no user prompts: the wanted kinds of user vectors read none"
+    )
     lines += [
         f"{row['cut']:.0%} of {row['kind']} texts are longer than knowledge.max_tokens and lose their end"
         for row in found["costs"]

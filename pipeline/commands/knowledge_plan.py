@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from core import Settings
+from core.contracts.kinds import kind_named
 from core.errors import SettingsError
 
 if TYPE_CHECKING:
@@ -70,7 +71,7 @@ def make_plan(
         "device": device or ("--tflops" if tflops else "this machine"),
         "tflops": limit.flops / 1e12,
         "share": reached,
-        "users": sum(c.texts for c in costs if c.kind == "prompt"),
+        "users": sum(c.texts for c in costs if kind_named(c.kind).prompted),
         "costs": rows,
         "total": _total(rows),
         "check": check,

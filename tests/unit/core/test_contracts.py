@@ -10,7 +10,7 @@ from specs import SMALLEST, bundle_spec, dataset_spec
 from core.contracts.bundle_spec import BundleSpec
 from core.contracts.catalogue_spec import CatalogueSpec
 from core.contracts.dataset_spec import DatasetSpec
-from core.contracts.kinds import KINDS, by_name, find_kind, is_of, kinds_of
+from core.contracts.kinds import KINDS, by_name, find_kind, is_of, kinds_named, kinds_of
 from core.contracts.pointers import BundlePointer, CataloguePointer, PublishedCatalogue, PushPointer, rename_digests
 from core.contracts.statistics import STATISTICS, find_statistic, statistic_columns
 from core.errors import BundleError, CorruptArtifactError, DataError
@@ -138,6 +138,7 @@ def test_kinds_are_looked_up():
     assert find_kind("scenario").key == "scenario" and find_kind("user_stats") is None
     assert is_of("item_text", "item") and not is_of("user_text", "user")
     assert by_name({kind.view: "1" for kind in KINDS}) == {kind.name: "1" for kind in KINDS}
+    assert [kind.name for kind in kinds_named(["prompt", "pooled", "item_text"])] == ["pooled", "prompt"]
 
 
 def test_statistics_are_looked_up():

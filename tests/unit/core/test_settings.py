@@ -224,6 +224,14 @@ def test_a_model_reads_the_users_vectors_that_are_made(made, model, read):
     assert Settings(knowledge={"user_vectors": made}, model=model).model.user_vectors == read
 
 
+@pytest.mark.parametrize("section", ["knowledge", "model"])
+def test_an_unknown_kind_of_user_vector_is_refused_and_the_kinds_are_named(section):
+    with pytest.raises(ValueError, match=rf"{section}\.user_vectors\.0\n.*'pooled' or 'prompt'.*'scenario'"):
+        Settings(**{section: {"user_vectors": ["scenario"]}})
+    schema = Settings.model_json_schema()["$defs"][f"{section.title()}Settings"]
+    assert schema["properties"]["user_vectors"]["items"]["enum"] == ["pooled", "prompt"]
+
+
 @pytest.mark.parametrize(
     ("made", "model", "message"),
     [

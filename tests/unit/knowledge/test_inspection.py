@@ -162,7 +162,7 @@ def test_a_workload_counts_texts_and_what_the_cache_lacks(tmp_path: Path, settin
 
 
 def test_the_formula_gives_the_known_users_per_second() -> None:
-    texts = [Texts("prompt", 24_752, np.full(10, 800))]
+    texts = [Texts("prompt", 24_752, np.full(10, 800), prompted=True)]
     [line] = cost(texts, SHAPES["chatglm2-6b"], Device(790e12, 4.8e12), share=0.6, price=3.0)
     assert line.hours * 60 == pytest.approx(8.1, rel=0.02)
     assert line.money == pytest.approx(line.hours * 3.0)
