@@ -33,6 +33,7 @@ import pyarrow.parquet as pq
 from benchmarks.default_worlds import halves, worlds
 from benchmarks.harness import arguments, figure, finish
 from core import Settings, Window, configure, load_settings
+from core.contracts.results import Choice, Controls, Metrics
 from core.errors import Llm4msrError, SettingsError
 from core.files import write_json
 from models import choose, compare, evaluate, first_verdict
@@ -96,18 +97,19 @@ def _world(name: str, options: argparse.Namespace, out: Path) -> list[dict[str, 
 
 
 def _row(settings: Settings, trained: Path, scores: Path, controls: Path) -> dict[str, Any]:
-    metrics = json.loads((scores / "metrics.json").read_text())
-    metrics |= {k: v["metrics"] for k, v in json.loads((controls / "controls.json").read_text())["placebos"].items()}
-    choice = json.loads((scores / "choice.json").read_text())["system"]
+    metrics, choice = Metrics.read(scores), Choice.read(scores).system
+    every = {name: metrics.of(name) for name in LADDER}
+    every |= {name: placebo.metrics for name, placebo in Controls.read(controls).placebos.items()}
+    measured = {name: found.overall for name, found in every.items() if found is not None}
     verdict = first_verdict(metrics, choice, settings.promotion)
     tables = {name: _test(trained, name) for name in ("plain", "knowledge")}
     return {
-        "auc": {name: metrics[name]["overall"]["auc"] for name in LADDER if name in metrics},
-        "logloss": {name: metrics[name]["overall"]["logloss"] for name in LADDER if name in metrics},
+        "auc": {name: body.auc for name, body in measured.items()},
+        "logloss": {name: body.logloss for name, body in measured.items()},
         "validation": {name: _validation(trained, name) for name in ("plain", "knowledge")},
         "choice": choice,
         "live": verdict.promote,
-        "rows": metrics["plain"]["overall"]["rows"],
+        "rows": metrics.plain.overall.rows,
         "unseen": _unseen(settings, tables),
     }
 
@@ -129,12 +131,12 @@ def _unseen(settings: Settings, tables: dict[str, pa.Table]) -> dict[str, float]
     changes: dict[str, list[float]] = {"auc": [], "logloss": []}
     for judged in (first, ~first):
         mine = {name: table.filter(pa.array(judged)) for name, table in tables.items()}
-        theirs = {name: evaluate(table.filter(pa.array(~judged)))["overall"] for name, table in tables.items()}
+        theirs = {name: evaluate(table.filter(pa.array(~judged))).overall for name, table in tables.items()}
         lift = compare(mine["plain"], mine["knowledge"], settings.promotion, settings.train.seed)
         system = choose(lift, evaluate(mine["plain"], settings.promotion.cold_rows), settings.promotion).system
-        if theirs["plain"]["auc"] is not None:
-            changes["auc"].append(theirs[system]["auc"] - theirs["plain"]["auc"])
-            changes["logloss"].append(theirs[system]["logloss"] / theirs["plain"]["logloss"] - 1)
+        if theirs["plain"].auc is not None:
+            changes["auc"].append(theirs[system].auc - theirs["plain"].auc)
+            changes["logloss"].append(theirs[system].logloss / theirs["plain"].logloss - 1)
     return {name: mean(values) if values else 0.0 for name, values in changes.items()}
 
 

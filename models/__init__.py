@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from models.baseline import counting
     from models.bundle import Bundle, Scores, load_bundle, predict
-    from models.choice import Choice, choose
+    from models.choice import choose
     from models.controls import common_scenario, has_text, of_other_users, with_vectors, without_text
     from models.data import RequestBatch, TrainingData, load_dataset, request_batch_from_rows
     from models.encoded import EncodedItems
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 
 _HOME = {
     "Bundle": "bundle",
-    "Choice": "choice",
     "EncodedItems": "encoded",
     "RequestBatch": "data",
     "Scores": "bundle",
@@ -54,7 +53,6 @@ _HOME = {
 
 __all__ = [
     "Bundle",
-    "Choice",
     "EncodedItems",
     "RequestBatch",
     "Scores",

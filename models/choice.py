@@ -12,27 +12,13 @@ Otherwise the plain model is.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from collections.abc import Iterator
 
+from core.contracts.results import Change, Choice, Comparison, SystemMetrics
 from core.settings import PromotionSettings
 
-System = Literal["plain", "knowledge"]
 
-
-@dataclass(frozen=True)
-class Choice:
-    """The model that may go live, and why."""
-
-    system: System
-    reason: str
-
-    def as_json(self) -> dict[str, str]:
-        return asdict(self)
-
-
-def choose(lift: Mapping[str, Any], plain: Mapping[str, Any], settings: PromotionSettings) -> Choice:
+def choose(lift: Comparison, plain: SystemMetrics, settings: PromotionSettings) -> Choice:
     """Apply the rule above, unless `settings.challenger` names a model.
 
     Args:
@@ -41,42 +27,39 @@ def choose(lift: Mapping[str, Any], plain: Mapping[str, Any], settings: Promotio
         settings: margins, sizes and challenger.
     """
     if settings.challenger != "better":
-        return Choice(settings.challenger, f"promotion.challenger is {settings.challenger}")
+        return Choice(system=settings.challenger, reason=f"promotion.challenger is {settings.challenger}")
     against = next(_against(lift, plain, settings), None)
     if against is not None:
-        return Choice("plain", f"the plain model, since {against}")
-    gain = lift["overall"]["auc"]["difference"]
-    return Choice("knowledge", f"the model with knowledge: better overall (AUC {gain:+.4f}), and harm in no scenario")
+        return Choice(system="plain", reason=f"the plain model, since {against}")
+    gain = lift.overall.auc.difference
+    reason = f"the model with knowledge: better overall (AUC {gain:+.4f}), and harm in no scenario"
+    return Choice(system="knowledge", reason=reason)
 
 
-def _against(lift: Mapping[str, Any], plain: Mapping[str, Any], settings: PromotionSettings) -> Iterator[str]:
+def _against(lift: Comparison, plain: SystemMetrics, settings: PromotionSettings) -> Iterator[str]:
     """What speaks against knowledge, the weightiest first."""
-    overall = lift["overall"]
-    if overall["auc"]["says"] != "better":
-        yield f"knowledge is not better overall (AUC: {overall['auc']['says']})"
-    if rise := _rise(overall["logloss"], settings.loss_margin):
+    overall = lift.overall
+    if overall.auc.says != "better":
+        yield f"knowledge is not better overall (AUC: {overall.auc.says})"
+    if rise := _rise(overall.logloss, settings.loss_margin):
         yield f"knowledge raises log loss overall by {rise:.1%}"
-    for name, change in lift["scenarios"].items():
-        for measure in ("auc", "logloss"):
-            if change[measure]["says"] == "worse":
-                yield f"knowledge makes {name} worse ({_words(measure)} {change[measure]['difference']:+.4f})"
-        body = plain["scenarios"][name]
-        if body["users"] < settings.min_users or body["positives"] < settings.min_positives:
+    for name, change in lift.scenarios.items():
+        for measure, found in change.measures:
+            if found.says == "worse":
+                yield f"knowledge makes {name} worse ({measure} {found.difference:+.4f})"
+        body = plain.scenarios[name]
+        if body.users < settings.min_users or body.positives < settings.min_positives:
             continue
-        loss = change["auc"]["difference"]
+        loss = change.auc.difference
         if loss is not None and loss < -settings.margin:
             yield f"{name} may lose by knowledge (AUC {loss:+.4f}, more than promotion.margin)"
-        if rise := _rise(change["logloss"], settings.loss_margin):
+        if rise := _rise(change.logloss, settings.loss_margin):
             yield f"knowledge raises the log loss of {name} by {rise:.1%} (more than promotion.loss_margin)"
 
 
-def _rise(change: Mapping[str, Any], margin: float) -> float:
+def _rise(change: Change, margin: float) -> float:
     """By what share log loss rises, where that is more than the margin; else 0."""
-    if not change["champion"] or change["challenger"] is None:
+    if not change.champion or change.challenger is None:
         return 0.0
-    rise = float(change["challenger"] / change["champion"] - 1)
+    rise = change.challenger / change.champion - 1
     return rise if rise > margin else 0.0
-
-
-def _words(measure: str) -> str:
-    return {"auc": "AUC", "logloss": "log loss"}[measure]

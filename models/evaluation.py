@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from core.contracts.results import Calibration, Change, Comparison, GroupChange, Measures, SystemMetrics
 from core.errors import DataError
 from core.settings import PromotionSettings
 from models.bootstrap import Differences, Sample, bootstrap
@@ -24,7 +25,6 @@ COLD_ROWS = 10
 # Percentiles of a bootstrap over fewer users are too narrow to be believed.
 FEWEST_USERS = 20
 COLUMNS = ("row_id", "user_id", "item_id", "scenario", "label", "score", "user_rows")
-NO_DIFFERENCE = "no difference can be told"
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class Scored:
         return {name: self.scenario == code for code, name in enumerate(self.names)}
 
 
-def evaluate(predictions: pa.Table, cold_rows: int = COLD_ROWS) -> dict[str, Any]:
+def evaluate(predictions: pa.Table, cold_rows: int = COLD_ROWS) -> SystemMetrics:
     """Measures of one model.
 
     Args:
@@ -52,21 +52,20 @@ def evaluate(predictions: pa.Table, cold_rows: int = COLD_ROWS) -> dict[str, Any
         cold_rows: a user with at most this many rows before a row is cold there.
 
     Returns:
-        `overall`, `scenarios` (by name) and `cold`, each with rows, users, positives, auc, logloss, gauc, ndcg_at_10,
-        recall_at_10, lists, and calibration (ratio, ece, bins). Undefined measures are None.
+        `overall`, `scenarios` (by name) and `cold`. Undefined measures are None.
 
     Raises:
         DataError: a column is missing, or a label or score is missing or not finite.
     """
     data = as_arrays(predictions, cold_rows)
-    return {
-        "overall": _measure(data, np.ones(len(data.labels), bool)),
-        "scenarios": {name: _measure(data, mask) for name, mask in data.masks().items()},
-        "cold": _measure(data, data.cold),
-    }
+    return SystemMetrics(
+        overall=_measure(data, np.ones(len(data.labels), bool)),
+        scenarios={name: _measure(data, mask) for name, mask in data.masks().items()},
+        cold=_measure(data, data.cold),
+    )
 
 
-def compare(champion: pa.Table, challenger: pa.Table, settings: PromotionSettings, seed: int) -> dict[str, Any]:
+def compare(champion: pa.Table, challenger: pa.Table, settings: PromotionSettings, seed: int) -> Comparison:
     """Differences of AUC and logloss, challenger minus champion, with confidence intervals by bootstrap over users.
 
     Args:
@@ -76,9 +75,8 @@ def compare(champion: pa.Table, challenger: pa.Table, settings: PromotionSetting
         seed: of the bootstrap.
 
     Returns:
-        `overall`, `scenarios` and `cold`, each with `auc` and `logloss`: champion, challenger, difference, low, high,
-        `told` and `says`: better, worse, "no difference can be told" (the interval covers zero, or there are fewer
-        than 20 users), or undefined.
+        `overall`, `scenarios` and `cold`, each with the change of `auc` and `logloss`. No difference can be told where the
+        interval covers zero, or there are fewer than 20 users.
 
     Raises:
         DataError: the two tables do not hold the same rows.
@@ -90,14 +88,14 @@ def compare(champion: pa.Table, challenger: pa.Table, settings: PromotionSetting
     groups = {name: everyone.take(mask) for name, mask in masks.items()}
     draws = bootstrap(groups, settings.resamples, seed)
     result = {name: _difference(groups[name], draws[name], settings.confidence) for name in groups}
-    return {
-        "overall": result["overall"],
-        "scenarios": {name: result[f"scenario:{name}"] for name in data.names},
-        "cold": result["cold"],
-        "confidence": settings.confidence,
-        "resamples": settings.resamples,
-        "seed": seed,
-    }
+    return Comparison(
+        overall=result["overall"],
+        scenarios={name: result[f"scenario:{name}"] for name in data.names},
+        cold=result["cold"],
+        confidence=settings.confidence,
+        resamples=settings.resamples,
+        seed=seed,
+    )
 
 
 def as_arrays(predictions: pa.Table, cold_rows: int = COLD_ROWS) -> Scored:
@@ -155,24 +153,24 @@ def pair(champion: Scored, challenger: Scored) -> Sample:
     return Sample(champion.labels, champion.users, champion.scores, challenger.scores, champion.user_count)
 
 
-def _measure(data: Scored, mask: NDArray[np.bool_]) -> dict[str, Any]:
+def _measure(data: Scored, mask: NDArray[np.bool_]) -> Measures:
     labels, scores, users = data.labels[mask], data.scores[mask], data.users[mask]
     ndcg, recall, lists = top_k(labels, scores, users * max(len(data.names), 1) + data.scenario[mask])
-    return {
-        "rows": len(labels),
-        "users": len(np.unique(users)),
-        "positives": int(labels.sum()),
-        "auc": auc(labels, scores),
-        "logloss": float(logloss_rows(labels, scores).mean()) if len(labels) else None,
-        "gauc": gauc(labels, scores, users),
-        "ndcg_at_10": ndcg,
-        "recall_at_10": recall,
-        "lists": lists,
-        "calibration": calibration(labels, scores),
-    }
+    return Measures(
+        rows=len(labels),
+        users=len(np.unique(users)),
+        positives=int(labels.sum()),
+        auc=auc(labels, scores),
+        logloss=float(logloss_rows(labels, scores).mean()) if len(labels) else None,
+        gauc=gauc(labels, scores, users),
+        ndcg_at_10=ndcg,
+        recall_at_10=recall,
+        lists=lists,
+        calibration=Calibration.model_validate(calibration(labels, scores)),
+    )
 
 
-def _difference(sample: Sample, draws: Differences, confidence: float) -> dict[str, Any]:
+def _difference(sample: Sample, draws: Differences, confidence: float) -> GroupChange:
     labels = sample.labels
     areas = [auc(labels, scores) for scores in (sample.champion, sample.challenger)]
     losses = [
@@ -181,34 +179,41 @@ def _difference(sample: Sample, draws: Differences, confidence: float) -> dict[s
     ]
     users = len(np.unique(sample.users))
     enough = users >= FEWEST_USERS
-    return {
-        "rows": len(labels),
-        "users": users,
-        "auc": _interval(areas, draws.auc, confidence, enough, higher_is_better=True),
-        "logloss": _interval(losses, draws.logloss, confidence, enough, higher_is_better=False),
-    }
+    return GroupChange(
+        rows=len(labels),
+        users=users,
+        auc=_interval(areas, draws.auc, confidence, enough, higher_is_better=True),
+        logloss=_interval(losses, draws.logloss, confidence, enough, higher_is_better=False),
+    )
 
 
 def _interval(
     values: list[float | None], draws: NDArray, confidence: float, enough: bool, higher_is_better: bool
-) -> dict[str, Any]:
+) -> Change:
     champion, challenger = values
     if champion is None or challenger is None or not len(draws):
-        nothing = dict.fromkeys(("difference", "low", "high"))
-        return {"champion": champion, "challenger": challenger, **nothing, "told": False, "says": "undefined"}
+        return Change(
+            champion=champion,
+            challenger=challenger,
+            difference=None,
+            low=None,
+            high=None,
+            told=False,
+            says="undefined",
+        )
     tail = (1 - confidence) / 2
     low, high = (float(v) for v in np.quantile(draws, (tail, 1 - tail)))
     told = enough and (low > 0 or high < 0)
     better = (low > 0) == higher_is_better
-    return {
-        "champion": champion,
-        "challenger": challenger,
-        "difference": challenger - champion,
-        "low": low,
-        "high": high,
-        "told": told,
-        "says": NO_DIFFERENCE if not told else "better" if better else "worse",
-    }
+    return Change(
+        champion=champion,
+        challenger=challenger,
+        difference=challenger - champion,
+        low=low,
+        high=high,
+        told=bool(told),
+        says="no difference can be told" if not told else "better" if better else "worse",
+    )
 
 
 def _codes(column: pa.ChunkedArray) -> tuple[Ints, list[Any]]:

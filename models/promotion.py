@@ -17,7 +17,6 @@ difference, challenger minus champion, and a bootstrap over users:
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -25,6 +24,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from core.contracts.results import Metrics, System
 from core.settings import PromotionSettings
 from models.bootstrap import Sample, bootstrap
 from models.evaluation import Scored, aligned, pair
@@ -55,31 +55,32 @@ class Verdict:
         return asdict(self)
 
 
-def first_verdict(metrics: Mapping[str, Any], system: str, settings: PromotionSettings) -> Verdict:
+def first_verdict(metrics: Metrics, system: System, settings: PromotionSettings) -> Verdict:
     """Whether a model may go live where none is: it must be at least as good as counting.
 
     Args:
-        metrics: `evaluate` of `counting` and of each system, on the same rows.
+        metrics: of counting and of each system, on the same rows.
         system: the one that may go live.
         settings: `floor` and `loss_margin` count.
     """
-    ours, floor = metrics[system]["overall"], metrics["counting"]["overall"]
-    details = {"rule": "first", "system": system, "auc": ours["auc"], "counting_auc": floor["auc"]}
-    if settings.floor == "none" or ours["auc"] is None:
+    ours, floor = metrics.chosen(system).overall, metrics.counting.overall
+    details = {"rule": "first", "system": system, "auc": ours.auc, "counting_auc": floor.auc}
+    if settings.floor == "none" or ours.auc is None:
         return Verdict(True, "there is no champion: promoted as the first", details)
-    if ours["auc"] < floor["auc"]:
+    assert floor.auc is not None and floor.logloss is not None and ours.logloss is not None, "the rows are the same"
+    if ours.auc < floor.auc:
         reason = (
-            f"kept out: counting, without any model, orders the test rows better (AUC {floor['auc']:.4f}) than {system} "
-            f"({ours['auc']:.4f}); more rows or other settings are needed, or promotion.floor: none"
+            f"kept out: counting, without any model, orders the test rows better (AUC {floor.auc:.4f}) than {system} "
+            f"({ours.auc:.4f}); more rows or other settings are needed, or promotion.floor: none"
         )
         return Verdict(False, reason, {**details, "rule": "below_counting"})
-    if ours["logloss"] > floor["logloss"] * (1 + settings.loss_margin):
+    if ours.logloss > floor.logloss * (1 + settings.loss_margin):
         reason = (
-            f"kept out: counting, without any model, gives better probabilities (log loss {floor['logloss']:.4f}) than "
-            f"{system} ({ours['logloss']:.4f}); more rows or other settings are needed, or promotion.floor: none"
+            f"kept out: counting, without any model, gives better probabilities (log loss {floor.logloss:.4f}) than "
+            f"{system} ({ours.logloss:.4f}); more rows or other settings are needed, or promotion.floor: none"
         )
         return Verdict(False, reason, {**details, "rule": "below_counting"})
-    reason = f"there is no champion: promoted as the first, better than counting (AUC {floor['auc']:.4f})"
+    reason = f"there is no champion: promoted as the first, better than counting (AUC {floor.auc:.4f})"
     return Verdict(True, reason, details)
 
 

@@ -15,8 +15,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from core import ArtifactStore, Built, Manifest, Settings, Window, logger, progress
+from core.contracts.results import Controls, Placebo
 from core.digest import canonical_json
-from core.files import write_json
 from pipeline.declared import declared, shaping
 from pipeline.graph import GRAPH
 from pipeline.knowledge_run import run_of
@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     from models import TrainingData
 
 LOG = logger("pipeline")
-FILE = "controls.json"
 
 
 def controls(settings: Settings, window: Window = Window()) -> Manifest:
@@ -44,12 +43,12 @@ def controls(settings: Settings, window: Window = Window()) -> Manifest:
     def build(out: Path) -> Built:
         before = store.find("controls", digest=earlier) if earlier is not None else []
         if before:
-            body = _read(before[0].path)
-            write_json(out / FILE, {**body, "runs_ago": body["runs_ago"] + 1})
+            body = Controls.read(before[0].path)
+            body.model_copy(update={"runs_ago": body.runs_ago + 1}).write(out)
             return Built()
         found = {} if seen.controls.every == 0 else _measure(seen, source, table, known, out, run)
-        write_json(out / FILE, {"runs_ago": 0, "window": window.as_json(), "placebos": found})
-        return Built(rows={name: body["against"]["overall"]["rows"] for name, body in found.items()})
+        Controls(runs_ago=0, window=window.as_json(), placebos=found).write(out)
+        return Built(rows={name: placebo.against.overall.rows for name, placebo in found.items()})
 
     return store.build(
         "controls",
@@ -72,14 +71,14 @@ def _earlier(store: ArtifactStore, window: Window, source: Manifest, own: dict[s
         if mine.window == window.as_json() and mine.inputs["train"] == source.digest:
             return mine.inputs.get("earlier")
     newest = max(known, key=lambda m: m.published_ns, default=None)
-    if newest is None or _read(newest.path)["runs_ago"] + 1 >= every:
+    if newest is None or Controls.read(newest.path).runs_ago + 1 >= every:
         return None
     return newest.digest
 
 
 def _measure(
     settings: Settings, source: Manifest, table: Manifest, known: Manifest, out: Path, run: Callable[[], Run]
-) -> dict[str, Any]:
+) -> dict[str, Placebo]:
     """Train each placebo and compare the model with knowledge with it, on the same test rows."""
     from models import compare, evaluate, load_bundle, load_dataset, predict, train
 
@@ -91,12 +90,10 @@ def _measure(
         train(data, settings.model, settings.train, work, name=name)
         theirs = predict(load_bundle(work), data, "test")
         shutil.rmtree(work)
-        found[name] = {
-            "metrics": evaluate(theirs, judged.cold_rows),
-            "against": compare(theirs, ours, judged, settings.train.seed),
-        }
-        gain = found[name]["against"]["overall"]["auc"]
-        LOG.info("controls: %s has a test AUC of %.4f, knowledge %.4f", name, gain["champion"], gain["challenger"])
+        metrics, against = evaluate(theirs, judged.cold_rows), compare(theirs, ours, judged, settings.train.seed)
+        found[name] = Placebo(metrics=metrics, against=against)
+        gain = found[name].against.overall.auc
+        LOG.info("controls: %s has a test AUC of %.4f, knowledge %.4f", name, gain.champion, gain.challenger)
     return found
 
 
@@ -117,8 +114,3 @@ def _placebos(
         yield "shuffled_titles", with_vectors(table, vectors)
     if "other_user" in wanted and (swapped := of_other_users(data, kinds, seed)) is not None:
         yield "other_user", swapped
-
-
-def _read(folder: Path) -> dict[str, Any]:
-    body: dict[str, Any] = json.loads((folder / FILE).read_text(encoding="utf-8"))
-    return body

@@ -17,6 +17,17 @@ from core import ArtifactStore, Built, Manifest, Settings, Window, logger, progr
 from core.contracts.bundle_spec import BundleSpec
 from core.contracts.kinds import by_name
 from core.contracts.pointers import BundlePointer, Release
+from core.contracts.results import (
+    Choice,
+    DrawnNegatives,
+    Ladder,
+    Lift,
+    Metrics,
+    OverCounting,
+    Promotion,
+    System,
+    VerdictDetails,
+)
 from core.digest import sha256_file
 from core.errors import MissingArtifactError
 from pipeline.declared import declared, shaping
@@ -28,7 +39,7 @@ if TYPE_CHECKING:
 
 LOG = logger("pipeline")
 # The backbone alone, and the same backbone with knowledge: every run trains both, so that the lift is always measured.
-SYSTEMS = ("plain", "knowledge")
+SYSTEMS: tuple[System, ...] = ("plain", "knowledge")
 # Smoothed rates, nothing trained: what any model has to beat.
 COUNTING = "counting"
 # The backbone alone, without item text: what text brings before any knowledge of users.
@@ -62,8 +73,8 @@ def train(settings: Settings, window: Window = Window()) -> Manifest:
             fit(bare, plain(seen.model), seen.train, work, name=WITHOUT_TEXT)
             others[WITHOUT_TEXT] = predict(load_bundle(work), bare, "test")
             shutil.rmtree(work)
-        for name, scored in others.items():
-            pq.write_table(scored, out / f"predictions_{name}.parquet", compression="zstd")
+        for other, scored in others.items():
+            pq.write_table(scored, out / f"predictions_{other}.parquet", compression="zstd")
         (out / "curves.json").write_text(json.dumps(curves, indent=1, sort_keys=True) + "\n")
         pq.write_table(_seen(data.rows), out / "seen.parquet", compression="zstd")
         return Built(rows=rows, versions={**source.versions, "dataset": source.digest})
@@ -94,17 +105,17 @@ def evaluate(settings: Settings, window: Window = Window()) -> Manifest:
         tables = {name: pq.read_table(source.file(f"predictions_{name}.parquet")) for name in names}
         test = {name: table.filter(pc.equal(table["split"], "test")) for name, table in tables.items()}
         spec = BundleSpec.read(source.path / "bundle_knowledge")
-        drawn = {"negatives": spec.negatives} if spec.negatives else {}
-        metrics = {name: measure(table, seen.promotion.cold_rows) | drawn for name, table in test.items()}
-        _write(out / "metrics.json", metrics)
-        lift = compare(test["plain"], test["knowledge"], seen.promotion, seen.train.seed)
-        choice = choose(lift, metrics["plain"], seen.promotion)
-        over_counting = compare(test[COUNTING], test[choice.system], seen.promotion, seen.train.seed)
-        _write(out / "lift.json", lift)
-        _write(out / "choice.json", choice.as_json())
-        _write(out / "over_counting.json", over_counting)
-        over = {name: compare(test[name], test["knowledge"], seen.promotion, seen.train.seed) for name in others}
-        _write(out / "ladder.json", over | {"plain": lift})
+        drawn = {"negatives": DrawnNegatives.model_validate(spec.negatives)} if spec.negatives else {}
+        every = {name: measure(table, seen.promotion.cold_rows) for name, table in test.items()}
+        metrics = Metrics(**{name: found.model_copy(update=drawn) for name, found in every.items()})
+        over = {
+            name: compare(test[name], test["knowledge"], seen.promotion, seen.train.seed) for name in (*others, "plain")
+        }
+        lift = Lift(**dict(over["plain"]))
+        choice = choose(lift, metrics.plain, seen.promotion)
+        gain = compare(test[COUNTING], test[choice.system], seen.promotion, seen.train.seed)
+        for found in (metrics, lift, choice, OverCounting(**dict(gain)), Ladder(**over)):
+            _write(out / found.FILE, found.as_json())
         return Built(rows={"test": test["plain"].num_rows}, versions=dict(source.versions))
 
     manifest = store.build(
@@ -124,8 +135,8 @@ def promote(settings: Settings, window: Window = Window()) -> Manifest:
     store, clock = artifact_store(settings), stage_clock(settings, window)
     source, scores = store.get("train", window), store.get("evaluate", window)
     champion = BundlePointer.read(store.root)
-    choice = _json(scores, "choice.json")
-    bundle = str((source.path / f"bundle_{choice['system']}").relative_to(store.root))
+    choice = Choice.read(scores.path)
+    bundle = str((source.path / f"bundle_{choice.system}").relative_to(store.root))
     if champion is not None and champion.bundle == bundle:
         LOG.info("promote: %s is the champion already, nothing to do", bundle)
         _alias(settings, store.root / bundle)
@@ -140,7 +151,7 @@ def promote(settings: Settings, window: Window = Window()) -> Manifest:
 
         seen = declared(settings, "promote")
 
-        challenger = _test_rows(source, choice["system"])
+        challenger = _test_rows(source, choice.system)
         rival = None
         if champion is not None and _has_other_ids(store, champion, window):
             LOG.warning(
@@ -149,13 +160,20 @@ def promote(settings: Settings, window: Window = Window()) -> Manifest:
         elif champion is not None:
             rival, challenger = _champion_scores(settings, champion, source, window, challenger)
         if champion is None or rival is None:
-            verdict = first_verdict(_json(scores, "metrics.json"), choice["system"], seen.promotion)
+            verdict = first_verdict(Metrics.read(scores.path), choice.system, seen.promotion)
         else:
             age = clock.now() - champion.time
             span = _span(store.get("dataset", window))
             verdict = promotion_verdict(rival, challenger, seen.promotion, age, seen.train.seed, span)
-        body = {"promote": verdict.promote, "reason": verdict.reason, "details": verdict.details, "choice": choice}
-        _write(out / "verdict.json", {**body, "challenger": bundle, "champion": champion and champion.bundle})
+        told = Promotion(
+            promote=verdict.promote,
+            reason=verdict.reason,
+            details=VerdictDetails.model_validate(verdict.details),
+            choice=choice,
+            challenger=bundle,
+            champion=champion and champion.bundle,
+        )
+        _write(out / told.FILE, told.as_json())
         return Built(rows={"rows": challenger.num_rows}, versions={"promote": verdict.promote})
 
     manifest = store.build(
@@ -166,11 +184,11 @@ def promote(settings: Settings, window: Window = Window()) -> Manifest:
         rooms=GRAPH["promote"].rooms,
         builder=build,
     )
-    verdict = json.loads(manifest.file("verdict.json").read_text())
-    LOG.info("promote: of this run, %s may go live", choice["reason"])
-    LOG.info("promote: %s", verdict["reason"])
-    if verdict["promote"]:
-        _point(settings, bundle, source, champion, verdict["reason"], clock.now())
+    verdict = Promotion.read(manifest.path)
+    LOG.info("promote: of this run, %s may go live", choice.reason)
+    LOG.info("promote: %s", verdict.reason)
+    if verdict.promote:
+        _point(settings, bundle, source, champion, verdict.reason, clock.now())
     return manifest
 
 
@@ -350,13 +368,13 @@ def _track(settings: Settings, source: Manifest, scores: Manifest) -> None:
     """Record both systems in MLflow and register the one that may go live; the same bundle is recorded once."""
     from pipeline import tracking
 
-    metrics = json.loads(scores.file("metrics.json").read_text())
+    metrics, choice = Metrics.read(scores.path), Choice.read(scores.path)
     curves = json.loads(source.file("curves.json").read_text())
     for name in SYSTEMS:
         bundle = source.path / f"bundle_{name}"
         params = {**settings.section("model", "train"), "system": name, "dataset": source.versions.get("dataset", "")}
-        run = tracking.log_run(settings, name, params, metrics[name]["overall"], curves[name], bundle)
-        if name == _json(scores, "choice.json")["system"]:
+        run = tracking.log_run(settings, name, params, metrics.chosen(name).overall.model_dump(), curves[name], bundle)
+        if name == choice.system:
             tracking.register(settings, bundle, run, settings.model.name)
 
 
@@ -365,10 +383,6 @@ def _alias(settings: Settings, bundle: Path) -> None:
 
     version = tracking.register(settings, bundle, None, settings.model.name)
     tracking.set_alias(settings, settings.model.name, "champion", version)
-
-
-def _json(manifest: Manifest, name: str) -> Any:
-    return json.loads(manifest.file(name).read_text(encoding="utf-8"))
 
 
 def _write(path: Path, value: Any) -> None:

@@ -16,6 +16,7 @@ import matplotlib.pyplot as plt
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
+from core.contracts.results import Comparison, Measures, SystemMetrics
 from pipeline.ladder import Rung
 
 PLAIN, KNOWING, MUTED, WORSE = "#6b7280", "#2457a6", "#c9ced6", "#b42318"
@@ -38,21 +39,22 @@ _STYLE: dict[Any, Any] = {
 }
 
 
-def lift(comparison: dict[str, Any]) -> str:
+def lift(comparison: Comparison) -> str:
     """AUC difference per scenario with confidence bars."""
-    groups = {"all rows": comparison["overall"], "cold users": comparison["cold"], **comparison["scenarios"]}
-    shown = [(name, g["auc"]) for name, g in groups.items() if g["auc"]["low"] is not None][::-1]
+    groups = {"all rows": comparison.overall, "cold users": comparison.cold, **comparison.scenarios}
+    shown = [(name, g.auc) for name, g in groups.items() if g.auc.low is not None][::-1]
     colours = {"better": KNOWING, "worse": WORSE}
     with plt.rc_context(_STYLE):
         figure, axes = plt.subplots(figsize=(_WIDTH, 1.2 + 0.28 * max(len(shown), 1)))
         for place, (_, auc) in enumerate(shown):
-            colour = colours.get(auc["says"], PLAIN)
-            axes.plot([auc["low"], auc["high"]], [place, place], color=colour, lw=2, solid_capstyle="round")
-            axes.plot(auc["difference"], place, "o", color=colour, ms=5)
+            if auc.difference is not None and auc.low is not None and auc.high is not None:
+                colour = colours.get(auc.says, PLAIN)
+                axes.plot([auc.low, auc.high], [place, place], color=colour, lw=2, solid_capstyle="round")
+                axes.plot(auc.difference, place, "o", color=colour, ms=5)
         axes.axvline(0, color=MUTED, lw=1, zorder=0)
         axes.set_yticks(range(len(shown)), [_short(name) for name, _ in shown])
         axes.set_ylim(-0.8, max(len(shown), 1) - 0.2)
-        axes.set_xlabel(f"AUC, knowledge minus plain ({comparison['confidence']:.0%} interval)")
+        axes.set_xlabel(f"AUC, knowledge minus plain ({comparison.confidence:.0%} interval)")
         axes.tick_params(length=0)
         said = {"better": KNOWING, "worse": WORSE, "cannot be told": PLAIN}
         _legend_below(figure, {name: {"color": colour, "marker": "o", "ms": 4} for name, colour in said.items()})
@@ -61,31 +63,29 @@ def lift(comparison: dict[str, Any]) -> str:
 
 def ladder(rungs: list[Rung]) -> str:
     """AUC and log loss of every system, less those of the model with knowledge, with bars over users: the best stands at 0."""
-    shown = [
-        rung for rung in rungs if rung.change is not None and rung.change["overall"]["auc"]["difference"] is not None
-    ]
+    shown = [(rung, rung.change.overall) for rung in rungs if rung.change is not None]
+    shown = [(rung, overall) for rung, overall in shown if overall.auc.difference is not None][::-1]
     looks = {"better": PLAIN, "worse": WORSE}
     with plt.rc_context(_STYLE):
         size = (_WIDTH, 1.3 + 0.3 * (len(shown) + 1))
         figure, both = plt.subplots(1, 2, sharey=True, figsize=size, width_ratios=(1, 1))
-        for axes, measure, title in zip(both, ("auc", "logloss"), ("AUC", "log loss"), strict=True):
+        for number, (axes, title) in enumerate(zip(both, ("AUC", "log loss"), strict=True)):
             axes.axvline(0, color=MUTED, lw=1, zorder=0)
             axes.plot(0, 0, "o", color=KNOWING, ms=5)
-            for place, rung in enumerate(reversed(shown), start=1):
-                change = (rung.change or {})["overall"][measure]
+            for place, (_, overall) in enumerate(shown, start=1):
+                change = (overall.auc, overall.logloss)[number]
                 # How knowledge compares: better than this system is grey, worse is red, untold is open.
-                colour = looks.get(change["says"], PLAIN)
-                if change["low"] is not None:
-                    axes.plot(
-                        [-change["low"], -change["high"]], [place, place], color=colour, lw=2, solid_capstyle="round"
-                    )
-                face = colour if change["told"] else "white"
-                axes.plot(-change["difference"], place, "o", color=colour, mfc=face, ms=5)
+                colour = looks.get(change.says, PLAIN)
+                if change.low is not None and change.high is not None:
+                    axes.plot([-change.low, -change.high], [place, place], color=colour, lw=2, solid_capstyle="round")
+                face = colour if change.told else "white"
+                if change.difference is not None:
+                    axes.plot(-change.difference, place, "o", color=colour, mfc=face, ms=5)
             axes.set_xlabel(f"{title} minus knowledge's")
             axes.tick_params(length=0)
             axes.margins(x=0.12)
             axes.xaxis.set_major_locator(MaxNLocator(3))
-        labels = ["with knowledge", *(_short(rung.label, 40) for rung in reversed(shown))]
+        labels = ["with knowledge", *(_short(rung.label, 40) for rung, _ in shown)]
         both[0].set_yticks(range(len(labels)), labels)
         both[0].set_ylim(-0.7, len(labels) - 0.3)
         dot = {"marker": "o", "ls": "", "ms": 4}
@@ -115,9 +115,9 @@ def curves(systems: dict[str, Any]) -> str:
         return _svg(figure)
 
 
-def calibration(metrics: dict[str, Any]) -> str:
+def calibration(metrics: SystemMetrics) -> str:
     """Observed share of positives against the predicted one, per bin: all rows, and each scenario."""
-    scenarios = metrics["scenarios"]
+    scenarios = metrics.scenarios
     named = len(scenarios) <= len(_SCENARIO_COLOURS)
     legend: dict[str, dict[str, Any]] = {"all rows": {"color": "black", "marker": "o", "ms": 3, "lw": 1.6}}
     with plt.rc_context(_STYLE):
@@ -127,7 +127,7 @@ def calibration(metrics: dict[str, Any]) -> str:
             look: dict[str, Any] = {"color": _SCENARIO_COLOURS[place] if named else MUTED, "lw": 0.9}
             axes.plot(*_calibration_bins(values), **look)
             legend[_short(name) if named else f"each of {len(scenarios)} scenarios"] = look
-        axes.plot(*_calibration_bins(metrics["overall"]), **legend["all rows"])
+        axes.plot(*_calibration_bins(metrics.overall), **legend["all rows"])
         legend["as predicted"] = {"color": MUTED, "lw": 1, "ls": "--"}
         axes.set(xlabel="predicted", ylabel="observed", xlim=(0, 1), ylim=(0, 1))
         _legend_below(figure, legend, columns=3)
@@ -184,9 +184,9 @@ def drift(found: dict[str, Any]) -> str:
         return _svg(figure)
 
 
-def _calibration_bins(values: dict[str, Any]) -> tuple[list[float], list[float]]:
-    bins = [b for b in (values.get("calibration") or {}).get("bins", []) if b["rows"]]
-    return [b["predicted"] for b in bins], [b["actual"] for b in bins]
+def _calibration_bins(values: Measures) -> tuple[list[float], list[float]]:
+    bins = [one for one in values.calibration.bins if one.rows]
+    return [one.predicted for one in bins], [one.actual for one in bins]
 
 
 def _legend_below(figure: Any, looks: dict[str, dict[str, Any]], columns: int = 4) -> None:

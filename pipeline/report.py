@@ -16,6 +16,7 @@ from markupsafe import Markup
 from core import Built, Manifest, Settings, Window
 from core.contracts.dataset_spec import DatasetSpec
 from core.contracts.kinds import is_of, kinds_of
+from core.contracts.results import Change, Controls, Ladder, Lift, Metrics, OverCounting, Promotion
 from core.files import write_json
 from pipeline.declared import declared
 from pipeline.drift import measure_drift
@@ -81,8 +82,8 @@ def _write(out: Path, settings: Settings, parts: dict[str, Manifest]) -> Built:
 
 
 def _content(settings: Settings, parts: dict[str, Manifest]) -> dict[str, Any]:
-    metrics, lift = _json(parts["evaluate"], "metrics.json"), _json(parts["evaluate"], "lift.json")
-    over_counting = _json(parts["evaluate"], "over_counting.json")
+    scores = parts["evaluate"].path
+    metrics, lift = Metrics.read(scores), Lift.read(scores)
     vectors = [f"{view}_row" for view in DatasetSpec.read(parts["dataset"].path).vectors if is_of(view, "user")]
     columns = ["user_id", "item_id", "scenario", "label", "split", "event_timestamp", *vectors]
     rows = pq.read_table(parts["dataset"].file("rows.parquet"), columns=columns)
@@ -91,9 +92,9 @@ def _content(settings: Settings, parts: dict[str, Manifest]) -> dict[str, Any]:
 
     rejected = _rejected(parts["validate"])
     withdrawn = {name: parts["validate"].rows.get(f"withdrawn_{name}", 0) for name in ("users", "items")}
-    verdict, drift = _json(parts["promote"], "verdict.json"), _json(parts["drift"], "drift.json")
-    curves, controls = _json(parts["train"], "curves.json"), _json(parts["controls"], "controls.json")
-    rungs = ladder(metrics, _json(parts["evaluate"], "ladder.json"), controls)
+    verdict, drift = Promotion.read(parts["promote"].path), _json(parts["drift"], "drift.json")
+    curves, controls = _json(parts["train"], "curves.json"), Controls.read(parts["controls"].path)
+    rungs = ladder(metrics, Ladder.read(scores), controls)
     texts = bool(parts["knowledge"].rows.get("item_text", 1))
     return {
         "project": settings.project,
@@ -122,7 +123,7 @@ def _content(settings: Settings, parts: dict[str, Manifest]) -> dict[str, Any]:
             "ladder": Markup(plots.ladder(rungs)),
             "lift": Markup(plots.lift(lift)),
             "curves": Markup(plots.curves(curves)),
-            "calibration": Markup(plots.calibration(metrics["knowledge"])),
+            "calibration": Markup(plots.calibration(metrics.knowledge)),
             "volume": Markup(plots.volume(rows)),
             "drift": Markup(plots.drift(drift)) if drift["features"] else None,
         },
@@ -130,7 +131,7 @@ def _content(settings: Settings, parts: dict[str, Manifest]) -> dict[str, Any]:
         "findings": findings(
             metrics=metrics,
             lift=lift,
-            over_counting=over_counting,
+            over_counting=OverCounting.read(scores),
             verdict=verdict,
             drift=drift,
             rejected=rejected,
@@ -214,13 +215,11 @@ def _number(value: float | None, digits: int = 4, sign: bool = False) -> str:
     return "–" if value is None else f"{value:{'+' if sign else ''}.{digits}f}"
 
 
-def _interval(change: dict[str, Any]) -> str:
+def _interval(change: Change) -> str:
     """Both ends of an interval; a dash where there is none."""
-    return (
-        "–" if change["low"] is None else f"{_number(change['low'], sign=True)} to {_number(change['high'], sign=True)}"
-    )
+    return "–" if change.low is None else f"{_number(change.low, sign=True)} to {_number(change.high, sign=True)}"
 
 
-def _loss(change: dict[str, Any]) -> str:
+def _loss(change: Change) -> str:
     """Whether log loss is better, worse or alike, as a class of the page."""
-    return str(change["says"]) if change["says"] in ("better", "worse") else ""
+    return change.says if change.says in ("better", "worse") else ""

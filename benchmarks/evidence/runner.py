@@ -18,6 +18,7 @@ import pyarrow as pa
 from benchmarks.evidence import systems
 from benchmarks.evidence.full_ranking import full_ranking, lists_of
 from benchmarks.evidence.protocol import Name, Prepared
+from core.contracts.results import Measures
 from core.digest import sha256_json
 from core.errors import DataError
 from core.settings import ModelSettings, TrainSettings
@@ -186,13 +187,13 @@ def measure(predictions: pa.Table, prepared: Prepared, name: str = "test") -> di
     before, trained = prepared.rows_before[row], prepared.rows_trained[row]
     found = evaluate(predictions)
     parts = {"cold": trained <= COLD_ROWS, "start": before <= COLD_ROWS, "new": before == 0}
-    some = {part: _few(evaluate(predictions.filter(pa.array(m)))["overall"]) for part, m in parts.items() if m.any()}
-    scenarios = {place: {**_few(body), "calibration": _bins(body)} for place, body in found["scenarios"].items()}
+    some = {part: _few(evaluate(predictions.filter(pa.array(m))).overall) for part, m in parts.items() if m.any()}
+    scenarios = {place: {**_few(body), "calibration": _bins(body)} for place, body in found.scenarios.items()}
     return {
-        f"{name}_auc": found["overall"]["auc"],
-        f"{name}_logloss": found["overall"]["logloss"],
-        f"{name}_gauc": found["overall"]["gauc"],
-        **{f"{name}_{measure}": found["overall"][measure] for measure in ("ndcg_at_10", "recall_at_10", "lists")},
+        f"{name}_auc": found.overall.auc,
+        f"{name}_logloss": found.overall.logloss,
+        f"{name}_gauc": found.overall.gauc,
+        **{f"{name}_{measure}": getattr(found.overall, measure) for measure in ("ndcg_at_10", "recall_at_10", "lists")},
         "scenarios": scenarios,
         **{part: some.get(part) for part in parts},
     }
@@ -216,12 +217,12 @@ def _row(run: Run, system: systems.System, report: TrainReport) -> dict[str, Any
     }
 
 
-def _few(body: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: body[name] for name in ("rows", "users", "auc", "logloss")}
+def _few(body: Measures) -> dict[str, Any]:
+    return {name: getattr(body, name) for name in ("rows", "users", "auc", "logloss")}
 
 
-def _bins(body: Mapping[str, Any]) -> list[list[float]]:
-    return [[b["rows"], round(b["predicted"], 4), round(b["actual"], 4)] for b in body["calibration"]["bins"]]
+def _bins(body: Measures) -> list[list[float]]:
+    return [[b.rows, round(b.predicted, 4), round(b.actual, 4)] for b in body.calibration.bins]
 
 
 def _cpu() -> float:

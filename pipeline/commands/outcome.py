@@ -6,7 +6,6 @@ import json
 import shlex
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pyarrow.parquet as pq
 from rich import box
@@ -16,6 +15,7 @@ from rich.table import Table
 
 from core import Manifest, Settings, Window
 from core.contracts.pointers import BundlePointer
+from core.contracts.results import Controls, Lift, Metrics, Promotion
 from pipeline.ladder import worth
 
 # What the numbers need, and a file gets; nothing is cut off where a terminal is narrower.
@@ -45,7 +45,7 @@ def print_outcome(out: Console, settings: Settings, window: Window, done: dict[s
     if "evaluate" in done:
         _print_quality(out, settings, done["evaluate"])
     if "controls" in done:
-        controls = json.loads(done["controls"].file("controls.json").read_text())
+        controls = Controls.read(done["controls"].path)
         _said(out, "Texts", worth(controls, bool(done["knowledge"].rows.get("item_text", 1))))
     if "promote" in done:
         _said(out, "Promotion", _promotion(settings, done["promote"], done["train"]))
@@ -92,12 +92,9 @@ def _print_rows(out: Console, read: Manifest, clean: Manifest) -> None:
 
 
 def _print_quality(out: Console, settings: Settings, scores: Manifest) -> None:
-    metrics = json.loads(scores.file("metrics.json").read_text())
-    lift = json.loads(scores.file("lift.json").read_text())
-    drawn = metrics["knowledge"].get("negatives")
-    against = (
-        f", against sampled negatives ({drawn['per_positive']} per positive, {drawn['strategy']})" if drawn else ""
-    )
+    metrics, lift = Metrics.read(scores.path), Lift.read(scores.path)
+    drawn = metrics.knowledge.negatives
+    against = f", against sampled negatives ({drawn.per_positive} per positive, {drawn.strategy})" if drawn else ""
     out.print(
         f"\n[bold]Quality[/bold]    on {_test_rows(settings)}{against}: rates counted from the log, the backbone alone, and the same "
         "backbone with knowledge",
@@ -109,7 +106,7 @@ def _print_quality(out: Console, settings: Settings, scores: Manifest) -> None:
         "counting",
         "plain",
         "knowledge",
-        f"difference [{100 * lift['confidence']:g} %]",
+        f"difference [{100 * lift.confidence:g} %]",
         "log loss",
         "AUC says",
     ]
@@ -126,24 +123,25 @@ def _print_quality(out: Console, settings: Settings, scores: Manifest) -> None:
     for row in rows:
         table.add_row(*map(escape, row), style="red" if row[-1] == "worse" else "")
     out.print(table)
-    words = {"better": "better than", "worse": "worse than"}.get(lift["overall"]["auc"]["says"], "not to be told from")
-    counted, plain, knowing = (_number(metrics[s]["overall"]["auc"]) for s in ("counting", "plain", "knowledge"))
+    words = {"better": "better than", "worse": "worse than"}.get(lift.overall.auc.says, "not to be told from")
+    counted, plain, knowing = (_number(one.overall.auc) for one in (metrics.counting, metrics.plain, metrics.knowledge))
     verdict = f"with knowledge the ranker is {words} the plain backbone: AUC {plain} -> {knowing}; counting alone has {counted}"
     _said(out, "Verdict", verdict)
 
 
-def _quality_rows(metrics: dict[str, Any], lift: dict[str, Any]) -> Iterator[list[str]]:
+def _quality_rows(metrics: Metrics, lift: Lift) -> Iterator[list[str]]:
     """Scenario, rows, three AUCs, their difference, log loss, what is told: of all rows, cold users, each scenario."""
-    groups: dict[str, tuple[str, str | None]] = {"all": ("overall", None), "cold users": ("cold", None)}
-    groups |= {name: ("scenarios", name) for name in lift["scenarios"]}
-    for label, (part, name) in groups.items():
-        auc = (lift[part][name] if name else lift[part])["auc"]
-        three = [metrics[s][part].get(name) if name else metrics[s][part] for s in ("counting", "plain", "knowledge")]
-        plain, knowing = three[1:]
-        between = "" if auc["low"] is None else f"{auc['difference']:+.4f} [{auc['low']:+.4f}, {auc['high']:+.4f}]"
-        losses = f"{_number(plain['logloss'])} -> {_number(knowing['logloss'])}"
-        numbers = [_number((one or {}).get("auc")) for one in three]
-        yield [label, f"{plain['rows']:,}", *numbers, between, losses, auc["says"].removesuffix(" can be told")]
+    every = {"all": lift.overall, "cold users": lift.cold, **lift.scenarios}
+    counting, plain, knowing = (
+        {"all": one.overall, "cold users": one.cold, **one.scenarios}
+        for one in (metrics.counting, metrics.plain, metrics.knowledge)
+    )
+    for label, change in every.items():
+        auc, three = change.auc, (counting[label], plain[label], knowing[label])
+        between = "" if auc.low is None else f"{auc.difference:+.4f} [{auc.low:+.4f}, {auc.high:+.4f}]"
+        losses = f"{_number(plain[label].logloss)} -> {_number(knowing[label].logloss)}"
+        numbers = [_number(one.auc) for one in three]
+        yield [label, f"{plain[label].rows:,}", *numbers, between, losses, auc.says.removesuffix(" can be told")]
 
 
 def _test_rows(settings: Settings) -> str:
@@ -156,15 +154,15 @@ def _test_rows(settings: Settings) -> str:
 
 
 def _promotion(settings: Settings, made: Manifest, trained: Manifest) -> str:
-    verdict = json.loads(made.file("verdict.json").read_text())
+    verdict = Promotion.read(made.path)
     live = BundlePointer.read(settings.root)
     state = "nothing is live"
     if live is not None:
         ours = live.digest == trained.digest
-        kept = not verdict["promote"]
+        kept = not verdict.promote
         whose = ", with these very weights" if kept else ", the model of this run"
         state = f"version {live.version} is live{whose if ours else ', an earlier model'}"
-    return f"{verdict['choice']['reason']}; {verdict['reason']}. {state[0].upper()}{state[1:]}."
+    return f"{verdict.choice.reason}; {verdict.reason}. {state[0].upper()}{state[1:]}."
 
 
 def _next(settings: Settings, window: Window, done: list[str]) -> Iterator[str]:

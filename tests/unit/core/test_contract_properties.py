@@ -16,6 +16,7 @@ from core.contracts.catalogue_spec import CatalogueSpec
 from core.contracts.contract import Contract
 from core.contracts.dataset_spec import DatasetSpec, VectorSpec
 from core.contracts.pointers import BundlePointer, CataloguePointer, PublishedCatalogue, PushPointer, Release
+from core.contracts.results import Change, Choice, GroupChange, Lift, Promotion, Says, System, VerdictDetails
 from core.files import write_json
 from core.settings import ModelSettings
 
@@ -84,7 +85,35 @@ model = st.builds(
     hidden=st.none() | st.lists(st.integers(1, 512), max_size=3),
     dropout=st.floats(0, 0.9),
 )
+measure = st.none() | numbers
+change = st.builds(
+    Change,
+    **dict.fromkeys(("champion", "challenger", "difference", "low", "high"), measure),
+    told=st.booleans(),
+    says=st.sampled_from(get_args(Says)),
+)
+group = st.builds(GroupChange, rows=counts, users=counts, auc=change, logloss=change)
+comparison: dict[str, st.SearchStrategy] = {
+    "overall": group,
+    "scenarios": by_text(group),
+    "cold": group,
+    "confidence": numbers,
+    "resamples": counts,
+    "seed": counts,
+}
+choice = st.builds(Choice, system=st.sampled_from(get_args(System)), reason=texts)
 contracts = st.one_of(
+    choice,
+    st.builds(Lift, **comparison),
+    st.builds(
+        Promotion,
+        promote=st.booleans(),
+        reason=texts,
+        details=st.builds(VerdictDetails, rule=texts, settings=by_text(any_json)),
+        choice=choice,
+        challenger=texts,
+        champion=st.none() | texts,
+    ),
     st.builds(BundlePointer, **release, previous=st.none() | st.builds(Release, **release)),
     st.builds(
         CataloguePointer, catalogue=texts, digest=texts, texts=by_text(published), order=st.lists(texts, max_size=3)

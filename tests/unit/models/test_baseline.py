@@ -39,8 +39,8 @@ def data(labels_of_test: int | None = None) -> TrainingData:
 
 def test_an_item_counts_within_its_scenario():
     found = evaluate(counting(data(), "test"))
-    assert found["overall"]["auc"] > 0.75
-    assert found["overall"]["calibration"]["ratio"] == pytest.approx(1, abs=0.1)
+    assert found.overall.auc > 0.75
+    assert found.overall.calibration.ratio == pytest.approx(1, abs=0.1)
 
 
 def test_labels_of_test_rows_change_no_score():

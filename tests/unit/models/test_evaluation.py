@@ -8,7 +8,7 @@ from sklearn.metrics import log_loss, roc_auc_score
 from core.errors import DataError
 from core.settings import PromotionSettings
 from models.bootstrap import Sample, bootstrap
-from models.evaluation import NO_DIFFERENCE, compare, evaluate
+from models.evaluation import compare, evaluate
 from models.measures import logloss_rows
 
 
@@ -36,14 +36,14 @@ def predictions(rows=3000, users=150, seed=0, noise=1.0, decimals=6, string_ids=
 def test_each_scenario_and_the_cold_users_are_measured_on_their_own_rows():
     table = predictions()
     frame, result = table.to_pandas(), evaluate(table)
-    assert list(result["scenarios"]) == ["book", "film", "music"]
+    assert list(result.scenarios) == ["book", "film", "music"]
     cold = frame[(frame.user_rows <= 10) | frame.user_rows.isna()]
-    cases = [(result["scenarios"][s], part) for s, part in frame.groupby("scenario")]
-    for got, part in [*cases, (result["overall"], frame), (result["cold"], cold)]:
-        assert got["rows"] == len(part)
-        assert got["users"] == part.user_id.nunique()
-        assert got["auc"] == pytest.approx(roc_auc_score(part.label, part.score))
-        assert got["logloss"] == pytest.approx(log_loss(part.label, part.score.astype(float)))
+    cases = [(result.scenarios[s], part) for s, part in frame.groupby("scenario")]
+    for got, part in [*cases, (result.overall, frame), (result.cold, cold)]:
+        assert got.rows == len(part)
+        assert got.users == part.user_id.nunique()
+        assert got.auc == pytest.approx(roc_auc_score(part.label, part.score))
+        assert got.logloss == pytest.approx(log_loss(part.label, part.score.astype(float)))
 
 
 def test_string_and_integer_ids_give_the_same_result():
@@ -53,11 +53,11 @@ def test_string_and_integer_ids_give_the_same_result():
 @pytest.mark.parametrize("rows", [0, 1, 2])
 def test_undefined_measures_are_none_and_the_result_is_strict_json(rows):
     result = evaluate(predictions(rows=rows))
-    json.dumps(result, allow_nan=False)
-    assert result["overall"]["rows"] == rows
+    json.dumps(result.model_dump(), allow_nan=False)
+    assert result.overall.rows == rows
     if rows == 0:
-        assert result["overall"]["auc"] is None
-        assert result["scenarios"] == {}
+        assert result.overall.auc is None
+        assert result.scenarios == {}
 
 
 @pytest.mark.parametrize(("column", "value"), [("score", float("nan")), ("score", None), ("label", 2)])
@@ -100,14 +100,14 @@ def test_the_bootstrap_equals_measures_of_the_rows_drawn():
 def test_a_clearly_better_challenger_is_told_and_two_equal_ones_are_not():
     settings = PromotionSettings(resamples=300)
     result = compare(predictions(noise=1.5), predictions(noise=0.5, model_seed=1), settings, seed=1)
-    assert result["overall"]["auc"]["says"] == "better"
-    assert result["overall"]["auc"]["low"] > 0
-    assert result["scenarios"]["film"]["auc"]["told"]
+    assert result.overall.auc.says == "better"
+    assert result.overall.auc.low > 0
+    assert result.scenarios["film"].auc.told
     backwards = compare(predictions(noise=0.5, model_seed=1), predictions(noise=1.5), settings, seed=1)
-    assert backwards["overall"]["auc"]["says"] == "worse"
+    assert backwards.overall.auc.says == "worse"
     same = compare(predictions(), predictions(), settings, seed=1)
-    assert same["overall"]["auc"]["difference"] == 0
-    assert same["overall"]["auc"]["says"] == same["cold"]["logloss"]["says"] == NO_DIFFERENCE
+    assert same.overall.auc.difference == 0
+    assert same.overall.auc.says == same.cold.logloss.says == "no difference can be told"
 
 
 def test_a_comparison_is_strict_json_and_repeats_bit_for_bit():
@@ -115,7 +115,7 @@ def test_a_comparison_is_strict_json_and_repeats_bit_for_bit():
     first, second = (
         compare(predictions(rows=200), predictions(rows=200, model_seed=1), settings, seed=4) for _ in range(2)
     )
-    assert json.dumps(first, allow_nan=False) == json.dumps(second, allow_nan=False)
+    assert len({json.dumps(one.model_dump(), allow_nan=False) for one in (first, second)}) == 1
 
 
 def test_rows_may_come_in_any_order():
@@ -129,8 +129,8 @@ def test_rows_may_come_in_any_order():
 def test_few_users_never_tell_a_difference():
     settings = PromotionSettings(resamples=100)
     result = compare(predictions(users=3, noise=3), predictions(users=3, noise=0.1, model_seed=1), settings, seed=1)
-    assert result["overall"]["auc"]["low"] > 0
-    assert not result["overall"]["auc"]["told"]
+    assert result.overall.auc.low > 0
+    assert not result.overall.auc.told
 
 
 def test_different_rows_are_refused():

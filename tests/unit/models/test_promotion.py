@@ -5,7 +5,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
+from results import filled
 
+from core.contracts.results import Metrics
 from core.settings import PromotionSettings
 from models.measures import auc
 from models.promotion import POOLED, first_verdict, promotion_verdict, told
@@ -102,7 +104,7 @@ def test_a_first_champion_must_not_be_worse_than_counting(auc, logloss, floor, p
         "counting": {"overall": {"auc": 0.65, "logloss": 0.60}},
         "plain": {"overall": {"auc": auc, "logloss": logloss}},
     }
-    verdict = first_verdict(metrics, "plain", PromotionSettings(floor=floor))
+    verdict = first_verdict(filled(Metrics, metrics), "plain", PromotionSettings(floor=floor))
     assert verdict.promote is promoted and words in verdict.reason
     assert promoted or "promotion.floor" in verdict.reason
 

@@ -25,7 +25,7 @@ def test_training_learns_a_planted_signal(data, tmp_path, model, settings, backb
     report = models.train(data, system, settings, tmp_path / "b", name="k")
     assert report.validation["auc"] > 0.75
     predictions = models.predict(models.load_bundle(tmp_path / "b"), data, "test")
-    assert models.evaluate(predictions)["overall"]["auc"] > 0.72
+    assert models.evaluate(predictions).overall.auc > 0.72
 
 
 def test_the_same_seed_makes_the_same_bytes_and_another_seed_others(data, tmp_path, model, settings):
@@ -104,13 +104,13 @@ def test_the_kept_weights_are_those_of_the_best_epoch_even_when_training_ends_by
     report = models.train(data, model, settings, tmp_path / "b", name="k")
     predictions = models.predict(models.load_bundle(tmp_path / "b"), data, "validation")
     # Calibration keeps the order within a scenario.
-    kept = {name: body["auc"] for name, body in models.evaluate(predictions)["scenarios"].items()}
+    kept = {name: body.auc for name, body in models.evaluate(predictions).scenarios.items()}
     again = models.train(
         data, model, settings.model_copy(update={"epochs": report.best_epoch}), tmp_path / "c", name="k"
     )
     predictions = models.predict(models.load_bundle(tmp_path / "c"), data, "validation")
     assert again.best_epoch == report.best_epoch
-    assert {n: b["auc"] for n, b in models.evaluate(predictions)["scenarios"].items()} == pytest.approx(kept, abs=1e-6)
+    assert {n: b.auc for n, b in models.evaluate(predictions).scenarios.items()} == pytest.approx(kept, abs=1e-6)
 
 
 @pytest.mark.parametrize(

@@ -6,8 +6,11 @@ import copy
 from typing import Any
 
 import pytest
+from results import filled
 
-from pipeline.findings import findings
+from core.contracts.results import Controls, Lift, Metrics, OverCounting, Promotion
+from pipeline import findings as module
+from pipeline.findings import Finding
 
 ALIKE = {
     "champion": 0.7,
@@ -35,6 +38,13 @@ GOOD: dict[str, Any] = {
     "controls": {"runs_ago": 0, "placebos": {"shuffled_titles": {"against": {"overall": copy.deepcopy(CHANGE)}}}},
 }
 PLACEBO = ("controls", "placebos", "shuffled_titles", "against", "overall", "auc")
+
+
+KINDS = {"metrics": Metrics, "lift": Lift, "over_counting": OverCounting, "verdict": Promotion, "controls": Controls}
+
+
+def findings(**body: object) -> list[Finding]:
+    return module.findings(**body | {name: filled(kind, body[name]) for name, kind in KINDS.items()})
 
 
 def changed(*path: str, value: object) -> list[tuple[str, str]]:
@@ -106,7 +116,7 @@ def test_an_undefined_measure_is_no_finding():
     body = copy.deepcopy(GOOD)
     body["lift"]["overall"] = body["lift"]["scenarios"]["feed"] = {"auc": nothing, "logloss": nothing}
     body["over_counting"]["overall"] = {"auc": nothing, "logloss": nothing}
-    body["metrics"]["knowledge"]["overall"] = {"auc": None, "calibration": None}
+    body["metrics"]["knowledge"]["overall"] = {"auc": None}
     assert findings(**body) == []
 
 

@@ -7,7 +7,9 @@ import re
 import numpy as np
 import pyarrow as pa
 import pytest
+from results import filled
 
+from core.contracts.results import Lift, SystemMetrics
 from core.tables import TIMESTAMP
 from pipeline import plots
 
@@ -42,7 +44,9 @@ def test_both_systems_stand_in_the_legend_of_the_curves():
 @pytest.mark.parametrize("count", [3, 30])
 def test_calibration_names_its_lines(count):
     names = [f"s{k}" for k in range(count)]
-    found = set(texts(plots.calibration({"overall": BINS, "scenarios": dict.fromkeys(names, BINS)})))
+    found = set(
+        texts(plots.calibration(filled(SystemMetrics, {"overall": BINS, "scenarios": dict.fromkeys(names, BINS)})))
+    )
     assert {"all rows", "as predicted"} <= found
     assert set(names) <= found if count == 3 else "each of 30 scenarios" in found
 
@@ -50,7 +54,8 @@ def test_calibration_names_its_lines(count):
 def test_the_lift_says_what_its_colours_mean_and_leaves_room_below_the_lowest_row():
     auc = {"difference": 0.1, "low": 0.0, "high": 0.2, "says": "better", "told": True}
     group = {"auc": auc}
-    comparison = {"overall": group, "cold": group, "scenarios": {"$pecial & <odd>": group}, "confidence": 0.95}
+    body = {"overall": group, "cold": group, "scenarios": {"$pecial & <odd>": group}, "confidence": 0.95}
+    comparison = filled(Lift, body)
     svg = plots.lift(comparison)
     assert {"better", "worse", "cannot be told"} <= set(texts(svg))
     assert "$pecial &amp; &lt;odd&gt;" in svg

@@ -7,10 +7,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import yaml
+from results import filled
 from rich.console import Console
 from specs import pointer
 
 from core import Manifest, Window, load_settings
+from core.contracts.results import Lift, Metrics, Promotion
 from pipeline.commands.outcome import console, print_outcome
 
 MEASURES = {"rows": 1000, "users": 40, "auc": 0.75, "logloss": 0.51}
@@ -27,7 +29,11 @@ FINDINGS = {
 
 
 def change(says):
-    return {"auc": {"difference": 0.01, "low": -0.001, "high": 0.02, "says": says, "told": says != "no difference"}}
+    return {"auc": {"difference": 0.01, "low": -0.001, "high": 0.02, "says": says, "told": True}}
+
+
+def of(kind, body):
+    return filled(kind, body).as_json()
 
 
 @pytest.fixture
@@ -60,10 +66,13 @@ def made(project):
         "train": manifest("train", digest="weights"),
         "evaluate": manifest(
             "evaluate",
-            {"metrics.json": {"counting": measured, "plain": measured, "knowledge": measured}, "lift.json": lift},
+            {
+                "metrics.json": of(Metrics, {"counting": measured, "plain": measured, "knowledge": measured}),
+                "lift.json": of(Lift, lift),
+            },
         ),
         "promote": manifest(
-            "promote", {"verdict.json": {**CHOSEN, "promote": True, "reason": "promoted: better overall"}}
+            "promote", {"verdict.json": of(Promotion, CHOSEN | {"promote": True, "reason": "promoted: better overall"})}
         ),
         "report": manifest("report", {"findings.json": FINDINGS}),
     }
@@ -111,7 +120,9 @@ def test_a_run_ends_with_quality_verdict_promotion_findings_report_and_what_to_t
 
 def test_a_kept_champion_is_called_an_earlier_model(project, made, example):
     live(project, "other weights", version=3)
-    made["promote"].file("verdict.json").write_text(json.dumps({**CHOSEN, "promote": False, "reason": "kept: no gain"}))
+    made["promote"].file("verdict.json").write_text(
+        json.dumps(of(Promotion, CHOSEN | {"promote": False, "reason": "kept: no gain"}))
+    )
     assert "kept: no gain. Version 3 is live, an earlier model." in said(project, made)
 
 
