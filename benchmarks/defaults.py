@@ -134,9 +134,10 @@ def _unseen(settings: Settings, tables: dict[str, pa.Table]) -> dict[str, float]
         theirs = {name: evaluate(table.filter(pa.array(~judged))).overall for name, table in tables.items()}
         lift = compare(mine["plain"], mine["knowledge"], settings.promotion, settings.train.seed)
         system = choose(lift, evaluate(mine["plain"], settings.promotion.cold_rows), settings.promotion).system
-        if theirs["plain"].auc is not None:
-            changes["auc"].append(theirs[system].auc - theirs["plain"].auc)
-            changes["logloss"].append(theirs[system].logloss / theirs["plain"].logloss - 1)
+        ours, plain = theirs[system], theirs["plain"]
+        if plain.auc is not None and ours.auc is not None and plain.logloss and ours.logloss is not None:
+            changes["auc"].append(ours.auc - plain.auc)
+            changes["logloss"].append(ours.logloss / plain.logloss - 1)
     return {name: mean(values) if values else 0.0 for name, values in changes.items()}
 
 

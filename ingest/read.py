@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -12,9 +12,9 @@ import pyarrow.parquet as pq
 
 from core.catalogues import Catalogues
 from core.clock import from_micros, wall
+from core.contracts.ingested import Ingested
 from core.digest import sha256_file, sha256_json
 from core.errors import DataError, SettingsError
-from core.files import write_json
 from core.forgotten import Forgotten
 from core.log import logger
 from core.manifest import Built
@@ -119,8 +119,14 @@ def read_source(
     items = _write_entities(Entities.items(source, mapping), log.items, window, out / "items.parquet", drop)
     scenarios = scenario_table(settings.data, source, mapping, log.scenarios)
     _write(scenarios, out / "scenarios.parquet")
-    ids = {"user_id": str(source.ids.user), "item_id": str(source.ids.item)}
-    write_json(out / "meta.json", {**ids, **log.times(), "rows": log.rows, "empty": log.empty})
+    Ingested(
+        user_id=str(source.ids.user),
+        item_id=str(source.ids.item),
+        first=log.first,
+        last=log.now if log.last is None and log.future else log.last,
+        rows=log.rows,
+        empty=log.empty,
+    ).write(out)
     _catalogues(source, log, window).write(out)
     rows = {"interactions": log.rows, "users": users, "items": items, "scenarios": scenarios.num_rows}
     if drop.count:
@@ -203,9 +209,6 @@ class _LogWriter:
     def empty(self) -> bool:
         """Whether no row is known to lie in the window while others lie elsewhere; undated rows lie in every window."""
         return self.first is None and self.span is not None
-
-    def times(self) -> dict[str, Any]:
-        return {"first": self.first, "last": self.now if self.last is None and self.future else self.last}
 
 
 def _write_log(source: Source, mapping: ScenarioMap, window: Window, path: Path, drop: _Forget) -> _LogWriter:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable
 
 from core import ArtifactStore, Clock, Manifest, Settings, Window, from_micros, logger, make_clock
+from core.contracts.ingested import Ingested
 from core.digest import sha256_json
 from core.errors import DataError, EmptyWindowError
 from pipeline.id_types import of_one_type
@@ -94,7 +94,7 @@ def caught_up(settings: Settings, window: Window) -> Window:
 
 def is_empty(ingested: Manifest) -> bool:
     """Whether an ingest artifact's window holds no row of the log."""
-    return bool(json.loads(ingested.file("meta.json").read_text()).get("empty"))
+    return Ingested.read(ingested.path).empty
 
 
 def refuse_empty(settings: Settings, window: Window, ingested: Manifest) -> None:
@@ -128,7 +128,7 @@ def stage_clock(settings: Settings, window: Window) -> Clock:
     """The settings' clock; `log_end` is one microsecond after the newest ingested row that is not of the future."""
     if settings.clock.at == "window_end" and window.end is not None:
         return make_clock(settings, window.end)
-    last = [json.loads(m.file("meta.json").read_text())["last"] for m in artifact_store(settings).all("ingest", window)]
+    last = [Ingested.read(m.path).last for m in artifact_store(settings).all("ingest", window)]
     known = [value for value in last if value is not None]
     return make_clock(settings, from_micros(max(known) + 1) if known else None)
 

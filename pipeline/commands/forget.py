@@ -20,6 +20,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from core import ArtifactStore, Manifest, Settings, logger, wall
+from core.contracts.ingested import Ingested
 from core.contracts.kinds import KINDS, kinds_of
 from core.contracts.pointers import rename_digests
 from core.digest import sha256_file
@@ -76,7 +77,7 @@ def ids_of(settings: Settings, texts: Iterable[str]) -> list[Any]:
         SettingsError: one is no id of this log.
     """
     newest = ArtifactStore(settings.root).all("ingest")
-    kind = json.loads(newest[-1].file("meta.json").read_text())[KEY] if newest else "string"
+    kind = Ingested.read(newest[-1].path).user_id if newest else "string"
     found: dict[Any, None] = {}
     for text in texts:
         try:

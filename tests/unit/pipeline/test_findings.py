@@ -6,6 +6,7 @@ import copy
 from typing import Any
 
 import pytest
+from pydantic import BaseModel
 from results import filled
 
 from core.contracts.results import Controls, Lift, Metrics, OverCounting, Promotion
@@ -40,11 +41,18 @@ GOOD: dict[str, Any] = {
 PLACEBO = ("controls", "placebos", "shuffled_titles", "against", "overall", "auc")
 
 
-KINDS = {"metrics": Metrics, "lift": Lift, "over_counting": OverCounting, "verdict": Promotion, "controls": Controls}
+KINDS: dict[str, type[BaseModel]] = {
+    "metrics": Metrics,
+    "lift": Lift,
+    "over_counting": OverCounting,
+    "verdict": Promotion,
+    "controls": Controls,
+}
 
 
-def findings(**body: object) -> list[Finding]:
-    return module.findings(**body | {name: filled(kind, body[name]) for name, kind in KINDS.items()})
+def findings(**body: Any) -> list[Finding]:
+    typed: dict[str, Any] = body | {name: filled(kind, body[name]) for name, kind in KINDS.items()}
+    return module.findings(**typed)
 
 
 def changed(*path: str, value: object) -> list[tuple[str, str]]:

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import datetime as dt
-import json
 from types import SimpleNamespace
 
 import pytest
 
 from core import Built, Settings, Window, to_micros
+from core.contracts.ingested import Ingested
 from core.errors import DataError, EmptyWindowError
 from pipeline.windows import artifact_store, caught_up, missing_before, refuse_empty, stage_clock
 
 DAY = Window.parse("2024-01-05", "2024-01-06")
+IDS = {"user_id": "int64", "item_id": "int64"}
 
 
 def windows(*bounds):
@@ -56,7 +57,7 @@ def project(tmp_path):
             last = to_micros(window.end) - 1_000_000 if rows else None
 
             def ingested(out):
-                (out / "meta.json").write_text(json.dumps({"last": last, "empty": not rows}))
+                Ingested(**IDS, first=last, last=last, rows=rows, empty=not rows).write(out)
                 return Built(rows={"interactions": rows})
 
             publish(self.settings, "ingest", window, ingested)
@@ -136,7 +137,7 @@ def test_a_window_that_lost_the_rows_it_had_is_an_error_and_not_skipped(project)
 
 def _read_again_without_rows(settings):
     def ingested(out):
-        (out / "meta.json").write_text(json.dumps({"last": None, "empty": True}))
+        Ingested(**IDS, first=None, last=None, rows=0, empty=True).write(out)
         return Built(rows={"interactions": 0})
 
     artifact_store(settings).build(
