@@ -19,10 +19,10 @@ from knowledge.pooling.pooler import save_decay
 class Pooled(OfItems):
     """See `pooling.means`."""
 
-    def options(self, run: OpenLog) -> dict[str, object]:  # noqa: D102
+    def options(self, run: OpenLog) -> dict[str, object]:
         return {} if run.half_life is None else {"half_life": run.half_life}
 
-    def raw(self, run: OpenLog, items: Items, log: Log, due: Snapshots) -> Pieces:  # noqa: D102
+    def raw(self, run: OpenLog, items: Items, log: Log, due: Snapshots) -> Pieces:
         return means.pool(log, due, items.raw, items.known, run.half_life)
 
     def stand_in(self, items: Items) -> np.ndarray:

@@ -13,7 +13,7 @@ from knowledge.open_run import OpenRun
 class Prompt(Prompted):
     """See `texts.prompts`."""
 
-    def recipe(self, run: OpenRun) -> dict[str, object]:  # noqa: D102
+    def recipe(self, run: OpenRun) -> dict[str, object]:
         knowledge = run.settings
         return {
             "template": run.template("user_v3").digest,
@@ -25,10 +25,10 @@ class Prompt(Prompted):
             "item_text": run.text_recipe(),
         }
 
-    def snapshots(self, run: OpenRun, log: Log) -> Snapshots:  # noqa: D102
+    def snapshots(self, run: OpenRun, log: Log) -> Snapshots:
         return run.prompted(log, run.due(log))
 
-    def writer(self, run: OpenRun, log: Log) -> Callable[[Snapshots], list[str]]:  # noqa: D102
+    def writer(self, run: OpenRun, log: Log) -> Callable[[Snapshots], list[str]]:
         return run.prompt_builder(log).build
 
 

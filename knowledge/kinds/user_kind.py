@@ -86,13 +86,13 @@ class OfItems(UserKind):
         """The part of the recipe that is the kind's own."""
         return {}
 
-    def recipe(self, run: OpenRun) -> dict[str, object]:  # noqa: D102
+    def recipe(self, run: OpenRun) -> dict[str, object]:
         return {"item": run.item_recipe(), "thresholds": run.settings.thresholds, **self.options(run)}
 
-    def sample(self, run: OpenLog, items: Items) -> np.ndarray:  # noqa: D102
+    def sample(self, run: OpenLog, items: Items) -> np.ndarray:
         return sample_of_items(run, items, lambda log, due: self.raw(run, items, log, due))
 
-    def make(self, run: OpenRun, items: Items, bucket: Bucket, log: Log) -> Iterator[Block]:  # noqa: D102
+    def make(self, run: OpenRun, items: Items, bucket: Bucket, log: Log) -> Iterator[Block]:
         due = run.due_with(log, items.known)
         for part, raw in self.raw(run, items, log, due):
             hashes = [hashlib.sha256(value.tobytes()).hexdigest() for value in raw]
@@ -117,10 +117,10 @@ class Prompted(UserKind):
             some = due.take(np.arange(part.start, part.stop))
             yield some, write(some)
 
-    def sample(self, run: OpenRun, items: Items) -> np.ndarray:  # noqa: D102
+    def sample(self, run: OpenRun, items: Items) -> np.ndarray:
         return sample_of_prompts(run, lambda log: self.texts(run, log))
 
-    def make(self, run: OpenRun, items: Items, bucket: Bucket, log: Log) -> Iterator[Block]:  # noqa: D102
+    def make(self, run: OpenRun, items: Items, bucket: Bucket, log: Log) -> Iterator[Block]:
         cached = run.cached_users(bucket)
         for due, texts in self.texts(run, log):
             raw, said = cached.answer(texts, "encoding user prompts")
