@@ -35,9 +35,12 @@ def read_json(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise MissingArtifactError(f"{path} does not exist; run the stage that writes it first")
     try:
-        return dict(json.loads(path.read_text(encoding="utf-8")))
-    except (ValueError, TypeError) as error:
+        body = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
         raise DataError(f"is not a JSON object ({error})", file=path) from error
+    if not isinstance(body, dict):
+        raise DataError("is not a JSON object", file=path)
+    return body
 
 
 def read_matrix(path: Path) -> tuple[np.ndarray, str]:
