@@ -230,7 +230,7 @@ def _gates(world: World) -> dict[str, Gate]:
 
 def _artifacts(world: World) -> dict[str, Path]:
     """What the stages make of the first days' log."""
-    from feature_repo import build_statistics, build_training_table, materialize
+    from feature_repo import build_features, build_training_table, materialize
 
     paths = {name: world.root / name for name in ("source", "features", "knowledge", "dataset")}
     shutil.copytree(world.day(0), paths["source"])
@@ -239,7 +239,7 @@ def _artifacts(world: World) -> dict[str, Path]:
     pq.write_table(log.cast(interactions_schema(IDS)), paths["source"] / "interactions.parquet")
     for name in ("features", "dataset"):
         paths[name].mkdir()
-    build_statistics([paths["source"]], paths["features"], world.settings, None)
+    build_features([paths["source"]], paths["features"], world.settings, None)
     _write_knowledge(paths["knowledge"], log)
     clock = replay(from_micros(BEGIN + HISTORY * DAY))
     inputs: dict[str, Any] = {name: paths[name] for name in ("features", "knowledge")}

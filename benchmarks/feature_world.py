@@ -103,7 +103,7 @@ def make_world(folder: Path, size: Size, data: Path | None = None, seed: int = 0
         data: a folder of MovieLens-1M, whose log is taken then.
         seed: of everything that is made up.
     """
-    from feature_repo import build_statistics
+    from feature_repo import build_features
 
     rng = np.random.default_rng(seed)
     world = World(folder)
@@ -132,7 +132,7 @@ def make_world(folder: Path, size: Size, data: Path | None = None, seed: int = 0
     _write(folder / "source" / "scenarios.parquet", [NAMES, NAMES, NAMES], SCENARIOS)
     begin, end = int(seconds[0]) * SECOND, int(seconds[-1]) * SECOND
     (folder / "end.json").write_text(json.dumps(end))
-    build_statistics([folder / "source"], folder / "features", world.settings(folder / "unused"), None)
+    build_features([folder / "source"], folder / "features", world.settings(folder / "unused"), None)
     ticks = np.linspace(begin, end, size.snapshots, endpoint=False).astype(np.int64)
     _vectors(folder, "user_pooled", "user_id", np.repeat(users, len(ticks)), np.tile(ticks, len(users)), rng)
     _vectors(folder, "item_text", "item_id", items, np.full(len(items), UNDATED_MICROS), rng)
@@ -168,7 +168,7 @@ def write_stock(world: World) -> None:
 
 def values_of_histories(users: pa.Array, ends: pa.Array, world: World) -> pa.Array:
     """The item ids of histories, [rows] lists, from their users and end offsets."""
-    log = pq.read_table(world.folder / "features" / "user_log.parquet", columns=["user_id", "item_id"])
+    log = pq.read_table(world.folder / "features" / "user_log", columns=["user_id", "item_id"])
     length = world.settings(world.folder).features.history_length
     known, begins = np.unique(log["user_id"].to_numpy(), return_index=True)
     place = np.minimum(np.searchsorted(known, users.to_numpy()), len(known) - 1)

@@ -1,26 +1,60 @@
-"""DuckDB, as every room opens it: bounded memory, spilling to a folder; results as Arrow tables."""
+"""DuckDB, as every room opens it: bounded memory, spilling to a folder of its own; results as Arrow tables."""
 
 from __future__ import annotations
 
 import os
 import re
+import shutil
+import tempfile
+import uuid
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import duckdb
 import pyarrow as pa
 
+from core.resources import memory
 
-def connect(scratch: Path | str, memory: str, threads: int | None = None) -> duckdb.DuckDBPyConnection:
-    """An in-memory database.
+# Below this DuckDB refuses sorts that it could spill.
+_LEAST = 64_000_000
+
+
+@contextmanager
+def database(
+    near: Path | None = None, *, share: float = 1.0, threads: int | None = None
+) -> Iterator[duckdb.DuckDBPyConnection]:
+    """An in-memory database in UTC that spills to the disk what does not fit.
 
     Args:
-        scratch: where it spills what does not fit; made when needed.
-        memory: its limit, e.g. `2GB`.
-        threads: none: one per core.
+        near: where its folder for spilling is made; None: in the system's folder for temporary files. It is gone at the end.
+        share: of the memory that the process may use for databases (settings: `resources.memory`).
+        threads: None: see `thread_count`.
     """
-    return duckdb.connect(
-        config={"memory_limit": memory, "threads": threads or os.cpu_count() or 1, "temp_directory": str(scratch)}
+    scratch = (near or Path(tempfile.gettempdir())) / f".spill-{os.getpid()}-{uuid.uuid4().hex[:12]}"
+    limit = max(_LEAST, int(memory() * share))
+    connection = duckdb.connect(
+        config={"memory_limit": f"{limit}B", "threads": threads or thread_count(), "temp_directory": str(scratch)}
     )
+    try:
+        connection.execute("SET enable_progress_bar = false; SET TimeZone = 'UTC'")
+        yield connection
+    finally:
+        connection.close()
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def thread_count() -> int:
+    """OMP_NUM_THREADS where that is set, else one a core."""
+    known = os.environ.get("OMP_NUM_THREADS", "")
+    return int(known) if known.isdigit() and int(known) else os.cpu_count() or 1
+
+
+def tables_of(files: Path | str | Iterable[Path | str], **options: str) -> str:
+    """SQL: `read_parquet` over one file or several of the same columns, e.g. `tables_of(file, file_row_number="true")`."""
+    paths = [files] if isinstance(files, Path | str) else list(files)
+    more = "".join(f", {name} = {value}" for name, value in options.items())
+    return f"read_parquet([{', '.join(map(quoted, paths))}]{more})"
 
 
 def quoted(path: Path | str) -> str:

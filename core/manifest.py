@@ -98,6 +98,16 @@ def read_manifest(folder: Path) -> Manifest:
         ) from error
 
 
+def data_digest(folder: Path, name: str) -> str:
+    """The digest of a data file of an artifact's folder: from its manifest where it has one."""
+    manifest = folder / FILE
+    if manifest.is_file():
+        known = json.loads(manifest.read_text(encoding="utf-8")).get("files", {}).get(name)
+        if known:
+            return str(known)
+    return sha256_file(folder / name)
+
+
 def content_digest(files: Mapping[str, str], rows: Mapping[str, int], versions: Mapping[str, Any]) -> str:
     """The digest of an artifact's content."""
     return sha256_json({"files": dict(files), "rows": dict(rows), "versions": dict(versions)})

@@ -11,6 +11,7 @@ from typing import Any, Literal
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from pydantic import (
+    ByteSize,
     ConfigDict,
     Field,
     PrivateAttr,
@@ -28,6 +29,7 @@ from core.contracts.statistics import COUNTED, statistic_columns
 from core.errors import SettingsError
 from core.limits import ValidationSettings
 from core.negatives import NegativeSampling
+from core.resources import DEFAULT_MEMORY
 from core.section import Section
 
 # What exports write for nothing. `NA` is not among them (it is Namibia, too), nor is `none` (a size, a colour).
@@ -557,6 +559,16 @@ class TrackingSettings(Section):
     experiment: str = "llm4msr"
 
 
+class ResourceSettings(Section):
+    memory: ByteSize = Field(
+        ByteSize(DEFAULT_MEMORY),
+        ge=256_000_000,
+        description="what a stage may hold at once of tables that grow with the log, e.g. 2GB or 800MiB; more than that is "
+        "worked on in parts, or goes to the disk meanwhile. A language model, a model in training and the libraries "
+        "themselves come on top",
+    )
+
+
 class Settings(BaseSettings):
     """Everything a run needs. Paths are relative to the folder of the settings file unless absolute."""
 
@@ -581,6 +593,7 @@ class Settings(BaseSettings):
     serving: ServingSettings = ServingSettings()
     push: PushSettings = PushSettings()
     tracking: TrackingSettings = TrackingSettings()
+    resources: ResourceSettings = ResourceSettings()
 
     _file: Path | None = PrivateAttr(default=None)
 

@@ -32,6 +32,7 @@ from core.files import flush, replace_json, write_json
 from core.filesystem import locked
 from core.log import logger
 from core.manifest import FILE, RUN_FOLDER, Built, Manifest, content_digest, read_manifest
+from core.resources import DEFAULT_MEMORY, memory_limit
 from core.source import code_version
 from core.window import Window
 
@@ -44,10 +45,11 @@ class ArtifactStore:
     Args:
         root: a folder, made when missing.
         clock: what `run.json` calls now.
+        memory: bytes that databases of a builder may hold.
     """
 
-    def __init__(self, root: str | Path, clock: Clock | None = None) -> None:
-        self.root = Path(root)
+    def __init__(self, root: str | Path, clock: Clock | None = None, memory: int = DEFAULT_MEMORY) -> None:
+        self.root, self.memory = Path(root), memory
         self.clock = clock or wall()
 
     def build(
@@ -277,7 +279,8 @@ class ArtifactStore:
         """A JSON value that is computed once and then kept, whoever asks; the first writer wins."""
         path = self.root / "pins" / f"{name}.json"
         if not path.is_file():
-            value = compute()
+            with memory_limit(self.memory):
+                value = compute()
             with _storage_errors(self.root):
                 path.parent.mkdir(parents=True, exist_ok=True)
                 scratch = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
@@ -293,7 +296,8 @@ class ArtifactStore:
     def _fill(self, work: Path, identity: Mapping[str, Any], builder: Callable[[Path], Built]) -> None:
         """Run the builder and write run.json and manifest.json beside its files, all of it flushed to the disk."""
         started, begin = self.clock.now(), time.monotonic()
-        built = builder(work)
+        with memory_limit(self.memory):
+            built = builder(work)
         rows = {name: int(count) for name, count in built.rows.items()}
         files, versions = _digest_files(work), json.loads(canonical_json(dict(built.versions)))
         run = {

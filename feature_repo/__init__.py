@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from feature_repo.catalogue import build_catalogue
+    from feature_repo.features import build_features
     from feature_repo.live import CurrentPusher, Pushed, Pusher, push, pushing
     from feature_repo.materialization import apply, erase_online, known_user, materialize
     from feature_repo.overlay import open_store
     from feature_repo.readback import sample_online
     from feature_repo.reader import OnlineReader, UserState
     from feature_repo.splits import compute_train_start
-    from feature_repo.statistics import build_statistics
     from feature_repo.training_table import build_training_table
     from feature_repo.views import Generation
 
@@ -30,7 +30,7 @@ _HOME = {
     "apply": "materialization",
     "build_catalogue": "catalogue",
     "compute_train_start": "splits",
-    "build_statistics": "statistics",
+    "build_features": "features",
     "build_training_table": "training_table",
     "known_user": "materialization",
     "materialize": "materialization",
@@ -49,7 +49,7 @@ __all__ = [
     "UserState",
     "apply",
     "build_catalogue",
-    "build_statistics",
+    "build_features",
     "build_training_table",
     "compute_train_start",
     "erase_online",

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import datetime as dt
 import json
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
-import duckdb
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -18,10 +16,11 @@ from core import Built, Clock, Settings
 from core.catalogues import newest_snapshot
 from core.contracts.catalogue_spec import CatalogueSpec
 from core.contracts.statistics import statistic_columns
-from core.duck import arrow_of, name_of
+from core.duck import arrow_of, database, name_of
 from core.errors import MissingArtifactError
+from core.segments import table_path
 from core.tables import SCENARIOS
-from feature_repo.dimension import dimension, withdrawn, without_withdrawn
+from feature_repo.dimension import listed, without_withdrawn
 from feature_repo.online_source import newest_query
 
 _CATALOGUE = """
@@ -53,11 +52,10 @@ def build_catalogue(
     Raises:
         MissingArtifactError: an earlier stage has not been run.
     """
-    scratch = out / ".items"
-    items = dimension(sources, "items", scratch)
+    items = features / "items.parquet"
     index = knowledge / "item_text" / "index.parquet"
-    stats = features / "item_stats.parquet"
-    for file in (items, index, stats):
+    stats = table_path(features, "item_stats")
+    for file in (items, index):
         if not file.is_file():
             raise MissingArtifactError(f"{file} does not exist; run the stages before `llm4msr materialize` first")
     until, live = clock.now_micros(), clock.fixed is None
@@ -77,10 +75,9 @@ def build_catalogue(
         stats=newest("item_stats", stats),
         text=newest("item_text", index),
     )
-    with duckdb.connect() as connection:
+    with database(out) as connection:
         table = arrow_of(connection, query)
     gone = _withdrawn(items, until)
-    shutil.rmtree(scratch, ignore_errors=True)
     found = _write_text(table.column("text_row"), knowledge / "item_text" / "vectors.npy", out / "item_text.npy")
     pq.write_table(table.drop_columns(["text_row"]), out / "items.parquet", compression="zstd")
     pq.write_table(gone, out / "withdrawn.parquet", compression="zstd")
@@ -111,10 +108,7 @@ def _unless_old(column: str, since: int | None) -> str:
 
 def _withdrawn(items: Path, until: int) -> pa.Table:
     """The withdrawn items' ids, in order."""
-    gone = withdrawn(items)
-    if gone is None:
-        return pq.read_table(items, columns=["item_id"]).slice(0, 0)
-    found = pq.read_table(gone)
+    found = pq.read_table(listed(items))
     return found.filter(pc.less_equal(found["since"].cast(pa.int64()), until)).select(["item_id"])
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,12 +9,10 @@ from pathlib import Path
 import duckdb
 import pyarrow.parquet as pq
 
-from core.duck import connect, quoted
+from core.duck import database, quoted
 from core.errors import DataError, MissingArtifactError
 from core.tables import GRADE, IdTypes
 
-# DuckDB spills to disk above this, so that a log larger than the memory still goes through.
-MEMORY_LIMIT = "2GB"
 KEY = "user_id, item_id, scenario, t"
 
 
@@ -55,12 +52,11 @@ def open_log(
 
     Args:
         sources: folders that hold interactions.parquet, earlier windows first.
-        scratch: a folder for spilling, made when needed and removed at the end.
+        scratch: where it spills what does not fit.
         start: rows from this time on, in microseconds.
         end: rows before this time, in microseconds.
     """
-    connection = connect(scratch, MEMORY_LIMIT)
-    try:
+    with database(scratch) as connection:
         bounds = [f"t >= {int(start)}"] if start is not None else []
         bounds += [f"t < {int(end)}"] if end is not None else []
         read = " UNION ALL ".join(_select(source, order) for order, source in enumerate(sources))
@@ -70,9 +66,6 @@ def open_log(
             f"WHERE {' AND '.join(bounds) or 'true'} GROUP BY {KEY})"
         )
         yield connection
-    finally:
-        connection.close()
-        shutil.rmtree(scratch, ignore_errors=True)
 
 
 def _select(source: Path, order: int) -> str:

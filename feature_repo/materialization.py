@@ -5,7 +5,6 @@ Why this does not go through `FeatureStore.materialize`: docs/decisions/feast-ma
 
 from __future__ import annotations
 
-import datetime as dt
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -20,22 +19,23 @@ from core import Clock, Settings, from_micros, logger, progress
 from core.digest import sha256_json, sha256_text
 from core.errors import StorageError
 from core.files import replace_json
+from core.manifest import FILE as MANIFEST
+from core.manifest import data_digest, read_manifest
 from feature_repo import views
-from feature_repo.dimension import dimension
 from feature_repo.feast_names import FeatureStore, FeatureView, FeatureViewNotFoundException, FeatureViewState
+from feature_repo.features import first_time
 from feature_repo.online import OnlineTable, use_write_ahead_log
 from feature_repo.online_ids import OnlineIds, wanted_ids
-from feature_repo.online_source import Span, state_of, write_source
+from feature_repo.online_source import CATALOGUES, Span, state_of, write_source
 from feature_repo.overlay import feast_folder, open_store
+from feature_repo.statistics import lag_micros
 from feature_repo.user_store import WRITE_BATCH
 from feature_repo.views import Generation, SourcePaths
 from ingest import PushedLog
 
 LOG = logger("feature_repo")
-# Rows whose publish time lies a little before the window are written again: late data is not lost.
-OVERLAP = dt.timedelta(days=1)
-# What a catalogue says holds whatever its date, and no push writes it.
-CATALOGUES = ("user_features", "item_features")
+# What follows from the rows of the log and the recipe alone.
+LOGGED = ("user_stats", "item_stats", "user_history")
 _DAWN = 0
 
 
@@ -49,7 +49,7 @@ class Probe:
         rows: most rows that were written at once.
         since, until: publish times between which all is online, in microseconds.
         recipe: what the values were made by (see `_recipe`).
-        past: what the newest values up to `until` were (see `state_of`).
+        past: what the newest values up to `until` were made of (see `_past`).
     """
 
     view: str
@@ -80,19 +80,19 @@ def materialize(
 ) -> dict[str, int]:
     """Write the newest value of every entity to the online store, and tell the registry of this generation.
 
-    What counts is published between `start`, or the end of what is online if that is earlier (less an overlap of a day), and
-    the clock's now; where the clock is the machine's own, all that is built is published now, before its lag is over: a lag is
-    what training assumes. A view that is not yet online, was lost, or whose values are made by another recipe since (columns,
-    prior, history length), or of which an earlier value is another one now, is written from the beginning whatever
-    `start` says. Doing it twice changes nothing; a newer row
-    that was pushed meanwhile stays; a correction with the same times wins.
+    What counts is published between the end of what is online and the clock's now; of what catalogues say, the rows that
+    are others than those that are online. Where the clock is the machine's own, all that is built is published now, before
+    its lag is over: a lag is what training assumes. A view that is not yet online, was lost, or whose values are made by
+    another recipe since (columns, prior, history length, code), or of other rows of the log, is written from the
+    beginning. Doing it twice changes nothing; a newer row that was pushed meanwhile stays; a correction with the same
+    times wins.
 
     Args:
         settings: stores, declared columns, history length, times to live.
         clock: values published after its now stay offline, if it stands still.
         sources: validate artifacts, oldest window first.
         features, knowledge: artifact folders.
-        start: window start in microseconds; None for everything.
+        start: window start in microseconds; None: all is written, whatever is online.
         end: window end in microseconds. The artifacts hold nothing after it, so that what follows is not yet online; rows
             that a lag publishes later than `end` are written as soon as the clock allows.
         newest: no later window is online. A late window takes nothing away, and leaves what catalogues say to the later one.
@@ -107,36 +107,42 @@ def materialize(
     store, generation, paths = apply(settings, sources=sources, features=features, knowledge=knowledge)
     table = OnlineTable(store)
     until, users = clock.now_micros(), _pushed_users(settings, generation)
-    overlap = OVERLAP // dt.timedelta(microseconds=1)
+    live, logged = clock.fixed is None, _Logged(sources)
+    code = read_manifest(features).code if (features / MANIFEST).is_file() else ""
     written = {}
     for view, feast_view in progress(views.value_views(generation, paths).items(), "writing online", unit="views"):
-        probe, recipe = _live_probe(settings, table, feast_view), _recipe(settings, view, feast_view, generation)
+        probe, recipe = (
+            _live_probe(settings, table, feast_view),
+            _recipe(settings, view, feast_view, generation, live, code),
+        )
         # What another recipe wrote does not count: beyond this window's end nobody makes it anew.
         reached = probe.until if probe is not None and probe.recipe == recipe else _DAWN
-        live = clock.fixed is None
-        if newest and reached and probe is not None and probe.past != state_of(paths, view, reached, live):
+        if newest and reached and probe is not None and probe.past != _past(paths, view, reached, live, logged):
             # A corrected title, a replayed row, another version of texts: values of before this window are others now.
             LOG.info("online view %s: earlier values have changed since they were written, so all are written", view)
             reached = _DAWN
-        since = _DAWN if start is None else max(_DAWN, min(start, reached, until) - overlap)
-        span = Span(since, until, live=live)
         if not newest and view in CATALOGUES and probe is not None:
             written[feast_view.name] = 0
             continue
-        file, rows = write_source(generation, paths, view, feast_view, span, settings.features.history_length)
         ids = OnlineIds(_ids_file(settings, feast_view.name), feast_view.join_keys[0])
         if ids.of_another_type(paths.ref(view)):
-            ids.file.unlink()  # keys of another type: nobody asks for them any more
-        wanted = wanted_ids(paths.ref(view), ids.key, until), _also(view, users, ids.key, generation)
+            ids.drop()  # keys of another type: nobody asks for them any more
+        wanted = wanted_ids(paths.ids(view), ids.key, until), _also(view, users, ids.key, generation)
+        all_of_it = start is None or reached == _DAWN
+        span = Span(_DAWN if all_of_it else min(reached, until), until, live=live)
+        held = ids.digests() if view in CATALOGUES and not all_of_it else None
+        file, rows = write_source(generation, paths, view, feast_view, span, settings.features.history_length, held)
         ids.grow(*wanted)
         write_online(table, feast_view, file, rows, replace=view in CATALOGUES)
         reached = max(reached, until if end is None else min(end, until))
-        past = state_of(paths, view, reached, live) if newest or probe is None else probe.past
-        made = Probe(feast_view.name, None, rows, since, reached, recipe, past)
+        past = _past(paths, view, reached, live, logged) if newest or probe is None else probe.past
+        made = Probe(feast_view.name, None, rows, span.since, reached, recipe, past)
         _remember(settings, feast_view, file, made, probe)
         if newest:
             _take_away(settings, table, feast_view, ids, ids.gone(*wanted))
             ids.shrink(*wanted)
+        if view in CATALOGUES:
+            ids.note(file)
         _record(store, feast_view, span)
         written[feast_view.name] = rows
     if newest:
@@ -157,7 +163,7 @@ def apply(
         StorageError: the registry cannot be reached or written.
     """
     folder = feast_folder(settings)
-    users, items = dimension(sources, "users", folder / "sources"), dimension(sources, "items", folder / "sources")
+    users, items = features / "users.parquet", features / "items.parquet"
     generation = views.generation_of(settings, users=users, items=items, knowledge=knowledge)
     paths = views.shared_paths(settings, users=users, items=items, features=features, knowledge=knowledge)
     if settings.online.store == "sqlite":
@@ -240,6 +246,7 @@ def _take_away(
 ) -> None:
     count = 0
     for some in gone:
+        ids.unnote(some)
         table.remove(view, some)
         reassure(settings, table, view, ids, some)
         count += len(some)
@@ -251,7 +258,7 @@ def _take_away_others(
     settings: Settings, store: FeatureStore, table: OnlineTable, paths: SourcePaths, users: pa.Table, done: set[str]
 ) -> None:
     """Users who are gone from the log, out of views of other versions: a roll-back must not bring them back."""
-    wanted = wanted_ids(paths.ref("user_stats"), "user_id", _DAWN), users
+    wanted = wanted_ids(paths.ids("user_stats"), "user_id", _DAWN), users
     for file in sorted(_probe_folder(settings).glob("user_*.ids.parquet")):
         name = file.name.removesuffix(".ids.parquet")
         if name in done:
@@ -340,14 +347,36 @@ def _remember(settings: Settings, view: FeatureView, file: Path, made: Probe, ol
     replace_json(_probe_file(settings, view.name), asdict(made))
 
 
-def _recipe(settings: Settings, view: str, feast_view: FeatureView, generation: Generation) -> str:
+class _Logged:
+    """The rows of the log that values are made of: each validated window's, with the time of its first."""
+
+    def __init__(self, sources: Sequence[Path]) -> None:
+        self._parts = [(first_time([source]), data_digest(source, "interactions.parquet")) for source in sources]
+
+    def until(self, moment: int) -> str:
+        """A digest of the windows that have rows up to a moment, in microseconds."""
+        return sha256_json([digest for first, digest in self._parts if first is not None and first <= moment])[:16]
+
+
+def _past(paths: SourcePaths, view: str, until: int, live: bool, logged: _Logged) -> str:
+    """What the values of a view up to `until` are made of: two artifacts that differ in it may hold others of the same times."""
+    return logged.until(until) if view in LOGGED else state_of(paths, view, until, live)
+
+
+def _recipe(
+    settings: Settings, view: str, feast_view: FeatureView, generation: Generation, live: bool, code: str
+) -> str:
     """A digest of what makes a view's values from the same log: what differs from it must be written anew."""
     features = settings.features
     key = {"user_id": generation.user_id, "item_id": generation.item_id}.get(feast_view.join_keys[0], "string")
     made: dict[str, Any] = {
         "key": key,
         "columns": [[f.name, str(f.dtype), f.vector_length] for f in feast_view.features],
+        # A clock that stands still holds values back until their lag is over.
+        "live": live,
     }
+    if view in LOGGED:
+        made |= {"code": code, "lag": lag_micros(settings, view)}
     if view.endswith("_stats"):
         made["prior"] = [features.prior_rate, features.prior_weight]
     if view == "user_history":

@@ -1,8 +1,10 @@
 """Which ids are online in each view, so that what no table holds any more can be taken out of the store again.
 
-    root/feast/probes/STORE/VIEW.ids.parquet
+    root/feast/probes/STORE/VIEW.ids.parquet       the ids
+    root/feast/probes/STORE/VIEW.rows.parquet      id, digest: what catalogues said last of them (see `row_digests`)
 
 A list may name more than is online, never less: it grows before rows are written, and shrinks after others were removed.
+What is noted of rows may lack some that are online, never name one that is not: it is noted after they were written.
 """
 
 from __future__ import annotations
@@ -11,13 +13,15 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import duckdb
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from core.duck import quoted, to_write
+from core.duck import database, quoted, tables_of, to_write
 from core.files import replace_file
+from core.segments import schema_of, segments
 from feature_repo.dimension import without_withdrawn
+from feature_repo.online_source import row_digests
 
 _BATCH = 2000
 
@@ -37,7 +41,7 @@ class OnlineIds:
         """Whether the list holds ids of another type than a table does."""
         if not self.file.is_file():
             return False
-        kinds = {pq.read_schema(file).field(self.key).type for file in (self.file, table)}
+        kinds = {schema_of(file).field(self.key).type for file in (self.file, table)}
         return len(kinds) > 1
 
     def grow(self, wanted: str, extra: pa.Table) -> None:
@@ -53,11 +57,49 @@ class OnlineIds:
         """The ids of the list that are not wanted any more, some thousand at a time."""
         if not self.file.is_file():
             return
-        with duckdb.connect() as connection:
+        with database(self.file.parent) as connection:
             connection.register("extra", extra)
             query = f"SELECT {self.key} FROM {self._old()} EXCEPT {self._wanted(wanted)} ORDER BY {self.key}"
             for batch in connection.sql(query).to_arrow_reader(_BATCH):
                 yield batch.column(0).to_pylist()
+
+    def digests(self) -> pa.Table:
+        """The id and `digest` of each row that was noted."""
+        if self._rows.is_file():
+            return pq.read_table(self._rows)
+        kind = pq.read_schema(self.file).field(self.key).type if self.file.is_file() else pa.string()
+        return pa.schema([(self.key, kind), ("digest", pa.binary())]).empty_table()
+
+    def note(self, written: Path) -> None:
+        """Note the rows of a file, which were written; of who left the list, none is noted any more."""
+        kind = pq.read_schema(self.file).field(self.key).type
+        schema = pa.schema([(self.key, kind), ("digest", pa.binary())])
+        batches = pq.ParquetFile(written).iter_batches(_BATCH)
+        rows = [[batch.column(self.key).cast(kind), row_digests(batch)] for batch in batches]
+        fresh = pa.Table.from_batches([pa.RecordBatch.from_arrays(row, schema=schema) for row in rows], schema=schema)
+        held = self.digests().cast(schema)
+        kept = held.filter(pc.invert(pc.is_in(held[self.key], value_set=fresh[self.key].combine_chunks())))
+        table = pa.concat_tables([kept, fresh])
+        listed = pq.read_table(self.file)[self.key].combine_chunks()
+        table = table.filter(pc.is_in(table[self.key], value_set=listed))
+        replace_file(self._rows, lambda path: pq.write_table(table, path, compression="zstd"))
+
+    def unnote(self, ids: Sequence[Any]) -> None:
+        """Nothing is known of some ids' rows any more; before they are taken away."""
+        held = self.digests()
+        gone = pc.is_in(held[self.key], value_set=pa.array(ids, held.schema.field(self.key).type))
+        if pc.any(gone).as_py():
+            table = held.filter(pc.invert(gone))
+            replace_file(self._rows, lambda path: pq.write_table(table, path, compression="zstd"))
+
+    def drop(self) -> None:
+        """Forget all that is listed and noted."""
+        for file in (self._rows, self.file):
+            file.unlink(missing_ok=True)
+
+    @property
+    def _rows(self) -> Path:
+        return self.file.with_name(self.file.name.replace(".ids.parquet", ".rows.parquet"))
 
     def batches(self) -> Iterator[list[Any]]:
         """The list, some thousand ids at a time."""
@@ -70,13 +112,14 @@ class OnlineIds:
 
     def without(self, ids: Sequence[Any]) -> None:
         """Take some ids off the list."""
+        self.unnote(ids)
         table = pq.read_table(self.file)
         kept = table.filter(pa.array([one not in set(ids) for one in table[self.key].to_pylist()], pa.bool_()))
         if kept.num_rows != table.num_rows:
             replace_file(self.file, lambda path: pq.write_table(kept, path, compression="zstd"))
 
     def _write(self, wanted: str, extra: pa.Table, with_old: bool) -> None:
-        with duckdb.connect() as connection:
+        with database(self.file.parent) as connection:
             connection.register("extra", extra)
             old = f" UNION SELECT {self.key} FROM {self._old()}" if with_old and self.file.is_file() else ""
             query = f"SELECT * FROM ({self._wanted(wanted)}{old}) ORDER BY {self.key}"
@@ -95,4 +138,4 @@ class OnlineIds:
 
 def wanted_ids(file: Path, key: str, until: int) -> str:
     """SQL: the ids of a full history that are not withdrawn at a moment (microseconds)."""
-    return without_withdrawn(f"SELECT DISTINCT {key} FROM read_parquet({quoted(file)})", key, file, until)
+    return without_withdrawn(f"SELECT DISTINCT {key} FROM {tables_of(segments(file))}", key, file, until)

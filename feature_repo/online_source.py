@@ -6,7 +6,8 @@ were written online. Vectors and histories become values here; the features stag
 
 from __future__ import annotations
 
-import shutil
+import hashlib
+import json
 import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -18,33 +19,33 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from core.contracts.statistics import find_statistic
-from core.duck import connect, quoted
-from core.errors import MissingArtifactError
+from core.duck import database, tables_of
+from core.segments import schema_of as schema_of_table
+from core.segments import segments, table_path
 from core.tables import UNDATED_MICROS
 from feature_repo.dimension import without_withdrawn
 from feature_repo.feast_names import FeatureView, file_source
-from feature_repo.log import MEMORY_LIMIT
 from feature_repo.views import Generation, SourcePaths, entity_of, stored_type
 
 ROWS = 4096
+# What a catalogue says holds whatever its date, and no push writes it.
+CATALOGUES = ("user_features", "item_features")
 _NEWEST = """
-SELECT * FROM read_parquet({file})
-WHERE epoch_us(event_timestamp) <= {until} AND epoch_us(created_timestamp) <= {until}
-  AND (epoch_us(event_timestamp) >= {since} OR epoch_us(event_timestamp) = {undated})
+SELECT * FROM {file}
+WHERE event_timestamp <= {until} AND created_timestamp <= {until} AND (event_timestamp >= {since}{undated})
 QUALIFY row_number() OVER (PARTITION BY {key} ORDER BY event_timestamp DESC, created_timestamp DESC{more}) = 1
 """
 # Live, a value is published by this very job, whatever lag its history assumes; pushed rows are dated the same way.
 _LIVE = """
-SELECT * REPLACE (watermark AS event_timestamp) FROM read_parquet({file}) built
-WHERE epoch_us(watermark) <= {until} AND (epoch_us(built.event_timestamp) >= {since}
-  OR epoch_us(built.event_timestamp) = {undated})
+SELECT * REPLACE (watermark AS event_timestamp) FROM {file} built
+WHERE watermark <= {until} AND watermark >= {built} AND built.event_timestamp >= {since}
 QUALIFY row_number() OVER (PARTITION BY {key} ORDER BY watermark DESC, created_timestamp DESC) = 1
 """
 _HISTORY = """
 SELECT n.{key}, any_value(n.event_timestamp) AS event_timestamp, any_value(n.created_timestamp) AS created_timestamp,
   any_value(n.watermark) AS watermark, coalesce(list(g.item_id ORDER BY g.position) FILTER (g.item_id IS NOT NULL), [])
   AS history
-FROM ({newest}) n LEFT JOIN read_parquet({log}) g
+FROM ({newest}) n LEFT JOIN {log} g
   ON g.user_id = n.user_id AND g.position < n.history_end AND g.position >= n.history_end - {length}
 GROUP BY n.{key}
 """
@@ -52,10 +53,10 @@ GROUP BY n.{key}
 
 @dataclass(frozen=True)
 class Span:
-    """Event times from `since` to `until`, both included, in microseconds; undated rows always count.
+    """Event times from `since` to `until`, both included, in microseconds; what catalogues say counts whatever its date.
 
-    `live` says that the clock runs: what is built goes online at once, and its event time there is its watermark. A
-    clock that stands still replays the past, where a value could be read only once its lag was over.
+    `live` says that the clock runs: what is built goes online at once, and its event time there is its watermark, which
+    then is what counts. A clock that stands still replays the past, where a value could be read only once its lag was over.
     """
 
     since: int
@@ -64,7 +65,13 @@ class Span:
 
 
 def write_source(
-    generation: Generation, paths: SourcePaths, view: str, feast_view: FeatureView, span: Span, history_length: int
+    generation: Generation,
+    paths: SourcePaths,
+    view: str,
+    feast_view: FeatureView,
+    span: Span,
+    history_length: int,
+    held: pa.Table | None = None,
 ) -> tuple[Path, int]:
     """Write the source file of a value view; what was there is replaced at once.
 
@@ -75,6 +82,7 @@ def write_source(
         feast_view: the value view; its columns are written.
         span: which event times count.
         history_length: newest positives kept in a history.
+        held: key and `digest` (see `row_digests`) of rows that are online: those that are the same are left out.
 
     Returns:
         The file, and its number of rows (one per entity).
@@ -87,6 +95,8 @@ def write_source(
     try:
         with pq.ParquetWriter(scratch, schema, compression="zstd") as writer:
             for batch in newest(generation, paths, view, schema, span, history_length):
+                if held is not None:
+                    batch = _changed(batch, held)
                 writer.write_batch(batch)
                 count += batch.num_rows
         scratch.replace(target)
@@ -100,26 +110,20 @@ def newest(
 ) -> Iterator[pa.RecordBatch]:
     """The newest row of each entity of a view in batches of at most ROWS rows, ordered by id."""
     file = paths.ref(view)
-    if not file.is_file():
-        raise MissingArtifactError(f"{file} does not exist; run the stages before `llm4msr materialize` first")
     key = schema.names[0]
-    query = newest_query(file, key, until=span.until, since=span.since, live=span.live)
+    begin = 0 if view in CATALOGUES else span.since
+    since, built = (0, begin) if span.live else (begin, 0)
+    query = newest_query(file, key, until=span.until, since=since, built=built, live=span.live)
     query = without_withdrawn(query, key, file, span.until)
     if view == "user_history":
-        log = quoted(file.with_name("user_log.parquet"))
+        log = tables_of(segments(table_path(file.parent, "user_log")))
         query = _HISTORY.format(newest=query, key=key, log=log, length=history_length)
     vectors = None
     if generation.vector(view) is not None:
         vectors = np.load(file.parent / "vectors.npy", mmap_mode="r")
-    spill = paths.online / f".spill-{uuid.uuid4().hex}"
-    connection = connect(spill, MEMORY_LIMIT)
-    try:
-        reader = connection.sql(f"{query} ORDER BY {key}").to_arrow_reader(ROWS)
-        for batch in reader:
+    with database(paths.online) as connection:
+        for batch in connection.sql(f"{query} ORDER BY {key}").to_arrow_reader(ROWS):
             yield _shape(batch, schema, vectors)
-    finally:
-        connection.close()
-        shutil.rmtree(spill, ignore_errors=True)
 
 
 def state_of(paths: SourcePaths, view: str, until: int, live: bool) -> str:
@@ -128,42 +132,42 @@ def state_of(paths: SourcePaths, view: str, until: int, live: bool) -> str:
     Two artifacts of one log that differ in it hold other values of the same times: what is online is not what it would be.
     """
     file = paths.ref(view)
-    names = pq.read_schema(file).names
+    names = schema_of_table(file).names
     if "watermark" not in names:
         return ""
     key = names[0]
     left = ", ".join(name for name in ("row", "created_timestamp") if name in names)
-    spill = paths.online / f".spill-{uuid.uuid4().hex}"
-    connection = connect(spill, MEMORY_LIMIT)
-    try:
-        query = newest_query(file, key, until=until, live=live)
+    query = newest_query(file, key, until=until, live=live)
+    with database(paths.online) as connection:
         found = connection.execute(
             f"SELECT count(*), bit_xor(hash(n)) FROM (SELECT * EXCLUDE ({left}) FROM ({query})) n"
         ).fetchall()
-        return "-".join(map(str, found[0]))
-    finally:
-        connection.close()
-        shutil.rmtree(spill, ignore_errors=True)
+    return "-".join(map(str, found[0]))
 
 
-def newest_query(file: Path, key: str, *, until: int, since: int = 0, live: bool = False, undated: bool = True) -> str:
+def newest_query(
+    file: Path, key: str, *, until: int, since: int = 0, built: int = 0, live: bool = False, undated: bool = True
+) -> str:
     """SQL: the newest row of each `key` published from `since` to `until` (microseconds).
 
     Args:
-        file: a full history.
+        file: a full history, one file or a folder of segments.
         key: the id's column.
         until: later rows do not count.
         since: earlier rows do not count; a lag is part of a row's time, whether the clock runs or not.
+        built: of what is computed from the log, rows with an earlier watermark do not count, if the clock runs.
         live: the clock runs, see `Span`.
         undated: undated rows count, whatever `since` says.
     """
-    derived = "watermark" in pq.read_schema(file).names
+    derived = "watermark" in schema_of_table(file).names
     return (_LIVE if live and derived else _NEWEST).format(
-        file=quoted(file),
+        file=tables_of(segments(file)),
         key=key,
-        since=since,
-        until=until,
-        undated=UNDATED_MICROS if undated else since,
+        since=f"make_timestamptz({since})",
+        built=f"make_timestamptz({built})",
+        until=f"make_timestamptz({until})",
+        # What is computed from the log has a time, and segments of before it need not be read.
+        undated="" if derived or not undated else f" OR event_timestamp = make_timestamptz({UNDATED_MICROS})",
         more=", watermark DESC" if derived else "",
     )
 
@@ -183,6 +187,26 @@ def _shape(batch: pa.RecordBatch, schema: pa.Schema, vectors: np.ndarray | None)
         pc.cast(made[field.name] if field.name in made else batch.column(field.name), field.type) for field in schema
     ]
     return pa.RecordBatch.from_arrays(columns, schema=schema)
+
+
+def row_digests(rows: pa.RecordBatch) -> pa.Array:
+    """A digest of each row's values, binary [n]."""
+    columns = [
+        pa.array([json.dumps(value) for value in column.to_pylist()], pa.string())
+        if pa.types.is_nested(column.type)
+        else column.cast(pa.string())
+        for column in rows.columns
+    ]
+    lines = pc.binary_join_element_wise(*columns, "\x1f", null_handling="replace", null_replacement="\x00")
+    digests = [hashlib.blake2b(line.encode(), digest_size=16).digest() for line in lines.to_pylist()]
+    return pa.array(digests, pa.binary())
+
+
+def _changed(batch: pa.RecordBatch, held: pa.Table) -> pa.RecordBatch:
+    key = batch.schema.names[0]
+    place = pc.index_in(batch.column(key), value_set=held[key].combine_chunks())
+    same = pc.equal(held["digest"].combine_chunks().take(place), row_digests(batch))
+    return batch.filter(pc.invert(pc.fill_null(same, False)))
 
 
 def _lists(matrix: np.ndarray) -> pa.Array:

@@ -13,21 +13,19 @@ rows the answer is simply the newest by v.
 from __future__ import annotations
 
 import datetime as dt
-import os
-import shutil
-import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pyarrow as pa
-import pyarrow.parquet as pq
 from pydantic import StrictStr
 
-from core.duck import connect, name_of, quoted
-from core.errors import DataError, MissingArtifactError
+from core.duck import database, name_of, tables_of
+from core.errors import DataError
+from core.segments import schema_of, segments
 from core.tables import TIMESTAMP
 from feature_repo.feast_names import (
     DuckDBOfflineStore,
@@ -42,13 +40,12 @@ from feature_repo.feast_names import (
     file_source,
     infer_event_timestamp_from_entity_df,
 )
-from feature_repo.log import MEMORY_LIMIT
 
 _STATES = """
 SELECT *, lead(v) OVER seen IS DISTINCT FROM v AND e = max(e) OVER seen_so_far AS newest
 FROM (SELECT *, greatest(e, {known}) AS v FROM (
     SELECT {columns}, epoch_us({event}) AS e, {created} AS c, {watermark} AS w, file_row_number AS r
-    FROM read_parquet({file}, file_row_number = true)))
+    FROM {file}))
 WHERE e IS NOT NULL AND {known} IS NOT NULL
 WINDOW seen AS (PARTITION BY {keys} ORDER BY v, e, c, w, r),
        seen_so_far AS (PARTITION BY {keys} ORDER BY v, e, c, w, r ROWS UNBOUNDED PRECEDING)
@@ -94,7 +91,7 @@ class PointInTimeOfflineStore(DuckDBOfflineStore):
             )
         time_column = infer_event_timestamp_from_entity_df(dict(entity_df.dtypes))
         views = [_joined(view, feature_refs, full_feature_names) for view in feature_views]
-        scratch = Path(config.repo_path or ".") / f".spill-{os.getpid()}-{uuid.uuid4().hex[:8]}"
+        scratch = Path(config.repo_path or ".")
         moments = pd.to_datetime(entity_df[time_column], utc=True)
         return _Job(
             lambda: _join(entity_df, moments, views, scratch, filter_by_created_timestamp),
@@ -181,9 +178,7 @@ def _joined(view: FeatureView, refs: Sequence[str], full_names: bool) -> _View:
 
 def _columns(source: FileSource, needed: Sequence[str]) -> list[str]:
     """The source's columns, which must hold the needed ones."""
-    if not Path(source.path).is_file():
-        raise MissingArtifactError(f"{source.path} does not exist; run the stage that writes it")
-    present = pq.read_schema(source.path).names
+    present = schema_of(Path(source.path)).names
     for column in needed:
         if column not in present:
             raise DataError("a feature view reads this column, and it is not there", file=source.path, column=column)
@@ -195,11 +190,9 @@ def _join(
 ) -> pa.Table:
     table = pa.Table.from_pandas(frame, preserve_index=False)
     micros = pa.Array.from_pandas(moments).cast(TIMESTAMP).cast(pa.int64())
-    connection = connect(scratch, MEMORY_LIMIT)
-    try:
-        connection.execute("SET TimeZone = 'UTC'")
+    with database(scratch) as connection:
         keys = sorted({column for view in views for column in view.keys.values()})
-        rows = pa.table({"t": micros, "place": pa.array(range(len(micros)), pa.int64())})
+        rows = pa.table({"t": micros, "place": pa.array(np.arange(len(micros)))})
         for position, key in enumerate(keys):
             rows = rows.append_column(f"k{position}", table[key])
         connection.register("rows", rows)
@@ -208,9 +201,6 @@ def _join(
             for name, column in zip(view.features.values(), found.columns, strict=True):
                 table = table.append_column(name, column)
         return table
-    finally:
-        connection.close()
-        shutil.rmtree(scratch, ignore_errors=True)
 
 
 def _query(view: _View, keys: Sequence[str], filter_created: bool) -> str:
@@ -223,7 +213,7 @@ def _query(view: _View, keys: Sequence[str], filter_created: bool) -> str:
         event=name_of(view.event),
         created=f"epoch_us({name_of(view.created)})" if view.created else "NULL::BIGINT",
         watermark="epoch_us(watermark)" if view.watermark else "0",
-        file=quoted(view.file),
+        file=tables_of(segments(Path(view.file)), file_row_number="true"),
     )
     fresh = "true" if view.ttl is None else f"state.e + {view.ttl} >= rows.t"
     columns = ", ".join(f"CASE WHEN {fresh} THEN state.f{i} END" for i in range(len(view.features)))

@@ -11,9 +11,9 @@ import pyarrow as pa
 
 from core import Clock, Settings
 from feature_repo import views
-from feature_repo.materialization import CATALOGUES, apply
+from feature_repo.materialization import apply
 from feature_repo.online import OnlineTable
-from feature_repo.online_source import Span, schema_of
+from feature_repo.online_source import CATALOGUES, Span, schema_of
 from feature_repo.online_source import newest as newest_rows
 
 SAMPLE = 50
@@ -28,6 +28,7 @@ def sample_online(
     knowledge: Path,
     count: int = SAMPLE,
     newest: bool = True,
+    since: int = 0,
 ) -> dict[str, list[dict[str, Any]]]:
     """Read evenly spread keys of every value view from both stores.
 
@@ -37,6 +38,7 @@ def sample_online(
         sources: validate artifacts, oldest window first.
         features, knowledge: artifact folders.
         count: about how many keys a view.
+        since: only values that are published from this time on, in microseconds; what catalogues say whatever its date.
         newest: no later window is online; else what catalogues say there is the later one's.
 
     Returns:
@@ -47,7 +49,7 @@ def sample_online(
         StorageError: a store cannot be reached.
     """
     store, generation, paths = apply(settings, sources=sources, features=features, knowledge=knowledge)
-    table, span = OnlineTable(store), Span(0, clock.now_micros(), live=clock.fixed is None)
+    table, span = OnlineTable(store), Span(since, clock.now_micros(), live=clock.fixed is None)
     found = {}
     for view, feast_view in views.value_views(generation, paths).items():
         if not newest and view in CATALOGUES:

@@ -6,7 +6,6 @@ a row carries row numbers of memory-mapped matrices and an end offset into its u
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -19,15 +18,15 @@ import pyarrow.parquet as pq
 from core import Built, Clock, Settings, Window, logger
 from core.contracts.dataset_spec import DatasetSpec
 from core.duck import arrow_of
-from core.errors import GateError, MissingArtifactError
+from core.errors import GateError
+from core.segments import link, segments
 from core.tables import GRADE, TIMESTAMP
-from feature_repo.dimension import dimension
 from feature_repo.log import id_types, open_log
 from feature_repo.negatives import SAMPLED, with_negatives
 from feature_repo.overlay import open_store
 from feature_repo.splits import assign_splits
-from feature_repo.statistics import ROW_GROUP
 from feature_repo.views import Generation, SourcePaths, apply, generation_of, ref_name
+from feature_repo.writing import ROW_GROUP
 
 LOG = logger("feature_repo")
 KEYS = ("user_id", "item_id", "scenario", "event_timestamp")
@@ -47,13 +46,13 @@ def build_training_table(
     window: Window,
     train_start: int,
 ) -> Built:
-    """Write rows.parquet, user_log.parquet, vectors/ and spec.json.
+    """Write rows.parquet, user_log/ (in segments), vectors/ and spec.json.
 
     Args:
         settings: declared columns, priors, split and history length.
         clock: rows after its now have not happened yet and are left out.
         sources: folders of validated tables, earlier windows first; rows found in two windows count once.
-        features: artifact folder of `build_statistics`.
+        features: artifact folder of `build_features`.
         knowledge: artifact folder of the knowledge stage.
         out: an existing folder.
         window: the event time of the rows; what they are joined with may be older.
@@ -75,14 +74,15 @@ def build_training_table(
             how, end = settings.data.negatives, _end(window, clock)
             log = with_negatives(log, sources, how, end=end, scratch=work / "negatives")
         splits = log["split"]
-        users, items = dimension(sources, "users", work), dimension(sources, "items", work)
+        users, items = features / "users.parquet", features / "items.parquet"
         paths = SourcePaths(users, items, features, knowledge, work / "online")
         generation = generation_of(settings, users=users, items=items, knowledge=knowledge)
         joined = point_in_time(settings, generation, paths, log.select(["row_id", *KEYS]), work / "registry.db")
         rows = _compose(generation, log, joined)
         pq.write_table(rows, out / "rows.parquet", compression="zstd", row_group_size=ROW_GROUP)
         dims = _link_vectors(generation, knowledge, out / "vectors")
-        _link(features / "user_log.parquet", out / "user_log.parquet")
+        for segment in segments(features / "user_log"):
+            link(segment, out / "user_log" / segment.name)
         _spec(settings, generation, dims, sources, train_start).write(out)
     finally:
         shutil.rmtree(work, ignore_errors=True)
@@ -196,19 +196,9 @@ def _link_vectors(generation: Generation, knowledge: Path, out: Path) -> dict[st
     out.mkdir()
     dims = {}
     for vector in generation.vectors:
-        _link(knowledge / vector.view / "vectors.npy", out / f"{vector.view}.npy")
+        link(knowledge / vector.view / "vectors.npy", out / f"{vector.view}.npy")
         dims[vector.view] = vector.dim
     return dims
-
-
-def _link(source: Path, target: Path) -> None:
-    """A second name for the same bytes; a copy where the file system cannot."""
-    try:
-        os.link(source, target)
-    except FileNotFoundError as error:
-        raise MissingArtifactError(f"{source} does not exist; run the stage that writes it") from error
-    except OSError:
-        shutil.copyfile(source, target)
 
 
 def _spec(

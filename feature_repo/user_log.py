@@ -16,9 +16,8 @@ from typing import Any
 import pyarrow as pa
 
 from core import logger
-from core.duck import connect, quoted
+from core.duck import database, quoted
 from core.sqlite import transaction
-from feature_repo.log import MEMORY_LIMIT
 from ingest import PushedLog
 
 LOG = logger("feature_repo")
@@ -103,9 +102,9 @@ def _union(built: list[Dated], pushed: list[Dated]) -> Rows:
 
 
 def _load(connection: sqlite3.Connection, file: Path) -> int:
-    spill = str(Path(connection.execute("PRAGMA database_list").fetchone()[2]).parent)
+    spill = Path(connection.execute("PRAGMA database_list").fetchone()[2]).parent
     count = 0
-    with connect(spill, MEMORY_LIMIT) as reader:
+    with database(spill) as reader:
         found = reader.execute(_READ.format(file=quoted(file)))
         while rows := found.fetchmany(_CHUNK):
             connection.executemany("INSERT OR REPLACE INTO row VALUES (?, ?, ?, ?, ?, ?)", rows)

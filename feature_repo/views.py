@@ -8,10 +8,10 @@ histories an end offset into the user's log.
     user_features             declared user columns                     feast/sources/user_features.parquet
     user_features_ref         the same                                  users.parquet
     item_features[_ref]       title (value view), declared columns      items.parquet
-    user_stats[_ref]          user_rows, user_positives, user_rate      user_stats.parquet
-    item_stats[_ref]          item_rows, item_positives, item_rate      item_stats.parquet
+    user_stats[_ref]          user_rows, user_positives, user_rate      user_stats/ (in segments)
+    item_stats[_ref]          item_rows, item_positives, item_rate      item_stats/
     user_history              history: list of item ids, newest last    feast/sources/user_history.parquet
-    user_history_ref          history_end                               user_history.parquet
+    user_history_ref          history_end                               user_history/
     user_pooled_V, user_prompt_V, scenario_V        vector              feast/sources/VIEW.parquet
     user_pooled_V_ref, ..., item_text_V_ref         kind, version, row  KIND/index.parquet
     user_text, scenario_text  text, text_source, version                feast/sources/VIEW.parquet
@@ -39,6 +39,7 @@ from core.contracts.kinds import KEYS, KINDS, EntityName, find_kind
 from core.contracts.statistics import COUNTED, statistic_columns
 from core.digest import sha256_json
 from core.errors import MissingArtifactError, SettingsError
+from core.segments import table_path
 from feature_repo.feast_names import (
     Array,
     Bool,
@@ -156,7 +157,7 @@ class SourcePaths:
     """The parquet files behind the views.
 
     Attributes:
-        users, items: one file each (see `dimension` for several windows).
+        users, items: one file each, of all windows (see `dimension`).
         features: folder with user_stats, item_stats and user_history.
         knowledge: folder with KIND/index.parquet.
         online: folder of the files that `materialize` writes, one per value view.
@@ -174,7 +175,12 @@ class SourcePaths:
             return self.users if view == "user_features" else self.items
         if find_kind(view) is not None:
             return self.knowledge / view / "index.parquet"
-        return (self.knowledge if view.endswith("_text") else self.features) / f"{view}.parquet"
+        return table_path(self.knowledge if view.endswith("_text") else self.features, view)
+
+    def ids(self, view: str) -> Path:
+        """A table that names every entity of the unversioned view, smaller than its full history where there is one."""
+        counts = table_path(self.features, view.replace("_history", "_stats").replace("_stats", "_counts"))
+        return counts if counts.is_dir() and counts.name.endswith("_counts") else self.ref(view)
 
 
 def generation_of(settings: Settings, *, users: Path, items: Path, knowledge: Path) -> Generation:

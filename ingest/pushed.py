@@ -14,12 +14,11 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
-import duckdb
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from core.duck import arrow_of, name_of, quoted
+from core.duck import arrow_of, database, name_of, quoted
 from core.files import replace_file
 from core.ids import read_id
 from core.log import logger
@@ -205,7 +204,7 @@ def _matches(path: Path, schema: pa.Schema, pushed: pa.Table) -> pa.Table:
     """
     numbered = pushed.select([*_KEY, "label"]).append_column("n", pa.array(np.arange(pushed.num_rows)))
     context = "".join(f", s.{name_of(name)}" for name in _context(schema))
-    with duckdb.connect() as connection:
+    with database(path.parent) as connection:
         connection.register("pushed", numbered)
         return arrow_of(
             connection,

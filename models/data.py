@@ -15,7 +15,8 @@ import pyarrow.parquet as pq
 from core.contracts.dataset_spec import DatasetSpec
 from core.contracts.kinds import is_of
 from core.contracts.statistics import statistic_columns
-from core.errors import DataError
+from core.errors import DataError, MissingArtifactError
+from core.segments import segments, table_path
 
 USER_STATS = tuple(statistic_columns("user"))
 ITEM_STATS = tuple(statistic_columns("item"))
@@ -87,7 +88,7 @@ def load_dataset(folder: Path) -> TrainingData:
     declared = [*spec.columns("user"), *spec.columns("item")]
     references = [f"{kind}_row" for kind in spec.vectors]
     rows = _read(folder / "rows.parquet", (*ROW_COLUMNS, "history_end", *declared, *references))
-    user_log = _read(folder / "user_log.parquet", ("user_id", "position", "item_id"))
+    user_log = _read(table_path(folder, "user_log"), ("user_id", "position", "item_id"))
     vectors = {kind: _matrix(folder / "vectors" / f"{kind}.npy", found.dim) for kind, found in spec.vectors.items()}
     return TrainingData(rows, user_log, vectors, spec)
 
@@ -178,8 +179,8 @@ def _histories(data: TrainingData, rows: pa.Table) -> list[list[Any]]:
 
 def _read(path: Path, columns: Sequence[str]) -> pa.Table:
     try:
-        table = pq.read_table(path)
-    except (OSError, pa.ArrowInvalid) as error:
+        table = pa.concat_tables([pq.read_table(file) for file in segments(path)])
+    except (OSError, pa.ArrowInvalid, MissingArtifactError) as error:
         raise DataError(f"cannot be read ({error}); run `llm4msr dataset` again", file=path) from error
     missing = [name for name in columns if name not in table.column_names]
     if missing:

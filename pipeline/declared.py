@@ -8,7 +8,7 @@ from core import Settings
 from pipeline.graph import GRAPH
 
 # Known to every stage; they shape no output. A clock that stands still is an input of its own.
-_EVERYWHERE = ("root", "project", "file", "clock")
+_EVERYWHERE = ("root", "project", "file", "clock", "resources")
 
 
 class UndeclaredSettingError(Exception):

@@ -10,9 +10,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from core import Clock, Settings, Window, from_micros
-from core.duck import connect, name_of, quoted
+from core.duck import database, name_of, quoted
 
-_MEMORY = "1GB"
 # From this share of items that occur in one scenario only, scenarios that share a catalogue are most likely a mistake.
 _OWN_ITEMS = 0.5
 _NAMED = 20
@@ -87,16 +86,12 @@ def profile_source(settings: Settings, scratch: Path) -> Profile:
 
 def profile(settings: Settings, tables: Path) -> Profile:
     """Count what an ingested folder holds."""
-    with tempfile.TemporaryDirectory(prefix="llm4msr-profile-") as spill:
-        connection = connect(spill, _MEMORY)
-        try:
-            for name in ("interactions", "items"):
-                connection.execute(
-                    f"CREATE VIEW {name} AS SELECT * FROM read_parquet({quoted(tables / f'{name}.parquet')})"
-                )
-            return Profile(**_log(connection), **_catalogue(connection, settings))
-        finally:
-            connection.close()
+    with database(share=0.5) as connection:
+        for name in ("interactions", "items"):
+            connection.execute(
+                f"CREATE VIEW {name} AS SELECT * FROM read_parquet({quoted(tables / f'{name}.parquet')})"
+            )
+        return Profile(**_log(connection), **_catalogue(connection, settings))
 
 
 def _log(connection: Any) -> dict[str, Any]:

@@ -30,6 +30,7 @@ from pipeline.windows import (
     covering,
     earlier_windows,
     late_pushes,
+    made_before,
     missing_before,
     refuse_empty,
     stage_clock,
@@ -112,9 +113,15 @@ def features(settings: Settings, window: Window = Window()) -> Manifest:
         LOG.warning(missing)
 
     def build(out: Path) -> Built:
-        from feature_repo import build_statistics
+        from feature_repo import build_features
 
-        return build_statistics([m.path for m in clean], out, declared(settings, "features"), window.bounds_micros()[1])
+        return build_features(
+            [m.path for m in clean],
+            out,
+            declared(settings, "features"),
+            window.bounds_micros()[1],
+            earlier=[m.path for m in made_before(settings, "features", clean)],
+        )
 
     return store.build(
         "features",
@@ -201,7 +208,11 @@ def materialize(settings: Settings, window: Window = Window()) -> Manifest:
         _write(out / "written.json", written)
         run = made["knowledge"].digest[:16]
         gate = validate_online(
-            sample_online(seen, clock, newest=later is None, **paths), seen, clock, out / DATA_DOCS, run
+            sample_online(seen, clock, newest=later is None, since=start or 0, **paths),
+            seen,
+            clock,
+            out / DATA_DOCS,
+            run,
         )
         _write(out / "run" / "gate.json", gate)
         return Built(rows=written, versions=dict(made["knowledge"].versions))

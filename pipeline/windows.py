@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable
 
 from core import ArtifactStore, Clock, Manifest, Settings, Window, from_micros, logger, make_clock
+from core.contracts.chain import Chain
 from core.contracts.ingested import Ingested
-from core.digest import sha256_json
+from core.digest import canonical_json, sha256_json
 from core.errors import DataError, EmptyWindowError
+from core.source import code_version
+from pipeline.declared import shaping
+from pipeline.graph import GRAPH
 from pipeline.id_types import of_one_type
 
 LOG = logger("pipeline")
@@ -15,7 +20,7 @@ LOG = logger("pipeline")
 
 def artifact_store(settings: Settings) -> ArtifactStore:
     """The artifact store below the settings' root."""
-    return ArtifactStore(settings.root)
+    return ArtifactStore(settings.root, memory=settings.resources.memory)
 
 
 def earlier_windows(settings: Settings, window: Window, stage: str = "validate") -> list[Manifest]:
@@ -131,6 +136,34 @@ def stage_clock(settings: Settings, window: Window) -> Clock:
     last = [Ingested.read(m.path).last for m in artifact_store(settings).all("ingest", window)]
     known = [value for value in last if value is not None]
     return make_clock(settings, from_micros(max(known) + 1) if known else None)
+
+
+def made_before(settings: Settings, stage: str, clean: list[Manifest]) -> list[Manifest]:
+    """A stage's artifacts of the first of these validated tables that hold what it would make of them today, those of most
+    tables first: an artifact in segments can go on from one of them.
+    """
+    wanted = [manifest.digest for manifest in clean]
+    shape = json.loads(canonical_json(shaping(settings, stage)))
+    code = code_version(GRAPH[stage].rooms)
+
+    def read(manifest: Manifest) -> list[str]:
+        names = sorted(
+            (n for n in manifest.inputs if n.startswith("validate_")), key=lambda n: int(n.rsplit("_", 1)[1])
+        )
+        return [manifest.inputs[name] for name in names]
+
+    found = []
+    for manifest in artifact_store(settings).find(stage):
+        sources = read(manifest)
+        alike = manifest.code == code and manifest.settings == shape and manifest.rewritten is None
+        if (
+            alike
+            and len(sources) < len(wanted)
+            and sources == wanted[: len(sources)]
+            and manifest.file(Chain.FILE).is_file()
+        ):
+            found.append((len(sources), manifest))
+    return [manifest for _, manifest in sorted(found, key=lambda pair: -pair[0])]
 
 
 def training_start(settings: Settings, clean: list[Manifest]) -> int:

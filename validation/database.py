@@ -5,9 +5,8 @@ Times are compared as they are stored (microseconds, UTC) and never fetched, onl
 
 from __future__ import annotations
 
-import tempfile
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,26 +14,22 @@ from typing import Any
 import duckdb
 import numpy as np
 
-from core.duck import connect, name_of, quoted
+from core import duck
+from core.duck import name_of, tables_of
 
-MEMORY_LIMIT = "1GB"
-
-
-@contextmanager
-def database() -> Iterator[duckdb.DuckDBPyConnection]:
-    """An in-memory database that spills to a temporary folder beyond `MEMORY_LIMIT`."""
-    with tempfile.TemporaryDirectory(prefix="llm4msr-duckdb-") as folder:
-        connection = connect(folder, MEMORY_LIMIT)
-        try:
-            connection.execute("SET enable_progress_bar = false; SET TimeZone = 'UTC'")
-            yield connection
-        finally:
-            connection.close()
+# Of the process's memory: beside it lie a part of a table and what Great Expectations makes of it.
+_SHARE = 0.5
 
 
-def view(connection: duckdb.DuckDBPyConnection, name: str, path: Path) -> None:
-    """Make a parquet file readable as `name`; `file_row_number` counts its rows from 0."""
-    connection.execute(f"CREATE VIEW {name} AS SELECT * FROM read_parquet({quoted(path)}, file_row_number = true)")
+def database() -> AbstractContextManager[duckdb.DuckDBPyConnection]:
+    """An in-memory database that spills what does not fit."""
+    return duck.database(share=_SHARE)
+
+
+def view(connection: duckdb.DuckDBPyConnection, name: str, *paths: Path) -> None:
+    """Make parquet files of the same columns readable as `name`; `file_row_number` counts each one's rows from 0."""
+    read = tables_of(paths, file_row_number="true")
+    connection.execute(f"CREATE VIEW {name} AS SELECT * FROM {read}")
 
 
 def one_row(connection: duckdb.DuckDBPyConnection, query: str, parameters: Sequence[Any] = ()) -> dict[str, Any]:

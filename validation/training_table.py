@@ -15,6 +15,7 @@ from core.contracts.dataset_spec import DatasetSpec, VectorSpec
 from core.contracts.kinds import is_of
 from core.duck import name_of
 from core.errors import MissingArtifactError
+from core.segments import segments, table_path
 from validation import frames
 from validation.database import database, one_row, view
 from validation.docs import write_data_docs
@@ -58,7 +59,7 @@ def validate_training_table(
     """Judge a dataset artifact.
 
     Args:
-        folder: holds rows.parquet, user_log.parquet, vectors/KIND.npy and spec.json.
+        folder: holds rows.parquet, user_log/, vectors/KIND.npy and spec.json.
         settings: `features.lag` says from when on statistics must be there.
         clock: the time that Data Docs show.
         knowledge: the knowledge artifact the rows refer to: each row must point to a vector of its own ids, and each
@@ -75,7 +76,9 @@ def validate_training_table(
     """
     spec = _spec(folder)
     file = frames.open_parquet(folder / "rows.parquet")
-    frames.open_parquet(folder / "user_log.parquet")
+    user_log = table_path(folder, "user_log")
+    for segment in segments(user_log):
+        frames.open_parquet(segment)
     schema = file.schema_arrow
     counts, problems = _matrices(folder, spec.vectors)
     times = [name for name in schema.names if name.endswith(("_watermark", "_published"))]
@@ -118,7 +121,7 @@ def _facts(folder: Path, settings: Settings, spec: DatasetSpec) -> dict[str, Any
             "NOT sampled" if "sampled" in frames.open_parquet(folder / "rows.parquet").schema_arrow.names else "true"
         )
         connection.execute(f"CREATE VIEW logged AS SELECT {_OWN}, {logged} AS real FROM training")
-        view(connection, "user_log", folder / "user_log.parquet")
+        view(connection, "user_log", *segments(table_path(folder, "user_log")))
         ask = _Questions(connection)
         users = [view for view in spec.vectors if is_of(view, "user")]
         times = settings.features.lag, settings.features.ttl

@@ -137,7 +137,7 @@ PICTURES = {
             "log": Box(0, 0, "validated tables", "all windows so far", "other"),
             "knowledge": Box(0, 1, "knowledge artifact", "vectors and texts", "other"),
             "push": Box(0, 2, "fresh interactions", "file, stream or HTTP", "other"),
-            "stats": Box(1, 0, "build_statistics", "a state per event"),
+            "stats": Box(1, 0, "build_features", "a state per event"),
             "views": Box(1, 1, "Generation", "views and services"),
             "pusher": Box(2, 2, "Pusher", "the users of fresh rows"),
             "table": Box(2, 0, "build_training_table", "point-in-time join"),

@@ -92,12 +92,13 @@ def tables_page() -> str:
 
 def formats_page() -> str:
     """The files that one room writes and another reads, as their contracts declare them."""
-    from core.contracts import bundle_spec, catalogue_spec, dataset_spec, kinds, pointers, statistics
+    from core.contracts import bundle_spec, catalogue_spec, chain, dataset_spec, kinds, pointers, statistics
 
     files = {
         "dataset: `spec.json`": dataset_spec.DatasetSpec,
         "bundle: `spec.json`": bundle_spec.BundleSpec,
         "catalogue: `spec.json`": catalogue_spec.CatalogueSpec,
+        "features: `chain.json`": chain.Chain,
         "`root/serving/current.json`": pointers.BundlePointer,
         "`root/serving/catalogue.json`": pointers.CataloguePointer,
         "`root/serving/push.json`": pointers.PushPointer,

@@ -20,6 +20,7 @@ from core.digest import sha256_file, sha256_json
 from core.duck import arrow_of, quoted
 from core.files import write_json
 from core.log import logger
+from core.manifest import data_digest
 from knowledge.storage import queries
 from knowledge.storage.buckets import HASH_BITS
 
@@ -46,7 +47,9 @@ def put_in_order(connection: duckdb.DuckDBPyConnection, source: Path, folder: Pa
     [(last,)] = connection.sql(f"SELECT epoch_us(max(event_timestamp)) FROM {queries.files([file])}").fetchall()
     cut = int(before) if last is not None and last >= before else None
     # DuckDB's hash of a user may be another one in another version.
-    name = sha256_json({"rows": _digest(source), "before": cut, "format": [_FORMAT, duckdb.__version__]})[:16]
+    name = sha256_json(
+        {"rows": data_digest(source, "interactions.parquet"), "before": cut, "format": [_FORMAT, duckdb.__version__]}
+    )[:16]
     target = folder / name
     if target.is_dir() and (meta := _sound(target)) is not None:
         return OrderedSource(target, meta["part"], meta["rows"])
@@ -138,13 +141,3 @@ def _sound(folder: Path) -> Mapping[str, Any] | None:
         return None  # another process was first
     shutil.rmtree(trash, ignore_errors=True)
     return None
-
-
-def _digest(source: Path) -> str:
-    """The digest of a source's rows: from its manifest where it has one."""
-    manifest = source / "manifest.json"
-    if manifest.is_file():
-        known = json.loads(manifest.read_text()).get("files", {}).get("interactions.parquet")
-        if known:
-            return str(known)
-    return sha256_file(source / "interactions.parquet")

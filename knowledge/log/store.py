@@ -179,13 +179,9 @@ def open_log(sources: Sequence[Path], cache: Path, catalogue: Catalogue, before:
     scratch = folder / f".spill.{uuid.uuid4().hex}"
     scratch.mkdir(parents=True)
     try:
-        with in_use(scratch):
-            connection = queries.connect(scratch)
-            try:
-                parts = [put_in_order(connection, source, folder, before) for source in sources]
-                yield LogStore(connection, parts, catalogue, ids)
-            finally:
-                connection.close()
+        with in_use(scratch), queries.database(scratch) as connection:
+            parts = [put_in_order(connection, source, folder, before) for source in sources]
+            yield LogStore(connection, parts, catalogue, ids)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
 

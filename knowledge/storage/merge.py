@@ -107,12 +107,9 @@ class Merge:
         if not self._counts[name]:
             yield pq.read_table(files[0])
             return
-        connection = queries.connect(self._scratch)
-        try:
+        with queries.database(self._scratch) as connection:
             query = f"SELECT * FROM {queries.files(files)} ORDER BY watermark, user_id"
             yield from queries.tables(connection, query, _ROWS)
-        finally:
-            connection.close()
 
 
 class _Parquet:

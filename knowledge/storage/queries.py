@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import duckdb
@@ -11,16 +11,15 @@ import pyarrow as pa
 
 from core import duck
 
-MEMORY_LIMIT = "192MB"
+# Of the process's memory: beside it lie a bucket's rows, the catalogue and the reasoner.
+_SHARE = 0.1
 # More of them would need more memory each.
 _MOST_THREADS = 4
 
 
-def connect(scratch: Path) -> duckdb.DuckDBPyConnection:
-    """A connection that spills into `scratch` where its memory does not suffice."""
-    threads = os.environ.get("OMP_NUM_THREADS", "")
-    most = min(_MOST_THREADS, int(threads) if threads.isdigit() else os.cpu_count() or 1)
-    return duck.connect(scratch, MEMORY_LIMIT, most)
+def database(near: Path) -> AbstractContextManager[duckdb.DuckDBPyConnection]:
+    """A database that spills near a folder where its memory does not suffice."""
+    return duck.database(near, share=_SHARE, threads=min(_MOST_THREADS, duck.thread_count()))
 
 
 def files(paths: list[Path]) -> str:

@@ -36,7 +36,7 @@ settings = load_settings(os.environ["LLM4MSR_SETTINGS"])
 made = {name: STAGES[name](settings, Window()) for name in
         ("ingest", "validate", "features", "knowledge", "materialize", "dataset", "train")}
 rows = pq.read_table(made["dataset"].file("rows.parquet"))
-stats = pq.read_table(made["features"].file("user_stats.parquet"))
+stats = pq.read_table(made["features"].file("user_stats"))
 catalogue = pq.read_table(CataloguePointer.read(settings.root).folder(settings.root) / "items.parquet")
 bundle = load_bundle(made["train"].file("bundle_plain"))
 clock = stage_clock(settings, Window())

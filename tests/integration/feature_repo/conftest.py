@@ -69,7 +69,7 @@ def write_world(
     version: str = "ab12",
     dim: int = 8,
 ) -> World:
-    from feature_repo import build_statistics
+    from feature_repo import build_features
 
     kind = pa.string() if text_ids else pa.int64()
     ids = IdTypes(kind, kind)
@@ -112,7 +112,7 @@ def write_world(
     pq.write_table(table.cast(items_schema(ids, {"year": pa.float32()})), clean / "items.parquet")
     scenarios = [{"scenario": s, "title": s.title(), "description": f"{s}."} for s in ("red", "blue")]
     pq.write_table(pa.Table.from_pylist(scenarios, schema=SCENARIOS), clean / "scenarios.parquet")
-    build_statistics([clean], features, settings, None)
+    build_features([clean], features, settings, None)
     # One user in ten, and one item in ten, has no vector.
     known_users = [u for n, u in enumerate(user_ids) if n % 10]
     known_items = [i for n, i in enumerate(item_ids) if n % 10]

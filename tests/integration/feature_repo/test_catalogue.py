@@ -40,7 +40,7 @@ def test_statistics_are_those_of_now(make_world):
     world = make_world()
     out, _ = built(world)
     newest = {}
-    for row in pq.read_table(world.paths["features"] / "item_stats.parquet").to_pylist():
+    for row in pq.read_table(world.paths["features"] / "item_stats").to_pylist():
         if row["event_timestamp"] <= world.now:
             newest[row["item_id"]] = row
     for item in pq.read_table(out / "items.parquet").to_pylist():

@@ -31,7 +31,7 @@ def lagging(world):
     """A world whose history assumes that a state can be read a day after it was built."""
     features = FeatureSettings(history_length=5, lag=dict.fromkeys(KINDS, DAY))
     world.settings = world.with_settings(features=features)
-    feature_repo.build_statistics([world.folder / "validate"], world.folder / "features", world.settings, None)
+    feature_repo.build_features([world.folder / "validate"], world.folder / "features", world.settings, None)
     return world
 
 

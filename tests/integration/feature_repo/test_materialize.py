@@ -12,6 +12,7 @@ from core import replay, to_micros
 from core.errors import StorageError
 from feature_repo.materialization import apply, declared_generations, probe_of
 from feature_repo.online import OnlineTable
+from feature_repo.online_ids import OnlineIds
 from feature_repo.views import value_views
 
 pytestmark = pytest.mark.integration
@@ -53,7 +54,7 @@ def test_online_rows_equal_the_newest_source_rows(world):
     counts = written(world)
     rows = online_rows(world)
     for entity in ("user", "item"):
-        expected = newest(world.paths["features"] / f"{entity}_stats.parquet", f"{entity}_id", world.now)
+        expected = newest(world.paths["features"] / f"{entity}_stats", f"{entity}_id", world.now)
         assert set(rows[f"{entity}_stats"]) == set(expected)
         assert counts[f"{entity}_stats"] == len(expected)
         for key, row in expected.items():
@@ -84,7 +85,7 @@ def test_vectors_arrive_bit_for_bit(world):
 def test_histories_hold_the_newest_positives_newest_last(world):
     written(world)
     log = {}
-    for row in pq.read_table(world.paths["features"] / "user_log.parquet").to_pylist():
+    for row in pq.read_table(world.paths["features"] / "user_log").to_pylist():
         log.setdefault(row["user_id"], []).append((row["position"], row["item_id"]))
     for user, row in online_rows(world)["user_history"].items():
         assert row["history"] == [item for _, item in sorted(log.get(user, []))][-5:]
@@ -101,11 +102,11 @@ def test_twice_is_the_same(world):
 
 def test_a_correction_with_the_same_timestamps_wins(world):
     written(world)
-    file = world.paths["features"] / "user_stats.parquet"
+    file = world.paths["features"] / "user_stats"
     table = pq.read_table(file)
     corrected = pa.array([n + 1000 for n in table["user_rows"].to_pylist()], pa.int64())
     place = table.schema.get_field_index("user_rows")
-    pq.write_table(table.set_column(place, table.schema.field(place), corrected), file)
+    pq.write_table(table.set_column(place, table.schema.field(place), corrected), file / "0000.parquet")
     written(world)
     expected = {k: r["user_rows"] for k, r in newest(file, "user_id").items()}
     assert {k: r["user_rows"] for k, r in online_rows(world)["user_stats"].items()} == expected
@@ -139,7 +140,7 @@ def test_rows_of_many_arrow_chunks_all_arrive(make_world):
     counts = written(world)
     rows = online_rows(world)
     assert counts["user_features"] == 2500 == sum(r is not None for r in rows["user_features"].values())
-    assert counts["user_stats"] == len(newest(world.paths["features"] / "user_stats.parquet", "user_id"))
+    assert counts["user_stats"] == len(newest(world.paths["features"] / "user_stats", "user_id"))
 
 
 def test_values_published_after_now_stay_offline(world):
@@ -148,13 +149,42 @@ def test_values_published_after_now_stay_offline(world):
     assert all(r["published"] <= to_micros(now) for r in online_rows(world)["user_stats"].values())
 
 
-def test_a_window_writes_only_what_is_new_and_undated_rows(world):
-    everything = written(world)
-    # The overlap is a day; the log spans little more than one.
+def test_a_window_writes_only_what_is_new(world):
+    written(world)
     written(world, now=world.now + 26 * HOUR)
     later = written(world, now=world.now + 48 * HOUR, start=to_micros(world.now + 25 * HOUR))
-    assert later["user_stats"] == later["user_history"] == 0
-    assert later["user_features"] == everything["user_features"]
+    assert later["user_stats"] == later["user_history"] == later["user_features"] == later["item_features"] == 0
+
+
+def moved(world, users):
+    """Give some users another zip code."""
+    file = world.paths["features"] / "users.parquet"
+    table = pq.read_table(file)
+    place = table.schema.get_field_index("zip")
+    pairs = zip(table["user_id"].to_pylist(), table["zip"].to_pylist(), strict=True)
+    zips = pa.array([f"{code}x" if user in users else code for user, code in pairs])
+    pq.write_table(table.set_column(place, table.schema.field(place), zips), file)
+
+
+def test_of_what_catalogues_say_a_window_writes_the_rows_that_changed(world):
+    written(world)
+    some = pq.read_table(world.paths["features"] / "users.parquet")["user_id"].to_pylist()[2:4]
+    moved(world, some)
+    assert day(world, 1)["user_features"] == 2
+    rows = online_rows(world)["user_features"]
+    assert {user for user, row in rows.items() if row["zip"].endswith("x")} == set(some)
+    assert day(world, 2)["user_features"] == 0
+
+
+def test_a_kill_between_writing_and_noting_writes_again(world, monkeypatch):
+    written(world)
+    some = pq.read_table(world.paths["features"] / "users.parquet")["user_id"].to_pylist()[2:4]
+    moved(world, some)
+    monkeypatch.setattr(OnlineIds, "note", lambda *_: None)
+    assert day(world, 1)["user_features"] == 2
+    monkeypatch.undo()
+    assert day(world, 2)["user_features"] == 2
+    assert day(world, 3)["user_features"] == 0
 
 
 def changed(rows):
@@ -192,7 +222,7 @@ def test_what_is_made_in_another_way_is_written_whole_by_the_next_window(quiet, 
     assert day(quiet, 3)["user_features"] == 0
     update = getattr(quiet.settings, section).model_copy(update=change)
     quiet.settings = quiet.with_settings(**{section: update})
-    feature_repo.build_statistics(quiet.paths["sources"], quiet.paths["features"], quiet.settings, None)
+    feature_repo.build_features(quiet.paths["sources"], quiet.paths["features"], quiet.settings, None)
     counts = day(quiet, 4)
     assert {view for view in ("user_stats", "item_stats", "user_history", "user_features") if counts[view]} == views
     samples = feature_repo.sample_online(quiet.settings, replay(quiet.now + 120 * HOUR), **quiet.paths)
@@ -204,7 +234,6 @@ def test_what_is_made_in_another_way_is_written_whole_by_the_next_window(quiet, 
 @pytest.mark.parametrize(
     ("folder", "file", "column", "change"),
     [
-        ("features", "user_stats", "user_rows", lambda n: n + 1000),
         ("knowledge", "user_text", "version", lambda v: f"{v}-of-other-titles"),
         ("knowledge", "user_text", "text", lambda t: t.upper()),
     ],
@@ -222,8 +251,24 @@ def test_an_earlier_value_that_is_another_one_now_is_written_by_the_next_window(
     assert day(quiet, 4)[file] == 0
 
 
+def test_statistics_of_other_rows_are_written_whole_by_the_next_window(quiet):
+    """A corrected file, replayed rows: values of before the window are others now, though their times are the same."""
+    file = quiet.paths["sources"][0] / "interactions.parquet"
+    log = pq.read_table(file)
+    place = log.schema.get_field_index("label")
+    labels = pa.array([1 - label for label in log["label"].to_pylist()], pa.int8())
+    pq.write_table(log.set_column(place, log.schema.field(place), labels), file)
+    feature_repo.build_features(quiet.paths["sources"], quiet.paths["features"], quiet.settings, None)
+    counts = day(quiet, 3)
+    assert counts["user_stats"] == counts["user_history"] == quiet.users
+    samples = feature_repo.sample_online(quiet.settings, replay(quiet.now + 96 * HOUR), **quiet.paths)
+    assert samples["user_stats"]
+    assert changed(samples["user_stats"]) == changed(samples["user_history"]) == []
+    assert day(quiet, 4)["user_stats"] == 0
+
+
 def dated_users(world):
-    """Undated rows are written every night; these are not. They have a column that nobody declared."""
+    """With a date, and a column that nobody declared."""
     file = world.paths["sources"][0] / "users.parquet"
     table = pq.read_table(file)
     for name in ("event_timestamp", "created_timestamp"):
@@ -232,6 +277,7 @@ def dated_users(world):
         table = table.set_column(column, field, pa.array([world.now - 48 * HOUR] * len(table), field.type))
     table = table.append_column("visits", pa.array(range(len(table)), pa.int64()))
     pq.write_table(table, file)
+    feature_repo.build_features(world.paths["sources"], world.paths["features"], world.settings, None)
     written(world, now=world.now + 72 * HOUR)
 
 
@@ -301,7 +347,9 @@ def test_several_windows_of_users_count_once(make_world):
     users = pq.read_table(second / "users.parquet")
     place = users.schema.get_field_index("zip")
     pq.write_table(users.set_column(place, "zip", pa.array(["new"] * len(users))), second / "users.parquet")
-    paths = {**world.paths, "sources": [*world.paths["sources"], second]}
+    paths = {**world.paths, "sources": [*world.paths["sources"], second], "features": world.folder / "both"}
+    paths["features"].mkdir()
+    feature_repo.build_features(paths["sources"], paths["features"], world.settings, None)
     counts = feature_repo.materialize(world.settings, world.clock, **paths)
     assert counts["user_features"] == world.users
     assert {r["zip"] for r in online_rows_of(world, paths)["user_features"].values()} == {"new"}

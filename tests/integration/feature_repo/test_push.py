@@ -40,7 +40,7 @@ def hold_back(world, count):
     file = world.paths["sources"][0] / "interactions.parquet"
     log = pq.read_table(file)
     pq.write_table(log.slice(0, len(log) - count), file)
-    feature_repo.build_statistics(world.paths["sources"], world.paths["features"], world.settings, None)
+    feature_repo.build_features(world.paths["sources"], world.paths["features"], world.settings, None)
     feature_repo.materialize(world.settings, world.clock, **world.paths)
     return log.slice(len(log) - count)
 
@@ -67,7 +67,7 @@ def test_pushed_states_equal_what_the_batch_path_writes_for_the_same_log(behind)
     assert pushed["user_stats"] != before
     file = world.paths["sources"][0] / "interactions.parquet"
     pq.write_table(pa.concat_tables([pq.read_table(file), late]), file)
-    feature_repo.build_statistics(world.paths["sources"], world.paths["features"], world.settings, None)
+    feature_repo.build_features(world.paths["sources"], world.paths["features"], world.settings, None)
     feature_repo.materialize(world.settings, world.clock, **world.paths)
     assert pushed == {view: online(world, view, users) for view in ("user_stats", "user_history")}
 

@@ -22,8 +22,8 @@ def reader_of(world, versions=VERSIONS, **settings):
 def test_a_user_reads_back_as_the_sources_say(filled):
     user = reader_of(filled).read_user(2)
     source = pq.read_table(filled.paths["sources"][0] / "users.parquet").to_pylist()[1]
-    stats = [r for r in pq.read_table(filled.paths["features"] / "user_stats.parquet").to_pylist() if r["user_id"] == 2]
-    log = [r for r in pq.read_table(filled.paths["features"] / "user_log.parquet").to_pylist() if r["user_id"] == 2]
+    stats = [r for r in pq.read_table(filled.paths["features"] / "user_stats").to_pylist() if r["user_id"] == 2]
+    log = [r for r in pq.read_table(filled.paths["features"] / "user_log").to_pylist() if r["user_id"] == 2]
     index = pq.read_table(filled.paths["knowledge"] / "user_pooled" / "index.parquet").to_pylist()
     matrix = np.load(filled.paths["knowledge"] / "user_pooled" / "vectors.npy")
     row = [r["row"] for r in index if r["user_id"] == 2][-1]

@@ -40,7 +40,7 @@ def matrix(filled, view):
 
 def test_users_and_scenarios_resolve_to_equal_values(filled, joined):
     log = {}
-    for row in pq.read_table(filled.paths["features"] / "user_log.parquet").to_pylist():
+    for row in pq.read_table(filled.paths["features"] / "user_log").to_pylist():
         log.setdefault(row["user_id"], []).append(row["item_id"])
     pooled, scenarios = matrix(filled, "user_pooled"), matrix(filled, "scenario")
     reader = OnlineReader(filled.settings, filled.clock, {"pooled": "ab12", "scenario": "ab12"})

@@ -32,7 +32,7 @@ def lagging(make_world):
     world = make_world()
     features = FeatureSettings(history_length=5, lag=dict.fromkeys(KINDS, HOUR), ttl=TTL)
     world.settings = world.with_settings(features=features)
-    feature_repo.build_statistics([world.folder / "validate"], world.folder / "features", world.settings, None)
+    feature_repo.build_features([world.folder / "validate"], world.folder / "features", world.settings, None)
     return world
 
 
@@ -76,7 +76,7 @@ def in_serving(world, clock, out):
 
 
 def newest(world, view):
-    return max(pq.read_table(world.paths["features"] / f"{view}.parquet")["event_timestamp"].to_pylist())
+    return max(pq.read_table(world.paths["features"] / view)["event_timestamp"].to_pylist())
 
 
 @pytest.mark.parametrize("made", [Running, replay])

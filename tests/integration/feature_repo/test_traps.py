@@ -182,7 +182,7 @@ def test_trap_4_our_overlay_on_redis_is_the_one_that_takes_corrections(redis_ser
     assert feature_repo.open_store(settings).config.online_store.skip_dedup is True
 
 
-def test_trap_5_materialize_incremental_skips_late_rows_and_our_windows_overlap(plain, tmp_path, world):
+def test_trap_5_materialize_incremental_skips_late_rows_and_ours_does_not(plain, tmp_path, world):
     store = plain()
     write_facts(tmp_path, [(1, NOW - DAY, 10)])
     store.materialize_incremental(end_date=NOW)
@@ -191,15 +191,18 @@ def test_trap_5_materialize_incremental_skips_late_rows_and_our_windows_overlap(
     store.materialize_incremental(end_date=NOW + DAY)
     assert plain_value(store, 2) is None
 
-    stats = world.paths["features"] / "user_stats.parquet"
-    everything = pq.read_table(stats)
-    pq.write_table(everything.filter(pa.compute.not_equal(everything["user_id"], 2)), stats)
-    feature_repo.materialize(world.settings, world.clock, **world.paths)
+    file = world.paths["sources"][0] / "interactions.parquet"
+    everything = pq.read_table(file)
+
+    def night(rows, **window):
+        pq.write_table(rows, file)
+        feature_repo.build_features(world.paths["sources"], world.paths["features"], world.settings, None)
+        feature_repo.materialize(world.settings, world.clock, **window, **world.paths)
+
+    night(everything.filter(pa.compute.not_equal(everything["user_id"], 2)))
     assert status_of(world, 2) == "missing"
-    pq.write_table(everything, stats)
     newest = max(r["event_timestamp"] for r in everything.to_pylist() if r["user_id"] == 2)
-    window = to_micros(newest + dt.timedelta(hours=1))
-    feature_repo.materialize(world.settings, world.clock, start=window, **world.paths)
+    night(everything, start=to_micros(newest + dt.timedelta(hours=1)))
     assert status_of(world, 2) == "found"
 
 

@@ -28,7 +28,10 @@ def next_day(world, *, users=(), items=(), **changed):
         pq.write_table(rows, after / f"{table}.parquet")
     for number, folder in enumerate((before, after)):
         Catalogues("snapshot", "snapshot", "log", as_of=number).write(folder)
-    return {**world.paths, "sources": [before, after]}
+    paths = {**world.paths, "sources": [before, after], "features": world.folder / "features_of_both"}
+    paths["features"].mkdir()
+    feature_repo.build_features(paths["sources"], paths["features"], world.settings, None)
+    return paths
 
 
 def user(world, one):

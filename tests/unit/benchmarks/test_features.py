@@ -26,9 +26,9 @@ def done(job, world, root, **options):
 
 def test_the_stock_twin_holds_the_items_that_a_history_refers_to(world):
     log = {}
-    for row in pq.read_table(world.folder / "features" / "user_log.parquet").to_pylist():
+    for row in pq.read_table(world.folder / "features" / "user_log").to_pylist():
         log.setdefault(row["user_id"], []).append(row["item_id"])
-    states = pq.read_table(world.folder / "features" / "user_history.parquet").to_pylist()
+    states = pq.read_table(world.folder / "features" / "user_history").to_pylist()
     stock = pq.read_table(world.folder / "stock" / "user_history.parquet").to_pylist()
     assert len(stock) == len(states) > 800
     for state, row in zip(states, stock, strict=True):

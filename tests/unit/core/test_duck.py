@@ -1,44 +1,61 @@
-"""What DuckDB reads is the file that was named, whatever its folder is called."""
+"""Databases keep to the memory they are given, and leave nothing behind."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
 
 import duckdb
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 
-from core.duck import arrow_of, name_of, quoted, to_write
+from core.duck import database
+from core.resources import memory, memory_limit
 
-# As a pattern, each of the first three would match the folder `axb` as well.
-NAMES = ["a[xy]b", "a*b", "a?b", "a{x,y}b", "a'b", "a b", "a#b", "a%20b", "a\\b", "[", "]", ".é", "-"]
-
-
-@pytest.fixture(scope="module")
-def folders(tmp_path_factory):
-    base = tmp_path_factory.mktemp("folders")
-    for name in [*NAMES, "axb"]:
-        (base / name).mkdir()
-        pq.write_table(pa.table({"folder": [name]}), base / name / "rows.parquet")
-    return base
+ROOMS = ("core", "ingest", "validation", "feature_repo", "knowledge", "models", "pipeline", "bento", "dags")
+# Some 400 MB as DuckDB holds them, sorted by what it cannot know beforehand.
+_SORT = "SELECT i, hash(i)::VARCHAR || repeat('x', 60) AS text FROM range(4000000) r(i) ORDER BY hash(i)"
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_a_folders_name_is_no_pattern(folders, name):
-    file = folders / name / "rows.parquet"
-    assert duckdb.sql(f"SELECT folder FROM read_parquet({quoted(file)})").fetchall() == [(name,)]
-    assert duckdb.sql(f"SELECT folder FROM read_parquet([{quoted(file)}])").fetchall() == [(name,)]
+def _last(connection: duckdb.DuckDBPyConnection) -> int:
+    count = 0
+    for batch in connection.sql(_SORT).to_arrow_reader(100_000):
+        count += batch.num_rows
+    return count
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_a_file_is_written_into_the_folder_of_that_very_name(folders, name):
-    file = folders / name / "written.parquet"
+def test_what_does_not_fit_goes_to_the_disk_and_is_gone_at_the_end(tmp_path: Path) -> None:
+    with memory_limit(150_000_000), database(tmp_path, threads=1) as connection:
+        assert _last(connection) == 4_000_000
+        assert list(tmp_path.glob(".spill-*/*")), "nothing was spilled: the limit does not hold"
+    assert not list(tmp_path.iterdir())
 
-    duckdb.execute(f"COPY (SELECT 1 AS n) TO {to_write(file)} (FORMAT parquet)")
-    assert pq.read_table(file)["n"].to_pylist() == [1]
+
+def test_the_limit_is_the_processes_own(tmp_path: Path) -> None:
+    with memory_limit(300_000_000), database(tmp_path, share=0.5) as connection:
+        assert connection.sql("SELECT current_setting('memory_limit')").fetchall() == [("143.0 MiB",)]
+    assert memory() == 2_000_000_000
 
 
-@pytest.mark.parametrize(
-    "name", ['a"b', "it's", "x.y;z", "{0}", "order", "50% of", "1st", "n\u00e4me", '"; DROP TABLE x; --']
-)
-def test_a_column_of_any_name_is_found(name):
-    with duckdb.connect() as connection:
-        connection.register("given", pa.table({name: [7]}))
-        assert arrow_of(connection, f"SELECT {name_of(name)} FROM given").to_pydict() == {name: [7]}
+def test_a_failure_leaves_nothing_behind(tmp_path: Path) -> None:
+    with pytest.raises(ZeroDivisionError), memory_limit(150_000_000), database(tmp_path, threads=1) as connection:
+        _last(connection)
+        raise ZeroDivisionError
+    assert memory() == 2_000_000_000
+    assert not list(tmp_path.iterdir())
+
+
+def test_no_room_opens_a_database_without_a_limit() -> None:
+    root = Path(__file__).parents[3]
+    files = [
+        file for room in ROOMS for file in sorted((root / room).rglob("*.py")) if file != root / "core" / "duck.py"
+    ]
+    opened = [
+        f"{file.relative_to(root)}:{node.lineno}"
+        for file in files
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Attribute)
+        and isinstance(node.value, ast.Name)
+        and (node.value.id, node.attr) in {("duckdb", "connect"), ("duckdb", "sql"), ("duckdb", "query")}
+    ]
+    assert files
+    assert not opened

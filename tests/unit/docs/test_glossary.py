@@ -9,7 +9,7 @@ GLOSSARY = Path(__file__).resolve().parents[3] / "docs" / "glossary.md"
 # What pages use before they explain it.
 USED = set(
     """watermark, lag, tick, kind of knowledge, bucket, shard, part, generation, champion, challenger, placebo, scenario, pooled,
-    prompt vector, compressor, segment, window, pin, artifact, manifest, content digest, pointer, release, bundle, catalogue,
+    prompt vector, compressor, segment (of a log), segment (of a table), window, pin, artifact, manifest, content digest, pointer, release, bundle, catalogue,
     materialise, quarantine, replay, push, cold user, snapshot (of a user), snapshot (of a catalogue), gate (of data),
     gate (of a network), probe""".replace("\n   ", "").split(", ")
 )

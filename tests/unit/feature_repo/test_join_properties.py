@@ -17,7 +17,7 @@ from properties import examples
 from unit.feature_repo.feature_worlds import Row, at, stamps, write_source
 
 from core import Settings
-from feature_repo.statistics import build_statistics
+from feature_repo.features import build_features
 
 TTL = 3
 USER = Entity(name="user", join_keys=["user_id"], value_type=ValueType.INT64)
@@ -108,7 +108,7 @@ def store(folder):
         view(file, "pair", [USER, PLACE], "value"),
         view(file, "fresh", [USER, PLACE], "value", TTL),
         view(file, "place", [PLACE], "value"),
-        view(folder / "statistics" / "user_stats.parquet", "stats", [USER], "user_rows"),
+        view(folder / "statistics" / "user_stats", "stats", [USER], "user_rows"),
     ]
     store.apply([USER, PLACE, *views])
     return store
@@ -131,7 +131,7 @@ def write(folder, found):
 def build(out, log, folder=None):
     source = write_source(folder or out.with_name("statistics_source"), log)
     out.mkdir(exist_ok=True)
-    build_statistics([source], out, Settings(), None)
+    build_features([source], out, Settings(), None)
 
 
 def frame_of(found):

@@ -10,8 +10,9 @@ from unit.feature_repo.feature_worlds import Row, at, interactions, random_rows,
 from core import Settings
 from core.errors import DataError, MissingArtifactError
 from core.tables import IdTypes, item_stats_schema, user_history_schema, user_log_schema, user_stats_schema
-from feature_repo import statistics
-from feature_repo.statistics import build_statistics, entity_state
+from feature_repo import writing
+from feature_repo.features import build_features
+from feature_repo.statistics import entity_state
 
 FILES = ("user_stats", "item_stats", "user_history", "user_log")
 INTS = IdTypes(pa.int64(), pa.int64())
@@ -24,9 +25,11 @@ def build(tmp_path, rows, settings=None, window_end=None, name="out", ids=INTS):
 
 def run(sources, out, settings=None, window_end=None):
     out.mkdir()
-    built = build_statistics(sources, out, settings or Settings(), window_end)
-    assert sorted(p.name for p in out.iterdir()) == sorted(f"{name}.parquet" for name in FILES)
-    return built, {name: pq.read_table(out / f"{name}.parquet") for name in FILES}
+    built = build_features(sources, out, settings or Settings(), window_end)
+    beside = ["chain.json", "item_counts", "user_counts"]
+    beside += [f"{name}{end}.parquet" for name in ("users", "items") for end in ("", "_listed")]
+    assert sorted(p.name for p in out.iterdir()) == sorted([*FILES, *beside])
+    return built, {name: pq.read_table(out / name) for name in FILES}
 
 
 def micros(column):
@@ -139,17 +142,17 @@ def test_order_of_the_source_does_not_change_a_byte(tmp_path):
     digests = []
     for name, these in (("a", rows), ("b", shuffled)):
         build(tmp_path, these, name=name)
-        digests.append([hashlib.sha256((tmp_path / name / f"{f}.parquet").read_bytes()).digest() for f in FILES])
+        digests.append([hashlib.sha256((tmp_path / name / f / "0000.parquet").read_bytes()).digest() for f in FILES])
     assert digests[0] == digests[1]
 
 
 def test_slices_of_any_size_hold_the_same_rows(tmp_path, monkeypatch):
     rows = random_rows(8)
     _, whole = build(tmp_path, rows, name="whole")
-    monkeypatch.setattr(statistics, "ROW_GROUP", 7)
+    monkeypatch.setattr(writing, "ROW_GROUP", 7)
     _, sliced = build(tmp_path, rows, name="sliced")
     assert all(whole[name].equals(sliced[name]) for name in FILES)
-    assert pq.ParquetFile(tmp_path / "sliced/user_stats.parquet").metadata.row_group(0).num_rows == 7
+    assert pq.ParquetFile(tmp_path / "sliced/user_stats/0000.parquet").metadata.row_group(0).num_rows == 7
 
 
 def test_string_ids_stay_strings_and_tables_have_the_canonical_schemas(tmp_path):
@@ -178,9 +181,9 @@ def test_windows_with_different_id_types_are_refused_naming_file_and_column(tmp_
     first = write_source(tmp_path / "a", [Row(1, 10, 1)])
     second = write_source(tmp_path / "b", [Row("1", 10, 1)], IdTypes(pa.string(), pa.int64()))
     with pytest.raises(DataError, match=r"b/interactions.parquet, column 'user_id'"):
-        build_statistics([first, second], tmp_path, Settings(), None)
+        build_features([first, second], tmp_path, Settings(), None)
 
 
 def test_missing_source_is_named(tmp_path):
     with pytest.raises(MissingArtifactError, match="interactions.parquet does not exist"):
-        build_statistics([tmp_path / "none"], tmp_path, Settings(), None)
+        build_features([tmp_path / "none"], tmp_path, Settings(), None)

@@ -13,7 +13,8 @@ from properties import examples
 from unit.feature_repo.feature_worlds import Row, at, interactions, write_source
 
 from core import Settings
-from feature_repo.statistics import build_statistics, entity_state
+from feature_repo.features import build_features
+from feature_repo.statistics import entity_state
 
 TABLES = ("user_stats", "item_stats", "user_history", "user_log")
 SETTINGS = Settings(features={"history_length": 3, "prior_rate": 1 / 3, "prior_weight": 7.0})
@@ -44,8 +45,25 @@ def built(folder: Path, parts: list[list[Row]], end: int | None = None) -> dict[
     sources = [write_source(folder / str(number), part) for number, part in enumerate(parts)]
     out = folder / "out"
     out.mkdir()
-    made = build_statistics(sources, out, SETTINGS, end)
-    return {name: pq.read_table(out / f"{name}.parquet").to_pylist() for name in TABLES} | {"rows": [made.rows]}
+    made = build_features(sources, out, SETTINGS, end)
+    return tables(out) | {"rows": [{"interactions": made.rows["interactions"]}]}
+
+
+def tables(out: Path) -> dict[str, list[dict]]:
+    """Each table's rows in order of entity and time."""
+    found = {name: pq.read_table(out / name).to_pylist() for name in TABLES}
+    return {name: sorted(rows, key=lambda row: tuple(row.values())[:2]) for name, rows in found.items()}
+
+
+def built_nightly(folder: Path, parts: list[list[Row]]) -> dict[str, list[dict]]:
+    """The same, window after window, each going on from the artifacts of those before it."""
+    sources = [write_source(folder / str(number), part) for number, part in enumerate(parts)]
+    nights: list[Path] = []
+    for number in range(len(sources)):
+        nights.append(folder / f"out{number}")
+        nights[-1].mkdir()
+        made = build_features(sources[: number + 1], nights[-1], SETTINGS, None, earlier=nights[-2::-1])
+    return tables(nights[-1]) | {"rows": [{"interactions": made.rows["interactions"]}]}
 
 
 def last_labels(parts: list[list[Row]]) -> list[Row]:
@@ -60,6 +78,14 @@ def test_any_cut_gives_value_for_value_what_one_window_gives(tmp_path_factory, p
     cut = built(tmp_path_factory.mktemp("cut"), parts)
     assert cut == built(tmp_path_factory.mktemp("whole"), [[r for part in parts for r in part]])
     assert cut["rows"][0]["interactions"] == len(last_labels(parts))
+
+
+@given(parts=windows())
+@examples(8)
+def test_night_by_night_any_cut_gives_what_all_at_once_gives(tmp_path_factory, parts):
+    """Also where windows repeat, correct or come before rows of earlier ones."""
+    nightly = built_nightly(tmp_path_factory.mktemp("nights"), parts)
+    assert nightly == built(tmp_path_factory.mktemp("once"), parts)
 
 
 @given(parts=windows(), end=st.integers(0, 7))

@@ -15,7 +15,7 @@ from unit.feature_repo.feature_worlds import DIM, Row, Snapshot, at, random_rows
 from core import Window, from_micros, replay
 from core.errors import GateError
 from core.tables import UNDATED_MICROS, IdTypes
-from feature_repo import statistics
+from feature_repo import features
 from feature_repo.training_table import check_rows
 
 NO_LAG = {"lag": {"item_stats": dt.timedelta(0)}, "prior_rate": 0.5, "prior_weight": 2.0, "history_length": 3}
@@ -72,7 +72,7 @@ def test_three_rows_in_one_second_see_one_state_that_excludes_all_three(world):
 
 def test_planted_bug_watermark_at_the_event_itself_is_noticed(world, monkeypatch):
     rows = random_rows(0)
-    monkeypatch.setattr(statistics, "TICK", 0)
+    monkeypatch.setattr(features, "TICK", 0)
     table = world(rows, overrides=TODAY).train_table()
     with pytest.raises(AssertionError):
         assert_only_the_past_is_known(rows, table)
@@ -132,7 +132,7 @@ def test_flipping_a_label_changes_no_feature_of_its_own_row_nor_of_earlier_ones(
 
 def histories(world, row_id, name="dataset"):
     """A row's history items, resolved as models resolve them."""
-    rows, log = (pq.read_table(world.root / name / f"{table}.parquet") for table in ("rows", "user_log"))
+    rows, log = (pq.read_table(world.root / name / table) for table in ("rows.parquet", "user_log"))
     user, end = rows["user_id"][row_id].as_py(), rows["history_end"][row_id].as_py()
     items = [r["item_id"] for r in log.to_pylist() if r["user_id"] == user]
     return items[:end][-world.settings.features.history_length :]
@@ -188,7 +188,7 @@ def test_matrices_are_the_very_files_of_the_knowledge_and_nothing_else_is_left(w
     made = world(random_rows(1))
     made.train_table()
     folder = made.root / "dataset"
-    assert sorted(p.name for p in folder.iterdir()) == ["rows.parquet", "spec.json", "user_log.parquet", "vectors"]
+    assert sorted(p.name for p in folder.iterdir()) == ["rows.parquet", "spec.json", "user_log", "vectors"]
     for view in ("user_pooled", "scenario", "item_text"):
         assert (folder / f"vectors/{view}.npy").samefile(made.knowledge / view / "vectors.npy")
 

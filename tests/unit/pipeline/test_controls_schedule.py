@@ -2,10 +2,27 @@
 
 import json
 
+import pyarrow as pa
 import pytest
 
 from core import ArtifactStore, Built, Manifest, Settings, Window
+from core.contracts.results import Controls, Placebo
+from core.settings import PromotionSettings
+from models import compare, evaluate
 from pipeline import controls as stage
+
+ROWS = pa.table(
+    {
+        "row_id": [0, 1, 2, 3],
+        "user_id": [1, 1, 2, 2],
+        "item_id": [1, 2, 1, 2],
+        "scenario": ["home"] * 4,
+        "label": pa.array([0, 1, 0, 1], pa.int8()),
+        "score": [0.2, 0.6, 0.4, 0.5],
+        "user_rows": [3, 4, 5, 6],
+        "split": ["test"] * 4,
+    }
+)
 
 
 @pytest.fixture
@@ -16,7 +33,7 @@ def run(tmp_path, monkeypatch):
 
     def measured(settings, window, source, table, known, out):
         trained.append(source.digest)
-        return {"other_user": {"against": {"overall": {"rows": 10}}}}
+        return {"other_user": Placebo(metrics=evaluate(ROWS), against=compare(ROWS, ROWS, PromotionSettings(), seed=1))}
 
     monkeypatch.setattr(stage, "_measure", measured)
 
@@ -33,7 +50,7 @@ def run(tmp_path, monkeypatch):
             )
         settings = Settings(root=tmp_path, controls={"every": every}, train=train)
         made: Manifest = stage.controls(settings, window)
-        return json.loads(made.file(stage.FILE).read_text())["runs_ago"], made
+        return json.loads(made.file(Controls.FILE).read_text())["runs_ago"], made
 
     go.trained = trained
     return go
@@ -66,7 +83,7 @@ def test_other_settings_of_the_model_need_placebos_of_their_own(run):
 def test_never_is_never(run):
     ago, made = run(1, "rows", every=0)
     assert not run.trained
-    assert json.loads(made.file(stage.FILE).read_text())["placebos"] == {}
+    assert json.loads(made.file(Controls.FILE).read_text())["placebos"] == {}
 
 
 def test_what_was_pruned_is_trained_anew_only_where_it_is_needed(run):
