@@ -1,0 +1,151 @@
+"""Night after night through the real stages: what each reads anew, and that it ends in what one run gives."""
+
+from __future__ import annotations
+
+import datetime as dt
+import json
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from core import Manifest, Settings, Window
+from core.contracts.chain import Chain
+from feature_repo import build_features
+from pipeline import stages
+from pipeline.commands.forget import forget
+from pipeline.commands.prune import remove, unneeded
+from pipeline.windows import clean_tables
+
+HEADER = "user_id,item_id,scenario,event_timestamp,label\n"
+DAY = 1_704_067_200
+TABLES = ("user_stats", "item_stats", "user_history", "user_log")
+
+
+class Project:
+    """A log in one file, of which each night reads its day."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.days = folder, dict[int, list[str]]()
+        self.changes: dict[str, Any] = {}
+        for day in range(1, 6):
+            self.write(day, range(8))
+
+    @property
+    def settings(self) -> Settings:
+        body = {
+            "root": self.folder / "root",
+            "data": {
+                "source": "table",
+                "path": self.folder,
+                "files": {"interactions": "log.csv"},
+                "label": {"column": "label", "op": "is"},
+            },
+        }
+        return Settings(**{**body, **self.changes})
+
+    def write(self, day: int, rows: Any) -> None:
+        """Let the log have these rows of a day of January."""
+        at = DAY + (day - 1) * 86_400
+        self.days[day] = [f"{k % 4 + 1},{k * day % 3},feed,{at + k // 2},{(k + day) % 2}\n" for k in rows]
+        lines = [line for one in sorted(self.days) for line in self.days[one]]
+        (self.folder / "log.csv").write_text(HEADER + "".join(lines))
+
+    def night(self, day: int) -> Manifest:
+        """Run the stages up to the features for a day; the first takes in all before it."""
+        start = f"2024-01-{day:02d}" if day > 1 else None
+        window = Window.parse(start, f"2024-01-{day + 1:02d}")
+        stages.ingest(self.settings, window)
+        stages.validate(self.settings, window)
+        made = stages.features(self.settings, window)
+        self.check(made, window)
+        return made
+
+    def check(self, made: Manifest, window: Window) -> None:
+        """It holds what one run over all these windows gives."""
+        out = self.folder / f"once_{made.fingerprint[:12]}"
+        if not out.exists():
+            out.mkdir()
+            clean = [manifest.path for manifest in clean_tables(self.settings, window)]
+            build_features(clean, out, self.settings, window.bounds_micros()[1])
+        for name in TABLES:
+            assert rows_of(made.path, name).equals(rows_of(out, name)), name
+        for name in ("users", "items"):
+            assert made.file(f"{name}.parquet").read_bytes() == (out / f"{name}.parquet").read_bytes()
+
+
+def rows_of(folder: Path, name: str) -> pa.Table:
+    table = pq.read_table(folder / name)
+    return table.sort_by([(key, "ascending") for key in table.column_names[:2]]).combine_chunks()
+
+
+def segments(made: Manifest) -> tuple[int, ...]:
+    return Chain.read(made.path).segments
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Project:
+    return Project(tmp_path)
+
+
+def test_a_night_adds_a_segment_and_the_same_night_again_does_nothing(project: Project) -> None:
+    assert [segments(project.night(day)) for day in (1, 2, 3)] == [(8,), (8, 8), (8, 8, 8)]
+    assert project.night(3).reused
+    assert project.night(2).reused, "an earlier night is what it was"
+
+
+def test_after_a_corrected_day_later_nights_are_made_from_it_on(project: Project) -> None:
+    for day in (1, 2, 3):
+        project.night(day)
+    project.write(2, range(2, 12))
+    assert segments(project.night(2)) == (8, 10)
+    assert segments(project.night(4)) == (8, 10, 16), "day 3 was made on top of another day 2"
+    assert segments(project.night(5)) == (8, 10, 16, 8)
+
+
+def test_a_day_that_comes_late_is_put_where_it_belongs(project: Project) -> None:
+    for day in (1, 3):
+        project.night(day)
+    assert segments(project.night(2)) == (8, 8)
+    assert segments(project.night(4)) == (8, 8, 16)
+
+
+def test_another_setting_makes_everything_anew_and_another_stages_does_not(project: Project) -> None:
+    for day in (1, 2):
+        project.night(day)
+    project.changes = {"train": {"epochs": 3}}
+    assert segments(project.night(3)) == (8, 8, 8)
+    project.changes = {"features": {"prior_weight": 3.0}}
+    assert segments(project.night(4)) == (32,)
+
+
+def test_after_a_person_was_forgotten_nothing_of_before_is_gone_on_from(project: Project) -> None:
+    for day in (1, 2):
+        project.night(day)
+    forget(project.settings, [3])
+    made = project.night(3)
+    assert segments(made) == (18,), "six of eight rows a day are left"
+    for file in sorted((project.folder / "root" / "objects").rglob("*.parquet")):
+        table = pq.read_table(file)
+        assert "user_id" not in table.column_names or 3 not in table["user_id"].to_pylist(), file
+
+
+def test_prune_leaves_what_the_next_night_goes_on_from(project: Project) -> None:
+    for day in (1, 2, 3):
+        project.night(day)
+    gone = unneeded(project.settings, keep=1, min_age=dt.timedelta(0))
+    remove(project.settings, gone)
+    assert len([one for one in gone if one.stage == "features"]) == 2
+    made = project.night(4)
+    assert segments(made) == (8, 8, 8, 8)
+    made.check()
+
+
+def test_a_damaged_predecessor_is_not_gone_on_from(project: Project) -> None:
+    first = project.night(1)
+    body = json.loads(first.file("chain.json").read_text())
+    first.file("chain.json").write_text(json.dumps({**body, "format": 99}))
+    with pytest.raises(Exception, match=r"chain\.json: format 99"):
+        project.night(2)
