@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -87,7 +87,10 @@ def load_dataset(folder: Path) -> TrainingData:
         ) from error
     declared = [*spec.columns("user"), *spec.columns("item")]
     references = [f"{kind}_row" for kind in spec.vectors]
-    rows = _read(folder / "rows.parquet", (*ROW_COLUMNS, "history_end", *declared, *references))
+    dated = ("user_stats", "item_stats", "user_history", *spec.vectors)
+    # The gate's evidence that nothing was read before it was known: a third of a row.
+    unread = {f"{view}_{end}" for view in dated for end in ("watermark", "published")} - set(declared)
+    rows = _read(folder / "rows.parquet", (*ROW_COLUMNS, "history_end", *declared, *references), unread)
     user_log = _read(table_path(folder, "user_log"), ("user_id", "position", "item_id"))
     vectors = {kind: _matrix(folder / "vectors" / f"{kind}.npy", found.dim) for kind, found in spec.vectors.items()}
     return TrainingData(rows, user_log, vectors, spec)
@@ -177,9 +180,11 @@ def _histories(data: TrainingData, rows: pa.Table) -> list[list[Any]]:
     ]
 
 
-def _read(path: Path, columns: Sequence[str]) -> pa.Table:
+def _read(path: Path, columns: Sequence[str], unread: Collection[str] = ()) -> pa.Table:
     try:
-        table = pa.concat_tables([pq.read_table(file) for file in segments(path)])
+        files = segments(path)
+        wanted = [name for name in pq.read_schema(files[0]).names if name not in unread]
+        table = pa.concat_tables([pq.read_table(file, columns=wanted) for file in files])
     except (OSError, pa.ArrowInvalid, MissingArtifactError) as error:
         raise DataError(f"cannot be read ({error}); run `llm4msr dataset` again", file=path) from error
     missing = [name for name in columns if name not in table.column_names]

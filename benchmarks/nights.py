@@ -1,0 +1,192 @@
+"""What a night costs: CPU, memory and disk of each stage, night after night, and of one log cut into many windows.
+
+    python -m benchmarks.nights [--quick] [--nights 20] [--windows 365]
+
+A made shop: 30 days of 20,000 rows a day by 18,000 users on 4,500 items in three scenarios (in the quick form a tenth), then nights of a day each,
+every one with all users and items exported anew, 60 users and 20 items more than the night before. Each night is a process of its own that runs all
+stages up to the training table. The language model is replaced by counts of letters, and nothing is trained: neither
+depends on how the log is cut. `night_growth` compares the last night's CPU with the first's; `windows_over_1` the night
+after a history in many windows with the night after the same history in one.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from benchmarks.harness import arguments, figure, finish, peak_mib
+
+DAY = 86_400_000_000
+BEGIN = 1_704_067_200_000_000
+HISTORY = 30
+STAGES = ("ingest", "validate", "features", "knowledge", "materialize", "dataset")
+WORDS = ("red", "river", "blue", "moon", "iron", "sky", "green", "field", "night", "train")
+
+
+def main() -> None:
+    parser = arguments(__doc__)
+    parser.add_argument("--nights", type=int, default=20, help="after the history [default: 20]")
+    parser.add_argument("--windows", type=int, help="the history cut into so many [default: 365; quick: 30]")
+    parser.add_argument("--child", nargs=3, help="used by itself: folder, start and end in days")
+    options = parser.parse_args()
+    if options.child:
+        run(Path(options.child[0]), *map(float, options.child[1:]))
+        return
+    rows = 2_000 if options.quick else 20_000
+    windows = options.windows or (30 if options.quick else 365)
+    with tempfile.TemporaryDirectory() as folder:
+        nights = daily(Path(folder), rows, options.nights)
+    with tempfile.TemporaryDirectory() as folder:
+        one, many = (after_history(Path(folder) / name, rows, cut) for name, cut in (("one", 1), ("many", windows)))
+    first, last = nights[0], nights[-1]
+    figures = [
+        figure("night_growth", "s of CPU", cpu(last), cpu(first), target=1.1, bound="at_most"),
+        figure("night_seconds", "s of CPU", cpu(last), target=30.0, bound="at_most", of="ours"),
+        figure("night_disk_mib", "MiB", last["disk"], target=8.0, bound="at_most", of="ours"),
+        figure("night_peak_mib", "MiB", last["peak"], first["peak"]),
+        figure(f"windows_{windows}_over_1", "s of CPU", cpu(many), cpu(one), target=1.2, bound="at_most"),
+        *(figure(f"{stage}_growth", "s of CPU", last["cpu"][stage], first["cpu"][stage]) for stage in STAGES),
+    ]
+    finish("nights", figures, options.quick)
+
+
+def daily(folder: Path, rows: int, nights: int) -> list[dict[str, Any]]:
+    """What each night cost, after a history in one window."""
+    for day in range(HISTORY):
+        write_day(folder, day, rows)
+    child(folder, 0, HISTORY)
+    found = []
+    for day in range(HISTORY, HISTORY + nights):
+        write_day(folder, day, rows)
+        found.append(child(folder, day, day + 1))
+    return found
+
+
+def after_history(folder: Path, rows: int, windows: int) -> dict[str, Any]:
+    """What the night after a history in so many windows cost."""
+    for day in range(HISTORY + 1):
+        write_day(folder, day, rows)
+    bounds = np.linspace(0, HISTORY, windows + 1)
+    for start, end in zip(bounds, bounds[1:], strict=False):
+        child(folder, start, end, stages=STAGES[:3] if end < HISTORY else STAGES)
+    return child(folder, HISTORY, HISTORY + 1)
+
+
+def cpu(night: dict[str, Any]) -> float:
+    return float(sum(night["cpu"].values()))
+
+
+def write_day(folder: Path, day: int, rows: int) -> None:
+    """The log of a day, and users and items as they are on it."""
+    users, items = rows * 9 // 10 + day * 60 * rows // 20_000, rows * 225 // 1000 + day * 20 * rows // 20_000
+    rng = np.random.default_rng(day)
+    (folder / "log").mkdir(parents=True, exist_ok=True)
+    user = (users * rng.random(rows) ** 2).astype(np.int64)
+    item = (items * rng.random(rows) ** 3).astype(np.int64)
+    times = BEGIN + day * DAY + np.sort(rng.integers(0, DAY, rows))
+    liked = rng.random(rows) < 0.15 + 0.5 * ((user * 7 + item * 3) % 10 < 3)
+    log = {
+        "user_id": user,
+        "item_id": item,
+        "scenario": np.array(["feed", "search", "detail"])[(user + item) % 3],
+        "event_timestamp": pa.array(times, pa.timestamp("us", "UTC")),
+        "label": liked.astype(np.int8),
+    }
+    pq.write_table(pa.table(log), folder / "log" / f"{day:04d}.parquet")
+    known = np.arange(users)
+    pq.write_table(
+        pa.table({"user_id": known, "city": [f"c{n % 50}" for n in known], "age": (known % 60 + 18).astype(float)}),
+        folder / "users.parquet",
+    )
+    listed = np.arange(items)
+    titles = [" ".join(WORDS[n // 10**k % 10] for k in range(3)) for n in listed]
+    pq.write_table(
+        pa.table(
+            {"item_id": listed, "title": titles, "brand": [f"b{n % 90}" for n in listed], "price": listed % 97 / 7}
+        ),
+        folder / "items.parquet",
+    )
+
+
+def child(folder: Path, start: float, end: float, stages: tuple[str, ...] = STAGES) -> dict[str, Any]:
+    """Run a window in a process of its own: CPU seconds by stage, peak memory and what it added to the disk, in MiB."""
+    before = used(folder / "root")
+    done = subprocess.run(
+        [sys.executable, "-m", "benchmarks.nights", "--child", str(folder), str(start), str(end)],
+        env={**os.environ, "OMP_NUM_THREADS": "1", "NIGHTS_STAGES": ",".join(stages)},
+        capture_output=True,
+        text=True,
+    )
+    if done.returncode:
+        raise RuntimeError(done.stderr[-3000:])
+    found = dict(json.loads(done.stdout.splitlines()[-1])) | {"disk": used(folder / "root") - before}
+    spent = ", ".join(f"{name} {seconds:.1f}" for name, seconds in found["cpu"].items())
+    told = f"days {start:g} to {end:g}: {spent} s of CPU; peak {found['peak']:.0f} MiB, disk {found['disk']:.1f} MiB"
+    print(told, file=sys.stderr, flush=True)
+    return found
+
+
+def used(root: Path) -> float:
+    """MiB below a folder; a file with several names counts once."""
+    sizes = {(about.st_dev, about.st_ino): about.st_blocks * 512 for about in (f.lstat() for f in root.rglob("*"))}
+    return sum(sizes.values()) / 2**20
+
+
+def run(folder: Path, start: float, end: float) -> None:
+    """The stages of a window, and what each took."""
+    from benchmarks.knowledge_scale import Letters
+    from core import Settings, Window, configure, from_micros
+    from pipeline import stages
+
+    configure(level="WARNING")
+    settings = Settings(
+        root=folder / "root",
+        clock={"mode": "replay", "at": "window_end"},
+        data={
+            "source": "table",
+            "path": folder,
+            "files": {"interactions": "log/*.parquet", "users": "users.parquet", "items": "items.parquet"},
+            "label": {"column": "label", "op": "is"},
+            "user_categorical": ["city"],
+            "user_dense": ["age"],
+            "item_categorical": ["brand"],
+            "item_dense": ["price"],
+        },
+        features={"lag": {"user_stats": "PT28H", "user_history": "PT28H", "item_stats": "PT28H"}},
+        knowledge={"lag": {"pooled": "PT28H", "scenario": "PT28H", "item_text": "PT28H"}},
+        split={"kind": "time"},
+    )
+    moments = [from_micros(BEGIN + int(day * DAY)) for day in (start, end)]
+    window = Window(moments[0] if start else None, moments[1])
+    spent = {}
+    with mock.patch("knowledge.run.make_reasoner", lambda _: Letters()):
+        for name in os.environ["NIGHTS_STAGES"].split(","):
+            before = _cpu()
+            getattr(stages, name)(settings, window)
+            spent[name] = round(_cpu() - before, 2)
+    print(json.dumps({"cpu": spent, "peak": round(peak_mib(), 1), "at": time.time()}))
+
+
+def _cpu() -> float:
+    """Processor time of this process and of those it started, in seconds."""
+    return sum(
+        getattr(resource.getrusage(who), name)
+        for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
+        for name in ("ru_utime", "ru_stime")
+    )
+
+
+if __name__ == "__main__":
+    main()
