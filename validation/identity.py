@@ -149,16 +149,17 @@ def reference_problems(dataset: Path, knowledge: Path, kind: str, key: str, date
     Returns:
         What is wrong; empty if nothing is.
     """
-    index = pq.read_table(knowledge / kind / "index.parquet").sort_by("row")
-    digests, problem = read_digests(knowledge / kind / "digests.npy", index.num_rows)
+    index = pq.ParquetFile(knowledge / kind / "index.parquet")
+    count = index.metadata.num_rows
+    digests, problem = read_digests(knowledge / kind / "digests.npy", count)
     vectors, unreadable = read_matrix(dataset / "vectors" / f"{kind}.npy")
     if problem or unreadable:
         return problem or unreadable
-    if len(vectors) != index.num_rows:
-        return f"{len(vectors)} {kind} vectors, but {index.num_rows} in the index"
-    wrong = np.flatnonzero(strangers(index, key, vectors, digests))
-    if len(wrong):
-        return f"{len(wrong):,} {kind} vectors are not those that were made, e.g. that of {index[key][int(wrong[0])]}"
+    if len(vectors) != count:
+        return f"{len(vectors)} {kind} vectors, but {count} in the index"
+    wrong, example = _not_as_made(index, key, vectors, digests)
+    if wrong:
+        return f"{wrong:,} {kind} vectors are not those that were made, e.g. that of {example}"
     with database() as connection:
         view(connection, "training", dataset / "rows.parquet")
         view(connection, "entries", knowledge / kind / "index.parquet")
@@ -172,6 +173,22 @@ def reference_problems(dataset: Path, knowledge: Path, kind: str, key: str, date
     if not found or not found[0]:
         return ""
     return f"{found[0]:,} rows point to a {kind} vector of another {key}, time or version, e.g. row_id {found[1]}"
+
+
+def _not_as_made(index: pq.ParquetFile, key: str, vectors: np.ndarray, digests: np.ndarray) -> tuple[int, Any]:
+    """How many entries do not have the vector that they were written with, and one of them; some at a time."""
+    count, example = 0, None
+    for batch in index.iter_batches(_BLOCK, columns=[key, "version", "prompt_sha256", "row"]):
+        entries = pa.Table.from_batches([batch])
+        rows = entries["row"].to_numpy()
+        there = (rows >= 0) & (rows < len(vectors))
+        wrong = ~there
+        known = entries.filter(pa.array(there))
+        wrong[there] = strangers(known, key, vectors[rows[there]], digests[rows[there]])
+        if wrong.any() and not count:
+            example = entries[key][int(np.argmax(wrong))]
+        count += int(wrong.sum())
+    return count, example
 
 
 def _commonest(counted: Counter[int], least: int) -> float | None:

@@ -16,7 +16,7 @@ from core import Settings
 from core.digest import vector_digests
 from core.errors import GateError
 from core.tables import TIMESTAMP, IdTypes, knowledge_schema, user_log_schema
-from validation import validate_training_table
+from validation import identity, validate_training_table
 
 START = NOW - dt.timedelta(days=3)
 USERS, PER_USER = 4, 10
@@ -350,7 +350,10 @@ def test_a_row_that_points_to_another_users_vector_stops_the_run(bound):
         bound(swap)
 
 
-def test_a_vector_that_was_replaced_after_it_was_made_stops_the_run(bound):
+@pytest.mark.parametrize("block", [1, 2, 65_536])
+def test_a_vector_that_was_replaced_after_it_was_made_stops_the_run(bound, block, monkeypatch):
+    monkeypatch.setattr(identity, "_BLOCK", block)
+
     def replace(folder):
         vectors = np.load(folder / "vectors" / "item_text.npy")
         vectors[[0, 1]] = vectors[[1, 0]]
