@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import datetime as dt
-import json
+import os
+import signal
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+import core.segments
 from core import Manifest, Settings, Window
 from core.contracts.chain import Chain
 from feature_repo import build_features
@@ -27,10 +31,10 @@ TABLES = ("user_stats", "item_stats", "user_history", "user_log")
 class Project:
     """A log in one file, of which each night reads its day."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, rewrite: bool = True) -> None:
         self.folder, self.days = folder, dict[int, list[str]]()
         self.changes: dict[str, Any] = {}
-        for day in range(1, 6):
+        for day in range(1, 6) if rewrite else ():
             self.write(day, range(8))
 
     @property
@@ -90,19 +94,13 @@ def project(tmp_path: Path) -> Project:
     return Project(tmp_path)
 
 
-def test_a_night_adds_a_segment_and_the_same_night_again_does_nothing(project: Project) -> None:
+def test_a_night_adds_a_segment_and_after_a_corrected_day_later_nights_are_made_from_it_on(project: Project) -> None:
     assert [segments(project.night(day)) for day in (1, 2, 3)] == [(8,), (8, 8), (8, 8, 8)]
     assert project.night(3).reused
     assert project.night(2).reused, "an earlier night is what it was"
-
-
-def test_after_a_corrected_day_later_nights_are_made_from_it_on(project: Project) -> None:
-    for day in (1, 2, 3):
-        project.night(day)
     project.write(2, range(2, 12))
     assert segments(project.night(2)) == (8, 10)
     assert segments(project.night(4)) == (8, 10, 16), "day 3 was made on top of another day 2"
-    assert segments(project.night(5)) == (8, 10, 16, 8)
 
 
 def test_a_day_that_comes_late_is_put_where_it_belongs(project: Project) -> None:
@@ -113,39 +111,63 @@ def test_a_day_that_comes_late_is_put_where_it_belongs(project: Project) -> None
 
 
 def test_another_setting_makes_everything_anew_and_another_stages_does_not(project: Project) -> None:
-    for day in (1, 2):
-        project.night(day)
+    project.night(1)
     project.changes = {"train": {"epochs": 3}}
-    assert segments(project.night(3)) == (8, 8, 8)
+    assert segments(project.night(2)) == (8, 8)
     project.changes = {"features": {"prior_weight": 3.0}}
-    assert segments(project.night(4)) == (32,)
+    assert segments(project.night(3)) == (24,)
 
 
-def test_after_a_person_was_forgotten_nothing_of_before_is_gone_on_from(project: Project) -> None:
+def test_prune_leaves_what_the_next_night_goes_on_from_and_forget_leaves_nothing(project: Project) -> None:
     for day in (1, 2):
         project.night(day)
-    forget(project.settings, [3])
+    gone = unneeded(project.settings, keep=1, min_age=dt.timedelta(0))
+    remove(project.settings, gone)
+    assert [one.stage for one in gone] == ["features"]
     made = project.night(3)
-    assert segments(made) == (18,), "six of eight rows a day are left"
+    assert segments(made) == (8, 8, 8)
+    made.check()
+    forget(project.settings, [3])
+    made = project.night(4)
+    assert segments(made) == (24,), "six of eight rows a day are left"
     for file in sorted((project.folder / "root" / "objects").rglob("*.parquet")):
         table = pq.read_table(file)
         assert "user_id" not in table.column_names or 3 not in table["user_id"].to_pylist(), file
 
 
-def test_prune_leaves_what_the_next_night_goes_on_from(project: Project) -> None:
-    for day in (1, 2, 3):
-        project.night(day)
-    gone = unneeded(project.settings, keep=1, min_age=dt.timedelta(0))
-    remove(project.settings, gone)
-    assert len([one for one in gone if one.stage == "features"]) == 2
-    made = project.night(4)
-    assert segments(made) == (8, 8, 8, 8)
-    made.check()
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from core import segments
+from feature_repo import features
+from test_nights import Project
+
+segments.FANOUT = 3
+write, merged = features.write_query, []
+
+def killed(connection, query, file, shape):
+    merged.extend([file] if file.name == ".merged.parquet" else [])
+    if len(merged) == 3:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return write(connection, query, file, shape)
+
+features.write_query = killed
+Project(Path(sys.argv[1]), rewrite=False).night(3)
+"""
 
 
-def test_a_damaged_predecessor_is_not_gone_on_from(project: Project) -> None:
-    first = project.night(1)
-    body = json.loads(first.file("chain.json").read_text())
-    first.file("chain.json").write_text(json.dumps({**body, "format": 99}))
-    with pytest.raises(Exception, match=r"chain\.json: format 99"):
-        project.night(2)
+def test_a_kill_while_segments_are_merged_leaves_nothing_half_done(
+    project: Project, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(core.segments, "FANOUT", 3)
+    unbroken = Project(tmp_path_factory.mktemp("unbroken"))
+    for day in (1, 2):
+        assert project.night(day).digest == unbroken.night(day).digest
+    path = os.pathsep.join([str(Path(__file__).parent), *sys.path])
+    done = subprocess.run([sys.executable, "-c", KILLED, str(project.folder)], env={**os.environ, "PYTHONPATH": path})
+    assert done.returncode == -signal.SIGKILL
+    made = project.night(3)
+    assert not made.reused
+    assert segments(made) == (24,)
+    assert made.digest == unbroken.night(3).digest
+    assert not list((project.folder / "root" / "tmp").iterdir())
