@@ -27,7 +27,15 @@ from core.contracts.statistics import STATISTICS
 from core.duck import database, tables_of
 from core.segments import link, merged_from, segment_file, segments
 from core.settings import FeatureSettings
-from core.tables import TIMESTAMP, IdTypes, item_stats_schema, user_history_schema, user_log_schema, user_stats_schema
+from core.tables import (
+    TIMESTAMP,
+    UNDATED_MICROS,
+    IdTypes,
+    item_stats_schema,
+    user_history_schema,
+    user_log_schema,
+    user_stats_schema,
+)
 from feature_repo.dimension import DIMENSIONS, extend_dimension
 from feature_repo.log import id_types, open_log
 from feature_repo.statistics import TICK, computed, lag_micros
@@ -115,11 +123,11 @@ def first_time(sources: Sequence[Path]) -> int | None:
     for source in sources:
         about = pq.read_metadata(source / "interactions.parquet")
         place = about.schema.to_arrow_schema().get_field_index("event_timestamp")
-        found += [
-            about.row_group(group).column(place).statistics.min
-            for group in range(about.num_row_groups)
-            if about.row_group(group).num_rows
-        ]
+        groups = [about.row_group(number) for number in range(about.num_row_groups)]
+        known = [group.column(place).statistics for group in groups if group.num_rows]
+        if any(one is None or not one.has_min_max for one in known):
+            return UNDATED_MICROS  # it may be any
+        found += [one.min for one in known]
     return pa.scalar(min(found), TIMESTAMP).cast(pa.int64()).as_py() if found else None
 
 

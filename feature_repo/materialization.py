@@ -111,10 +111,8 @@ def materialize(
     code = read_manifest(features).code if (features / MANIFEST).is_file() else ""
     written = {}
     for view, feast_view in progress(views.value_views(generation, paths).items(), "writing online", unit="views"):
-        probe, recipe = (
-            _live_probe(settings, table, feast_view),
-            _recipe(settings, view, feast_view, generation, live, code),
-        )
+        probe = _live_probe(settings, table, feast_view)
+        recipe = _recipe(settings, view, feast_view, generation, live, code)
         # What another recipe wrote does not count: beyond this window's end nobody makes it anew.
         reached = probe.until if probe is not None and probe.recipe == recipe else _DAWN
         if newest and reached and probe is not None and probe.past != _past(paths, view, reached, live, logged):
@@ -129,7 +127,9 @@ def materialize(
             ids.drop()  # keys of another type: nobody asks for them any more
         wanted = wanted_ids(paths.ids(view), ids.key, until), _also(view, users, ids.key, generation)
         all_of_it = start is None or reached == _DAWN
-        span = Span(_DAWN if all_of_it else min(reached, until), until, live=live)
+        # A late window's rows lie before what is online.
+        begin = reached if newest or start is None else min(start, reached)
+        span = Span(_DAWN if all_of_it else min(begin, until), until, live=live)
         held = ids.digests() if view in CATALOGUES and not all_of_it else None
         file, rows = write_source(generation, paths, view, feast_view, span, settings.features.history_length, held)
         ids.grow(*wanted)

@@ -4,6 +4,7 @@ import shutil
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 
@@ -392,3 +393,30 @@ def test_an_unreachable_registry_is_a_storage_error(make_world):
     )
     with pytest.raises(StorageError, match="registry"):
         feature_repo.materialize(world.with_settings(registry=registry), world.clock, **world.paths)
+
+
+def test_a_late_windows_users_are_online_at_once(make_world):
+    world = make_world()
+    log = pq.read_table(world.paths["sources"][0] / "interactions.parquet")
+    noon = world.now - 12 * HOUR
+    early = pc.less(log["event_timestamp"], pa.scalar(noon, log.schema.field("event_timestamp").type))
+    gone = pc.equal(log["user_id"], log.filter(early)["user_id"][0])
+    windows = {"early": log.filter(early), "late": log.filter(pc.invert(pc.or_(early, gone)))}
+    paths = {}
+    for name, rows in windows.items():
+        shutil.copytree(world.paths["sources"][0], world.folder / name)
+        pq.write_table(rows, world.folder / name / "interactions.parquet")
+        paths[name] = {**world.paths, "sources": [world.folder / name], "features": world.folder / f"features_{name}"}
+        paths[name]["features"].mkdir()
+        feature_repo.build_features(paths[name]["sources"], paths[name]["features"], world.settings, None)
+    only_early = set(windows["early"]["user_id"].to_pylist()) - set(windows["late"]["user_id"].to_pylist())
+    assert len(only_early) >= 1
+    clock = replay(world.now)
+    feature_repo.materialize(world.settings, clock, start=to_micros(noon), end=to_micros(world.now), **paths["late"])
+    feature_repo.materialize(
+        world.settings, clock, start=to_micros(noon - 48 * HOUR), end=to_micros(noon), newest=False, **paths["early"]
+    )
+    reader = feature_repo.OnlineReader(world.settings, clock, {"pooled": "ab12"})
+    expected = newest(paths["early"]["features"] / "user_stats", "user_id")
+    for user in only_early:
+        assert reader.read_user(user).values["user_rows"] == expected[user]["user_rows"]
