@@ -86,10 +86,10 @@ class OnlineIds:
 
     def unnote(self, ids: Sequence[Any]) -> None:
         """Nothing is known of some ids' rows any more; before they are taken away."""
-        held = self.digests()
-        gone = pc.is_in(held[self.key], value_set=pa.array(ids, held.schema.field(self.key).type))
-        if pc.any(gone).as_py():
-            table = held.filter(pc.invert(gone))
+        held, some = self.digests(), set(ids)  # ids of another type may be among them
+        gone = [one in some for one in held[self.key].to_pylist()]
+        if any(gone):
+            table = held.filter(pc.invert(pa.array(gone, pa.bool_())))
             replace_file(self._rows, lambda path: pq.write_table(table, path, compression="zstd"))
 
     def drop(self) -> None:
