@@ -57,6 +57,22 @@ def tables_of(files: Path | str | Iterable[Path | str], **options: str) -> str:
     return f"read_parquet([{', '.join(map(quoted, paths))}]{more})"
 
 
+def slices(connection: duckdb.DuckDBPyConnection, query: str, rows: int) -> Iterator[pa.Table]:
+    """A query's result in tables of exactly `rows` rows (the last may have fewer), whatever batches come; none if it is empty."""
+    held: list[pa.RecordBatch] = []
+    count = 0
+    for batch in connection.sql(query).to_arrow_reader(rows):
+        while count + batch.num_rows >= rows:
+            head = batch.slice(0, rows - count)
+            yield pa.Table.from_batches([*held, head]).combine_chunks()
+            held, batch, count = [], batch.slice(len(head)), 0
+        if batch.num_rows:
+            held.append(batch)
+            count += batch.num_rows
+    if held:
+        yield pa.Table.from_batches(held).combine_chunks()
+
+
 def quoted(path: Path | str) -> str:
     """The path of a file to read, as an SQL string; DuckDB would take `*`, `?` and `[` of a folder's name for a pattern."""
     return to_write(re.sub(r"[*?\[]", r"[\g<0>]", str(path)))

@@ -90,6 +90,7 @@ def link(source: Path, target: Path) -> None:
     """
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
+        target.unlink(missing_ok=True)  # a copy would write through it into whatever else is named so
         os.link(source, target)
     except FileNotFoundError as error:
         raise MissingArtifactError(f"{source} does not exist; run the stage that writes it") from error

@@ -42,6 +42,7 @@ from feature_repo.statistics import TICK, computed, lag_micros
 from feature_repo.writing import write_query
 
 LOG = logger("feature_repo")
+_COUNTS = {"user_id": "user_counts", "item_id": "item_counts"}
 # Counts only grow, so that an entity's newest are its largest.
 _CARRIED = "SELECT {key}, max(rows) AS rows, max(positives) AS positives FROM {counts} GROUP BY {key}"
 _NOBODY = "SELECT NULL::{kind} AS {key}, 0::BIGINT AS rows, 0::BIGINT AS positives WHERE false"
@@ -182,7 +183,7 @@ def _carried(before: Path | None, key: str, kind: pa.DataType) -> str:
     """SQL: the newest counts of each entity in the segments before."""
     if before is None:
         return _NOBODY.format(key=key, kind="BIGINT" if pa.types.is_integer(kind) else "VARCHAR")
-    return _CARRIED.format(key=key, counts=tables_of(segments(before / key.replace("_id", "_counts"))))
+    return _CARRIED.format(key=key, counts=tables_of(segments(before / _COUNTS[key])))
 
 
 def _take_over(before: Path | None, out: Path, tables: dict[str, _Table], numbers: range) -> None:
@@ -204,7 +205,7 @@ def _merge(before: Path | None, out: Path, tables: dict[str, _Table], start: int
             ]
             read = tables_of(files)
             key = table.schema.names[0]
-            query = f"SELECT * FROM {read}" if "counts" not in name else _CARRIED.format(key=key, counts=read)
+            query = _CARRIED.format(key=key, counts=read) if name == _COUNTS[key] else f"SELECT * FROM {read}"
             merged = out / name / ".merged.parquet"
             write_query(connection, f"{query} ORDER BY {table.order}", merged, _named(table.schema))
             for file in own.values():

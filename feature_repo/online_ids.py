@@ -19,6 +19,7 @@ import pyarrow.parquet as pq
 
 from core.duck import database, quoted, tables_of, to_write
 from core.files import replace_file
+from core.forgotten import belongs
 from core.segments import schema_of, segments
 from feature_repo.dimension import without_withdrawn
 from feature_repo.online_source import row_digests
@@ -86,11 +87,7 @@ class OnlineIds:
 
     def unnote(self, ids: Sequence[Any]) -> None:
         """Nothing is known of some ids' rows any more; before they are taken away."""
-        held, some = self.digests(), set(ids)  # ids of another type may be among them
-        gone = [one in some for one in held[self.key].to_pylist()]
-        if any(gone):
-            table = held.filter(pc.invert(pa.array(gone, pa.bool_())))
-            replace_file(self._rows, lambda path: pq.write_table(table, path, compression="zstd"))
+        self._take_out(self._rows, ids)
 
     def drop(self) -> None:
         """Forget all that is listed and noted."""
@@ -113,10 +110,15 @@ class OnlineIds:
     def without(self, ids: Sequence[Any]) -> None:
         """Take some ids off the list."""
         self.unnote(ids)
-        table = pq.read_table(self.file)
-        kept = table.filter(pa.array([one not in set(ids) for one in table[self.key].to_pylist()], pa.bool_()))
+        self._take_out(self.file, ids)
+
+    def _take_out(self, file: Path, ids: Sequence[Any]) -> None:
+        if not file.is_file():
+            return
+        table = pq.read_table(file)
+        kept = table.filter(pc.invert(belongs(table[self.key], ids)))
         if kept.num_rows != table.num_rows:
-            replace_file(self.file, lambda path: pq.write_table(kept, path, compression="zstd"))
+            replace_file(file, lambda path: pq.write_table(kept, path, compression="zstd"))
 
     def _write(self, wanted: str, extra: pa.Table, with_old: bool) -> None:
         with database(self.file.parent) as connection:

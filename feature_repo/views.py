@@ -72,6 +72,8 @@ _ENTITIES: dict[str, EntityName] = {
     "user_text": "user",
     "scenario_text": "scenario",
 }
+# Tables of the features artifact with a few rows an entity, beside those with all its states.
+COUNTS = {"user_stats": "user_counts", "user_history": "user_counts", "item_stats": "item_counts"}
 TIME_COLUMNS = ("event_timestamp", "created_timestamp")
 
 
@@ -179,8 +181,7 @@ class SourcePaths:
 
     def ids(self, view: str) -> Path:
         """A table that names every entity of the unversioned view, smaller than its full history where there is one."""
-        counts = table_path(self.features, view.replace("_history", "_stats").replace("_stats", "_counts"))
-        return counts if counts.is_dir() and counts.name.endswith("_counts") else self.ref(view)
+        return table_path(self.features, COUNTS[view]) if view in COUNTS else self.ref(view)
 
 
 def generation_of(settings: Settings, *, users: Path, items: Path, knowledge: Path) -> Generation:

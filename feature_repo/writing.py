@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import duckdb
 import pyarrow as pa
 import pyarrow.parquet as pq
+
+from core.duck import arrow_of, slices
 
 ROW_GROUP = 131_072
 
@@ -29,7 +31,7 @@ def write_query(
     file.parent.mkdir(parents=True, exist_ok=True)
     writer, count = None, 0
     try:
-        for part in _slices(connection, query):
+        for part in slices(connection, query, ROW_GROUP):
             table = shape(part)
             writer = writer or pq.ParquetWriter(file, table.schema, compression="zstd")
             writer.write_table(table, row_group_size=ROW_GROUP)
@@ -37,16 +39,6 @@ def write_query(
     finally:
         if writer is not None:
             writer.close()
+    if writer is None:
+        pq.write_table(shape(arrow_of(connection, query)), file, compression="zstd")
     return count
-
-
-def _slices(connection: duckdb.DuckDBPyConnection, query: str) -> Iterator[pa.Table]:
-    """The result in tables of exactly ROW_GROUP rows (the last may be shorter; at least one, if empty)."""
-    reader = connection.sql(query).to_arrow_reader(ROW_GROUP)
-    left = reader.schema.empty_table()
-    for batch in reader:
-        left = pa.concat_tables([left, pa.Table.from_batches([batch])])
-        while left.num_rows > ROW_GROUP:
-            yield left.slice(0, ROW_GROUP).combine_chunks()
-            left = left.slice(ROW_GROUP)
-    yield left.combine_chunks()

@@ -17,11 +17,10 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from core.digest import sha256_file, sha256_json
-from core.duck import arrow_of, quoted
+from core.duck import arrow_of, quoted, slices, tables_of
 from core.files import write_json
 from core.log import logger
 from core.manifest import data_digest
-from knowledge.storage import queries
 from knowledge.storage.buckets import HASH_BITS
 
 LOG = logger("knowledge")
@@ -44,7 +43,7 @@ class OrderedSource:
 def put_in_order(connection: duckdb.DuckDBPyConnection, source: Path, folder: Path, before: int) -> OrderedSource:
     """The source in order, from the disk where it is whole there."""
     file = source / "interactions.parquet"
-    [(last,)] = connection.sql(f"SELECT epoch_us(max(event_timestamp)) FROM {queries.files([file])}").fetchall()
+    [(last,)] = connection.sql(f"SELECT epoch_us(max(event_timestamp)) FROM {tables_of(file)}").fetchall()
     cut = int(before) if last is not None and last >= before else None
     # DuckDB's hash of a user may be another one in another version.
     name = sha256_json(
@@ -80,7 +79,7 @@ def _write_rows(connection: duckdb.DuckDBPyConnection, file: Path, cut: int | No
     held: pa.Table | None = None
     count = 0
     try:
-        for table in queries.tables(connection, query, _GROUP):
+        for table in slices(connection, query, _GROUP):
             writer = writer or pq.ParquetWriter(folder / "rows.parquet", table.schema, compression="zstd")
             table = table if held is None else pa.concat_tables([held, table]).combine_chunks()
             kept = table.slice(0, table.num_rows - 1).filter(_differs(table))
@@ -113,9 +112,9 @@ def _write_users(connection: duckdb.DuckDBPyConnection, folder: Path) -> None:
     query = f"""SELECT part, hash, user_id, count(*) AS rows, count(*)::VARCHAR || ':' || bit_xor(
             hash(concat_ws(chr(31), item_id, scenario, t, label))
         )::VARCHAR AS digest
-        FROM {queries.files([folder / "rows.parquet"])} GROUP BY part, hash, user_id ORDER BY hash, user_id"""
+        FROM {tables_of(folder / "rows.parquet")} GROUP BY part, hash, user_id ORDER BY hash, user_id"""
     writer: pq.ParquetWriter | None = None
-    for table in queries.tables(connection, query, _GROUP):
+    for table in slices(connection, query, _GROUP):
         writer = writer or pq.ParquetWriter(folder / "users.parquet", table.schema, compression="zstd")
         writer.write_table(table)
     if writer is None:

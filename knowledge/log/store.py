@@ -21,7 +21,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from core.duck import arrow_of
+from core.duck import arrow_of, tables_of
 from core.errors import DataError, MissingArtifactError
 from core.log import logger
 from knowledge.log.ordering import FILES, KEY, OrderedSource, put_in_order
@@ -59,7 +59,7 @@ class LogStore:
         connection.execute("CREATE TEMP TABLE parts AS SELECT * FROM given")
         for name in FILES:
             # Sources of the same rows are one file, which has all their places.
-            files = queries.files(list(dict.fromkeys(part.folder / name for part in parts)))
+            files = tables_of(list(dict.fromkeys(part.folder / name for part in parts)))
             connection.execute(f"CREATE TEMP VIEW {Path(name).stem}_ AS SELECT * FROM {files}")
 
     def users(self, bucket: Bucket) -> pa.Table:

@@ -15,6 +15,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from core.duck import slices, tables_of
 from knowledge.storage import queries
 from knowledge.storage.matrix import Rows, index_table, text_table
 
@@ -108,8 +109,8 @@ class Merge:
             yield pq.read_table(files[0])
             return
         with queries.database(self._scratch) as connection:
-            query = f"SELECT * FROM {queries.files(files)} ORDER BY watermark, user_id"
-            yield from queries.tables(connection, query, _ROWS)
+            query = f"SELECT * FROM {tables_of(files)} ORDER BY watermark, user_id"
+            yield from slices(connection, query, _ROWS)
 
 
 class _Parquet:

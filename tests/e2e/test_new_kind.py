@@ -3,23 +3,19 @@
 from __future__ import annotations
 
 import json
-import os
 import re
-import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import yaml
 from conftest import REPOSITORY
+from page_changes import change, copy_rooms, run
 
 from benchmarks.shop_world import write_shop
 
 pytestmark = pytest.mark.e2e
 
 PAGE = REPOSITORY / "docs" / "tutorials" / "new-kind.md"
-ROOMS = ("core", "ingest", "knowledge", "validation", "models", "feature_repo", "bento", "pipeline")
 _BLOCK = re.compile(r"^```(\w+)(?: (\S+))?\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 # The loop in one process, and beside it the vector of each user from the log and the items' raw vectors.
 _FOLLOW = """
@@ -77,8 +73,7 @@ print(json.dumps({"away": max(away), "moved": max(moved), "users": len(away), "r
 def extended(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict]:
     """The product's rooms with the page's changes, and the page's settings."""
     folder = tmp_path_factory.mktemp("extended")
-    for room in ROOMS:
-        shutil.copytree(REPOSITORY / room, folder / room, ignore=shutil.ignore_patterns("__pycache__"))
+    copy_rooms(folder)
     settings: dict = {}
     for language, name, body in _BLOCK.findall(PAGE.read_text(encoding="utf-8")):
         if language == "yaml":
@@ -86,18 +81,8 @@ def extended(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict]:
         elif language == "python":
             (folder / name).write_text(body, encoding="utf-8")
         else:
-            lines = body.splitlines()
-            old = "".join(f"{line[1:]}\n" for line in lines if line[:1] in (" ", "-"))
-            new = "".join(f"{line[1:]}\n" for line in lines if line[:1] in (" ", "+"))
-            text = (folder / name).read_text(encoding="utf-8")
-            assert text.count(old) == 1, f"the page shows lines that {name} does not have:\n{old}"
-            (folder / name).write_text(text.replace(old, new), encoding="utf-8")
+            change(folder / name, body)
     return folder, settings
-
-
-def _run(code: str, folder: Path, **environment: str) -> subprocess.CompletedProcess[str]:
-    own = {**os.environ, "PYTHONPATH": str(folder), "OMP_NUM_THREADS": "1", **environment}
-    return subprocess.run([sys.executable, "-c", code], env=own, cwd=folder, capture_output=True, text=True)
 
 
 def test_the_page_adds_a_kind_that_ranks(extended: tuple[Path, dict], tmp_path: Path) -> None:
@@ -110,7 +95,7 @@ def test_the_page_adds_a_kind_that_ranks(extended: tuple[Path, dict], tmp_path: 
         "promotion": {"challenger": "knowledge", "floor": "none"},
     }
     file.write_text(yaml.safe_dump(yaml.safe_load(file.read_text()) | settings | quick))
-    done = _run(_FOLLOW, code, LLM4MSR_SETTINGS=str(file))
+    done = run(_FOLLOW, code, file)
     assert done.returncode == 0, done.stderr[-3000:]
     found = json.loads(done.stdout.splitlines()[-1])
     assert found["kinds"] == ["item_text", "pooled", "recent", "scenario"]

@@ -3,20 +3,16 @@
 from __future__ import annotations
 
 import json
-import os
 import re
-import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 from conftest import REPOSITORY, make_project
+from page_changes import change, copy_rooms, run
 
 pytestmark = pytest.mark.e2e
 
 PAGE = REPOSITORY / "docs" / "tutorials" / "new-statistic.md"
-ROOMS = ("core", "ingest", "knowledge", "validation", "models", "feature_repo", "bento", "pipeline")
 _BLOCK = re.compile(r"^```diff (\S+)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 _FOLLOW = """
 import os
@@ -61,36 +57,18 @@ print(json.dumps({
 def extended(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The product's rooms with the page's changes."""
     folder = tmp_path_factory.mktemp("extended")
-    ignore = shutil.ignore_patterns("__pycache__")
-    for room in ROOMS:
-        shutil.copytree(REPOSITORY / room, folder / room, ignore=ignore)
+    copy_rooms(folder)
     blocks = _BLOCK.findall(PAGE.read_text(encoding="utf-8"))
     assert len(blocks) == 2
     for name, block in blocks:
-        lines = block.splitlines()
-        old = "".join(f"{line[1:]}\n" for line in lines if line[:1] in (" ", "-"))
-        new = "".join(f"{line[1:]}\n" for line in lines if line[:1] in (" ", "+"))
-        text = (folder / name).read_text(encoding="utf-8")
-        assert text.count(old) == 1, f"the page shows lines that {name} does not have:\n{old}"
-        (folder / name).write_text(text.replace(old, new), encoding="utf-8")
+        change(folder / name, block)
     return folder
 
 
 def test_the_page_adds_a_statistic_everywhere(extended: Path, tmp_path: Path) -> None:
     project = make_project(tmp_path / "project", users=20)
     project.change(train={"epochs": 1}, knowledge={"prompt_users": 1}, controls={"every": 0, "without_text": False})
-    done = subprocess.run(
-        [sys.executable, "-c", _FOLLOW],
-        env={
-            **os.environ,
-            "PYTHONPATH": str(extended),
-            "LLM4MSR_SETTINGS": str(project.file),
-            "OMP_NUM_THREADS": "1",
-        },
-        cwd=extended,
-        capture_output=True,
-        text=True,
-    )
+    done = run(_FOLLOW, extended, project.file)
     assert done.returncode == 0, done.stderr[-3000:]
     found = json.loads(done.stdout.splitlines()[-1])
     assert min(found["training"]) > 100
