@@ -24,6 +24,7 @@ sys.path.insert(0, str(REPOSITORY))
 
 from core import Manifest, Settings, Window, load_settings
 from core.contracts.bundle_spec import BundleSpec
+from core.segments import table_path
 from feature_repo import OnlineReader
 from pipeline.commands.serve import ask, running_service
 from pipeline.windows import artifact_store, stage_clock
@@ -142,7 +143,8 @@ def training_rows(dataset: Manifest, user: int) -> list[dict[str, Any]]:
 
 def states(features: Manifest, user: int) -> list[dict[str, Any]]:
     """A user's states, in order."""
-    found = pq.read_table(features.file("user_stats.parquet"), filters=pc.field("user_id") == user).to_pylist()
+    table = table_path(features.path, "user_stats")
+    found = pq.read_table(table, filters=pc.field("user_id") == user).to_pylist()
     return sorted(found, key=lambda one: one["watermark"])
 
 
