@@ -93,7 +93,7 @@ def _feast_materialise(world: World, root: Path, redis: str | None = None, tuned
 
 
 def _table(world: World, root: Path) -> _Job:
-    """The whole stage: the log, the join, the checks, rows.parquet."""
+    """The whole stage: the log, the join, the checks, the rows."""
     from core import Window
     from feature_repo import build_training_table
 

@@ -26,12 +26,12 @@ from typing import Any
 import aiohttp
 import httpx
 import numpy as np
-import pyarrow.parquet as pq
 
 from benchmarks.harness import Figure, arguments, figure, finish, free_port, in_turn_many, own_redis
 from core import Settings, Window, configure, load_settings
 from core.digest import REPOSITORY
 from core.errors import UserError
+from core.training_table import read_rows
 
 CANDIDATES = 100
 SERVICES = {
@@ -84,7 +84,7 @@ def make_requests(settings: Settings, count: int, seed: int = 0) -> list[dict[st
     """Requests for users of the log and random items: the same for all services."""
     from pipeline.windows import artifact_store
 
-    rows = pq.read_table(artifact_store(settings).get("dataset").file("rows.parquet"))
+    rows = read_rows(artifact_store(settings).get("dataset").path)
     users, items, scenarios = (rows[name].unique().to_pylist() for name in ("user_id", "item_id", "scenario"))
     rng = np.random.default_rng(seed)
     return [

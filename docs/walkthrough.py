@@ -25,6 +25,7 @@ sys.path.insert(0, str(REPOSITORY))
 from core import Manifest, Settings, Window, load_settings
 from core.contracts.bundle_spec import BundleSpec
 from core.segments import table_path
+from core.training_table import read_rows
 from feature_repo import OnlineReader
 from pipeline.commands.serve import ask, running_service
 from pipeline.windows import artifact_store, stage_clock
@@ -137,7 +138,8 @@ def raw_titles(file: Path) -> dict[str, str]:
 
 def training_rows(dataset: Manifest, user: int) -> list[dict[str, Any]]:
     """A user's rows of the training table, in order of time."""
-    found = pq.read_table(dataset.file("rows.parquet"), filters=pc.field("user_id") == user).to_pylist()
+    rows = read_rows(dataset.path)
+    found = rows.filter(pc.equal(rows["user_id"], user)).to_pylist()
     return sorted(found, key=lambda one: (one["event_timestamp"], one["item_id"]))
 
 

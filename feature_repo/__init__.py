@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from feature_repo.overlay import open_store
     from feature_repo.readback import sample_online
     from feature_repo.reader import OnlineReader, UserState
-    from feature_repo.splits import compute_train_start
+    from feature_repo.train_start import compute_train_start
     from feature_repo.training_table import build_training_table
     from feature_repo.views import Generation
 
@@ -29,7 +29,7 @@ _HOME = {
     "Pusher": "live",
     "apply": "materialization",
     "build_catalogue": "catalogue",
-    "compute_train_start": "splits",
+    "compute_train_start": "train_start",
     "build_features": "features",
     "build_training_table": "training_table",
     "known_user": "materialization",

@@ -29,7 +29,6 @@ from core.segments import link, merged_from, segment_file, segments
 from core.settings import FeatureSettings
 from core.tables import (
     TIMESTAMP,
-    UNDATED_MICROS,
     IdTypes,
     item_stats_schema,
     user_history_schema,
@@ -37,7 +36,7 @@ from core.tables import (
     user_stats_schema,
 )
 from feature_repo.dimension import DIMENSIONS, extend_dimension
-from feature_repo.log import id_types, open_log
+from feature_repo.log import comes_after, id_types, open_log
 from feature_repo.statistics import TICK, computed, lag_micros
 from feature_repo.writing import write_query
 
@@ -111,25 +110,10 @@ def _predecessor(sources: Sequence[Path], earlier: Sequence[Path]) -> tuple[Path
     """The artifact to go on from, and its chain."""
     for folder in earlier:
         chain = Chain.read(folder)
-        first = first_time(sources[chain.sources :])
-        if first is None or chain.until is None or first > chain.until:
+        if comes_after(sources[chain.sources :], chain):
             return folder, chain
         LOG.info("features: a later window has rows of before %s; made anew from an earlier window on", chain.until)
     return None, Chain()
-
-
-def first_time(sources: Sequence[Path]) -> int | None:
-    """The oldest event time of the sources' rows in microseconds, from what their files say of themselves; None: no rows."""
-    found = []
-    for source in sources:
-        about = pq.read_metadata(source / "interactions.parquet")
-        place = about.schema.to_arrow_schema().get_field_index("event_timestamp")
-        groups = [about.row_group(number) for number in range(about.num_row_groups)]
-        known = [group.column(place).statistics for group in groups if group.num_rows]
-        if any(one is None or not one.has_min_max for one in known):
-            return UNDATED_MICROS  # it may be any
-        found += [one.min for one in known]
-    return pa.scalar(min(found), TIMESTAMP).cast(pa.int64()).as_py() if found else None
 
 
 def _tables(ids: IdTypes, settings: Settings) -> dict[str, _Table]:

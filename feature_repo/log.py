@@ -7,11 +7,13 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import duckdb
+import pyarrow as pa
 import pyarrow.parquet as pq
 
+from core.contracts.chain import Chain
 from core.duck import database, quoted
 from core.errors import DataError, MissingArtifactError
-from core.tables import GRADE, IdTypes
+from core.tables import GRADE, TIMESTAMP, UNDATED_MICROS, IdTypes
 
 KEY = "user_id, item_id, scenario, t"
 
@@ -40,6 +42,31 @@ def id_types(sources: Sequence[Path]) -> IdTypes:
                 message = f"ids are {ours} here and {theirs} in {first_file}; read both windows with one setting"
                 raise DataError(message, file=file, column=f"{column}_id")
     return first
+
+
+def time_span(sources: Sequence[Path]) -> tuple[int, int] | None:
+    """The oldest and newest event time of the sources' rows in microseconds, from what their files say of themselves.
+
+    Returns:
+        None: there are no rows. Where a file does not say it, all time there is.
+    """
+    found: list[pa.Scalar] = []
+    for source in sources:
+        about = pq.read_metadata(source / "interactions.parquet")
+        place = about.schema.to_arrow_schema().get_field_index("event_timestamp")
+        groups = [about.row_group(number) for number in range(about.num_row_groups)]
+        known = [group.column(place).statistics for group in groups if group.num_rows]
+        if any(one is None or not one.has_min_max for one in known):
+            return UNDATED_MICROS, 2**63 - 1
+        found += [edge for one in known for edge in (one.min, one.max)]
+    times = pa.array(found, TIMESTAMP).cast(pa.int64()).to_pylist()
+    return (min(times), max(times)) if times else None
+
+
+def comes_after(sources: Sequence[Path], chain: Chain) -> bool:
+    """Whether all rows of these sources are later than those of a chain."""
+    span = time_span(sources)
+    return span is None or chain.until is None or span[0] > chain.until
 
 
 @contextmanager

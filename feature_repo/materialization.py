@@ -23,7 +23,7 @@ from core.manifest import FILE as MANIFEST
 from core.manifest import data_digest, read_manifest
 from feature_repo import views
 from feature_repo.feast_names import FeatureStore, FeatureView, FeatureViewNotFoundException, FeatureViewState
-from feature_repo.features import first_time
+from feature_repo.log import time_span
 from feature_repo.online import OnlineTable, use_write_ahead_log
 from feature_repo.online_ids import OnlineIds, wanted_ids
 from feature_repo.online_source import CATALOGUES, Span, state_of, write_source
@@ -351,7 +351,9 @@ class _Logged:
     """The rows of the log that values are made of: each validated window's, with the time of its first."""
 
     def __init__(self, sources: Sequence[Path]) -> None:
-        self._parts = [(first_time([source]), data_digest(source, "interactions.parquet")) for source in sources]
+        spans = [time_span([source]) for source in sources]
+        digests = [data_digest(source, "interactions.parquet") for source in sources]
+        self._parts = [(span and span[0], digest) for span, digest in zip(spans, digests, strict=True)]
 
     def until(self, moment: int) -> str:
         """A digest of the windows that have rows up to a moment, in microseconds."""

@@ -16,63 +16,79 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from core.duck import arrow_of
+from core.duck import arrow_of, database
 from core.log import logger
 from core.negatives import NegativeSampling
+from core.splits import SAMPLED
 from core.tables import UNDATED_MICROS
 from feature_repo.log import open_log
 
 LOG = logger("feature_repo")
-SAMPLED = "sampled"
 # Draws per negative, until one is free; someone who likes all there is gets fewer.
 _TRIES = 20
-_LOG = """
-SELECT user_id, item_id, scenario, t, label, md5_number_lower(concat_ws('|', user_id, item_id, scenario, t)) AS hash
-FROM log ORDER BY t, user_id, item_id, scenario
+_LOG = "SELECT user_id, item_id, scenario, t, label FROM log ORDER BY t, user_id, item_id, scenario"
+_SEEDS = """
+SELECT md5_number_lower(concat_ws('|', user_id, item_id, scenario, epoch_us(event_timestamp))) AS seed
+FROM positives ORDER BY place
 """
 
 
-def with_negatives(
-    rows: pa.Table, sources: Sequence[Path], how: NegativeSampling, *, end: int, scratch: Path
-) -> pa.Table:
-    """Rows of the log and the negatives drawn for their positives, in order of (time, user, item, scenario).
+class Negatives:
+    """Draws negatives for rows of a log.
 
     Args:
-        rows: row_id, user_id, item_id, scenario, event_timestamp, label, weight, split and context columns.
         sources: folders of validated tables: what had happened before each row.
         how: `data.negatives`.
         end: rows of the log before this time count, in microseconds.
         scratch: a folder to spill to.
-
-    Returns:
-        The rows with `sampled` (bool), numbered anew. A negative has its positive's user, scenario, time, weight and
-        split, label 0 and no other context.
     """
-    with open_log(sources, scratch, end=end) as log:
-        past = _Past(arrow_of(log, _LOG), sources)
-    wanted = rows.filter(pc.equal(rows["label"], 1)).combine_chunks()
-    drawn = past.draw(wanted, how)  # [p, n], positions in past.items or -1
-    owner, _ = np.nonzero(drawn >= 0)
-    missing = drawn.size - len(owner)
-    if missing:
-        LOG.warning(
-            "data.negatives: %s of %s negatives could not be drawn: too few items were seen in the scenario by then that "
-            "the user was not known to like",
-            f"{missing:,}",
-            f"{drawn.size:,}",
-        )
-    sampled = wanted.take(pa.array(owner))
-    replaced = {"item_id": past.items.take(pa.array(drawn[drawn >= 0])), "label": pa.repeat(0, len(owner))}
-    for name in sampled.column_names:
-        field = sampled.schema.field(name)
-        if name in replaced:
-            value = replaced[name].cast(field.type)
-        elif name in ("row_id", "user_id", "scenario", "event_timestamp", "weight", "split"):
-            continue
-        else:
-            value = pa.nulls(len(owner), field.type)
-        sampled = sampled.set_column(sampled.schema.get_field_index(name), field, value)
-    return _together(rows, sampled)
+
+    def __init__(self, sources: Sequence[Path], how: NegativeSampling, *, end: int, scratch: Path) -> None:
+        self._how, self._scratch = how, scratch
+        with open_log(sources, scratch, end=end) as log:
+            self._past = _Past(arrow_of(log, _LOG), sources)
+
+    def added_to(self, rows: pa.Table) -> pa.Table:
+        """Rows of the log and the negatives drawn for their positives, in order of (time, user, item, scenario).
+
+        Args:
+            rows: row_id, user_id, item_id, scenario, event_timestamp, label, weight and context columns: all of the log
+                at their times.
+
+        Returns:
+            The rows with `sampled` (bool), numbered anew. A negative has its positive's user, scenario, time and weight,
+            label 0 and no other context.
+        """
+        wanted = rows.filter(pc.equal(rows["label"], 1)).combine_chunks()
+        drawn = self._past.draw(wanted, self._seeds(wanted), self._how)  # [p, n], positions in past.items or -1
+        owner, _ = np.nonzero(drawn >= 0)
+        missing = drawn.size - len(owner)
+        if missing:
+            LOG.warning(
+                "data.negatives: %s of %s negatives could not be drawn: too few items were seen in the scenario by then "
+                "that the user was not known to like",
+                f"{missing:,}",
+                f"{drawn.size:,}",
+            )
+        sampled = wanted.take(pa.array(owner))
+        replaced = {"item_id": self._past.items.take(pa.array(drawn[drawn >= 0])), "label": pa.repeat(0, len(owner))}
+        for name in sampled.column_names:
+            field = sampled.schema.field(name)
+            if name in replaced:
+                value = replaced[name].cast(field.type)
+            elif name in ("row_id", "user_id", "scenario", "event_timestamp", "weight"):
+                continue
+            else:
+                value = pa.nulls(len(owner), field.type)
+            sampled = sampled.set_column(sampled.schema.get_field_index(name), field, value)
+        return _together(rows, sampled)
+
+    def _seeds(self, rows: pa.Table) -> np.ndarray:
+        """A hash of each row's content, uint64 [n]."""
+        with database(self._scratch) as connection:
+            keys = rows.select(["user_id", "item_id", "scenario", "event_timestamp"])
+            connection.register("positives", keys.append_column("place", pa.array(np.arange(len(rows)))))
+            return arrow_of(connection, _SEEDS)["seed"].to_numpy().astype(np.uint64)
 
 
 def _together(rows: pa.Table, sampled: pa.Table) -> pa.Table:
@@ -105,8 +121,6 @@ class _Past:
         first = np.append(True, pair[order][1:] != pair[order][:-1])[: len(order)]
         # When each user was first known to like an item.
         self._pairs, self._since = pair[order][first], times[order][first]
-        self._seeds = log["hash"].to_numpy().astype(np.uint64)
-        self._log = log.select(["user_id", "item_id", "scenario", "t"])
         names = np.asarray(log["scenario"].to_pylist(), dtype=object)
         self._positives, self._seen = {}, {}
         for name in dict.fromkeys(names.tolist()):
@@ -115,10 +129,10 @@ class _Past:
             self._positives[name] = (times[liked], item[liked])
             self._seen[name] = _first_seen(item[here], times[here], self._catalogue(dated, name))
 
-    def draw(self, rows: pa.Table, how: NegativeSampling) -> np.ndarray:
+    def draw(self, rows: pa.Table, seeds: np.ndarray, how: NegativeSampling) -> np.ndarray:
         """Positions in `items`, int64 [p, per_positive]; -1 where there was none."""
         user, own = self._codes(rows["user_id"], rows["item_id"])
-        times, seeds = rows["event_timestamp"].cast(pa.int64()).to_numpy(), self._hashes(rows)
+        times = rows["event_timestamp"].cast(pa.int64()).to_numpy()
         names = np.asarray(rows["scenario"].to_pylist(), dtype=object)
         found = np.full((len(own), how.per_positive), -1, dtype=np.int64)
         pools = self._positives if how.strategy == "popularity" else self._seen
@@ -143,18 +157,6 @@ class _Past:
         pairs = ((users, self._users), (items, self.items))
         user, item = (pc.index_in(column, value_set=known).to_numpy().astype(np.int64) for column, known in pairs)
         return user, item
-
-    def _hashes(self, rows: pa.Table) -> np.ndarray:
-        """Each row's hash in the log, uint64 [p]; rows and log are both in order of (time, user, item, scenario)."""
-        keys = ["user_id", "item_id", "scenario", "t"]
-        wanted = rows.select(["user_id", "item_id", "scenario"]).append_column(
-            "t", rows["event_timestamp"].cast(pa.int64())
-        )
-        wanted = wanted.append_column("place", pa.array(np.arange(len(wanted))))
-        known = self._log.append_column("hash", pa.array(self._seeds))
-        joined = wanted.join(known, keys, join_type="inner").sort_by("place")
-        assert len(joined) == len(wanted), "every row of the table is one of the log"
-        return joined["hash"].to_numpy()
 
     def _liked(self, users: np.ndarray, items: np.ndarray, times: np.ndarray) -> np.ndarray:
         """Whether each user was known to like the item at that time or before, bool [n]."""

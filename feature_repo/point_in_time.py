@@ -45,7 +45,7 @@ _STATES = """
 SELECT *, lead(v) OVER seen IS DISTINCT FROM v AND e = max(e) OVER seen_so_far AS newest
 FROM (SELECT *, greatest(e, {known}) AS v FROM (
     SELECT {columns}, epoch_us({event}) AS e, {created} AS c, {watermark} AS w, file_row_number AS r
-    FROM {file}))
+    FROM {file} WHERE {known_keys}))
 WHERE e IS NOT NULL AND {known} IS NOT NULL
 WINDOW seen AS (PARTITION BY {keys} ORDER BY v, e, c, w, r),
        seen_so_far AS (PARTITION BY {keys} ORDER BY v, e, c, w, r ROWS UNBOUNDED PRECEDING)
@@ -214,6 +214,7 @@ def _query(view: _View, keys: Sequence[str], filter_created: bool) -> str:
         created=f"epoch_us({name_of(view.created)})" if view.created else "NULL::BIGINT",
         watermark="epoch_us(watermark)" if view.watermark else "0",
         file=tables_of(segments(Path(view.file)), file_row_number="true"),
+        known_keys=" AND ".join(f"{name_of(key)} IN (SELECT {row} FROM rows)" for row, key in own.items()),
     )
     fresh = "true" if view.ttl is None else f"state.e + {view.ttl} >= rows.t"
     columns = ", ".join(f"CASE WHEN {fresh} THEN state.f{i} END" for i in range(len(view.features)))

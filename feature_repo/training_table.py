@@ -2,36 +2,56 @@
 
 The join runs through Feast (`get_historical_features` on the generation's training service). Vectors never enter it:
 a row carries row numbers of memory-mapped matrices and an end offset into its user's ordered log.
+
+What a row could know never changes, so that an artifact goes on where one of earlier windows ended: it joins the new
+windows' rows alone. What later nights do change is not in the rows, see `core.training_table`.
 """
 
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
+import duckdb
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from core import Built, Clock, Settings, Window, logger
+from core.contracts.chain import IndexState, RowsChain
 from core.contracts.dataset_spec import DatasetSpec
-from core.duck import arrow_of
+from core.contracts.kinds import is_of
+from core.digest import canonical_json
+from core.duck import arrow_of, database, name_of, tables_of
 from core.errors import GateError
-from core.segments import link, segments
-from core.tables import GRADE, TIMESTAMP
-from feature_repo.log import id_types, open_log
-from feature_repo.negatives import SAMPLED, with_negatives
+from core.resources import memory
+from core.segments import link, merged_from, segment_file, segments
+from core.splits import SAMPLED
+from core.tables import GRADE, TIMESTAMP, IdTypes
+from core.training_table import ROWS, item_ids
+from feature_repo.log import comes_after, id_types, open_log, time_span
+from feature_repo.negatives import Negatives
 from feature_repo.overlay import open_store
-from feature_repo.splits import assign_splits
-from feature_repo.views import Generation, SourcePaths, apply, generation_of, ref_name
-from feature_repo.writing import ROW_GROUP
+from feature_repo.views import Generation, SourcePaths, Vector, apply, generation_of, ref_name
+from feature_repo.writing import rows_in, write_tables
 
 LOG = logger("feature_repo")
 KEYS = ("user_id", "item_id", "scenario", "event_timestamp")
+_EVER = -(2**63) + 1
+# What a row takes in memory while it is joined.
+_ROW_BYTES = 1_000
 _ROWS = """
-SELECT user_id, item_id, scenario, t, label, weight, grade FROM log ORDER BY t, user_id, item_id, scenario
+SELECT user_id, item_id, scenario, t, label, weight, grade FROM log WHERE t >= {start} AND t < {end}
+ORDER BY t, user_id, item_id, scenario
+"""
+_EDGES = "SELECT DISTINCT t FROM (SELECT t, row_number() OVER (ORDER BY t) - 1 AS n FROM log) WHERE n % {size} = 0 ORDER BY t"
+_INDEX = """
+SELECT count(*) FILTER (row < {entries}) AS entries,
+    bit_xor(hash(concat_ws('|', row, {key}, epoch_us(watermark)))) FILTER (row < {entries})::VARCHAR AS digest,
+    min(epoch_us(watermark)) FILTER (row >= {entries}) AS next
+FROM {index}
 """
 
 
@@ -45,8 +65,9 @@ def build_training_table(
     out: Path,
     window: Window,
     train_start: int,
+    earlier: Sequence[Path] = (),
 ) -> Built:
-    """Write rows.parquet, user_log/ (in segments), vectors/ and spec.json.
+    """Write rows/ and user_log/ (in segments), vectors/, chain.json and spec.json.
 
     Args:
         settings: declared columns, priors, split and history length.
@@ -57,40 +78,143 @@ def build_training_table(
         out: an existing folder.
         window: the event time of the rows; what they are joined with may be older.
         train_start: where training starts, in microseconds; earlier rows are `warmup`.
+        earlier: artifacts of the first of these sources, made with the same settings, those of most sources first. The
+            first of them whose rows are as they would be made today is gone on from.
 
     Returns:
-        Rows by split and in all (with drawn negatives also how many of them), and the version of each vector kind.
+        Rows (with drawn negatives also how many of them), and the version of each vector kind.
 
     Raises:
-        GateError: the join lost, repeated or reordered rows.
+        GateError: the join lost, repeated or reordered rows, or there are none.
     """
-    work = out / ".work"
+    work, ids = out / ".work", id_types(sources)
+    users, items = features / "users.parquet", features / "items.parquet"
+    paths = SourcePaths(users, items, features, knowledge, work / "online")
+    generation = generation_of(settings, users=users, items=items, knowledge=knowledge)
+    spec = _spec(settings, generation, sources, train_start, window)
+    before, chain = _predecessor(sources, earlier, spec, generation, knowledge)
+    new, (start, end) = sources[chain.sources :], (window.bounds_micros()[0], _end(window, clock))
+    sizes, taken = _take_over(before, chain, out, spec.start)
+    until, span = chain.until, time_span(new)
     try:
-        log = _log_rows(sources, window, clock, work)
-        if not log.num_rows:
-            raise GateError(f"no interactions in the window {window.key}; nothing can be trained on it")
-        log = log.append_column("split", assign_splits(log, settings, train_start))
-        if settings.data.negatives is not None:
-            how, end = settings.data.negatives, _end(window, clock)
-            log = with_negatives(log, sources, how, end=end, scratch=work / "negatives")
-        splits = log["split"]
-        users, items = features / "users.parquet", features / "items.parquet"
-        paths = SourcePaths(users, items, features, knowledge, work / "online")
-        generation = generation_of(settings, users=users, items=items, knowledge=knowledge)
-        joined = point_in_time(settings, generation, paths, log.select(["row_id", *KEYS]), work / "registry.db")
-        rows = _compose(generation, log, joined)
-        pq.write_table(rows, out / "rows.parquet", compression="zstd", row_group_size=ROW_GROUP)
-        dims = _link_vectors(generation, knowledge, out / "vectors")
-        for segment in segments(features / "user_log"):
-            link(segment, out / "user_log" / segment.name)
-        _spec(settings, generation, dims, sources, train_start).write(out)
+        with open_log(new, work / "spill", start=start, end=end) as log:
+            [(count, last)] = log.execute("SELECT count(*), max(t) FROM log").fetchall()
+            if count:
+                blocks = _blocks(log, count, ids)
+                if (how := settings.data.negatives) is not None:
+                    drawn = Negatives(sources, how, end=end, scratch=work / "negatives")
+                    blocks = map(drawn.added_to, blocks)
+                registry = work / "registry.db"
+                joined = (_joined(settings, generation, paths, rows, registry) for rows in blocks)
+                sizes.append(write_tables(joined, segment_file(out, ROWS, len(sizes))))
+                until = last
     finally:
         shutil.rmtree(work, ignore_errors=True)
-    sampled = {SAMPLED: pc.sum(log[SAMPLED]).as_py() or 0} if SAMPLED in log.column_names else {}
-    counts = {entry["values"].as_py(): entry["counts"].as_py() for entry in pc.value_counts(splits)}
-    return Built(
-        rows={"rows": rows.num_rows, **dict(sorted(counts.items())), **sampled},
-        versions={vector.view: vector.version for vector in generation.vectors},
+    if not sizes:
+        raise GateError(f"no interactions in the window {window.key}; nothing can be trained on it")
+    sizes, taken = _merge(out, sizes, taken)
+    _link_vectors(generation, knowledge, out)
+    for segment in segments(features / "user_log"):
+        link(segment, out / "user_log" / segment.name)
+    spec.write(out)
+    RowsChain(
+        sources=len(sources),
+        until=until,
+        segments=tuple(sizes),
+        taken=taken,
+        ahead=chain.ahead or (span is not None and span[1] >= end),
+        vectors={
+            one.view: _index_state(knowledge, one)[0] for one in generation.vectors if not is_of(one.view, "item")
+        },
+    ).write(out)
+    return Built(rows=_counts(out, spec), versions={vector.view: vector.version for vector in generation.vectors})
+
+
+def _predecessor(
+    sources: Sequence[Path], earlier: Sequence[Path], spec: DatasetSpec, generation: Generation, knowledge: Path
+) -> tuple[Path | None, RowsChain]:
+    """The artifact to go on from, and its chain."""
+    for folder in earlier:
+        chain, theirs = RowsChain.read(folder), DatasetSpec.read(folder)
+        vectors = [vector for vector in generation.vectors if vector.view in chain.vectors]
+        reasons = {
+            "a later window has rows of before its end": not comes_after(sources[chain.sources :], chain),
+            "it left rows out that lay ahead of the clock": chain.ahead,
+            "it begins later": _since(theirs) > _since(spec),
+            "columns or versions are others": canonical_json(theirs.generation) != canonical_json(spec.generation),
+            "vectors of its time are others": not all(_goes_on(knowledge, one, chain) for one in vectors),
+        }
+        if not any(reasons.values()):
+            return folder, chain
+        LOG.info("dataset: not gone on from %s: %s", folder.name, next(why for why, true in reasons.items() if true))
+    return None, RowsChain()
+
+
+def _since(spec: DatasetSpec) -> int:
+    return _EVER if spec.start is None else spec.start
+
+
+def _goes_on(knowledge: Path, vector: Vector, chain: RowsChain) -> bool:
+    """Whether today's vectors are those of then, in their places, and others that no row of then could have read."""
+    then = chain.vectors[vector.view]
+    now, later = _index_state(knowledge, vector, then.entries)
+    return now == then and (later is None or chain.until is None or later > chain.until)
+
+
+def _index_state(knowledge: Path, vector: Vector, entries: int | None = None) -> tuple[IndexState, int | None]:
+    """The state of an index's first entries (None: of all), and the earliest watermark of the others."""
+    file = knowledge / vector.view / "index.parquet"
+    entries = pq.read_metadata(file).num_rows if entries is None else entries
+    with database() as connection:
+        query = _INDEX.format(entries=entries, key=name_of(_key(vector)), index=tables_of(file))
+        [(found, digest, later)] = connection.execute(query).fetchall()
+    return IndexState(entries=found, digest=digest or ""), later
+
+
+def _take_over(before: Path | None, chain: RowsChain, out: Path, start: int | None) -> tuple[list[int], int]:
+    """Link the segments that hold a row from `start` on; their rows, and how many there are."""
+    sizes: list[int] = []
+    for number, size in enumerate(chain.segments if before is not None else ()):
+        file = segment_file(before or out, ROWS, number)
+        newest = pq.read_metadata(file)
+        times = newest.schema.to_arrow_schema().get_field_index("event_timestamp")
+        last = newest.row_group(newest.num_row_groups - 1).column(times).statistics.max
+        if start is None or pa.scalar(last, TIMESTAMP).cast(pa.int64()).as_py() >= start:
+            link(file, segment_file(out, ROWS, len(sizes)))
+            sizes.append(size)
+    return sizes, len(sizes)
+
+
+def _merge(out: Path, sizes: list[int], taken: int) -> tuple[list[int], int]:
+    """Put small segments together; rows of all segments, and how many are still those that were taken over."""
+    start = merged_from(sizes)
+    if start == len(sizes):
+        return sizes, taken
+    files = [segment_file(out, ROWS, number) for number in range(start, len(sizes))]
+    merged = out / ROWS / ".merged.parquet"
+    write_tables(rows_in(files), merged)
+    for file in files:
+        file.unlink()
+    merged.rename(files[0])
+    return [*sizes[:start], sum(sizes[start:])], min(taken, start)
+
+
+def _counts(out: Path, spec: DatasetSpec) -> dict[str, int]:
+    """How many rows count, and of drawn negatives how many of them are such."""
+    files = segments(out / ROWS)
+    flags = [SAMPLED] if SAMPLED in pq.read_schema(files[0]).names else []
+    sums = ", ".join(["count(*)", *(f"count(*) FILTER ({flag})" for flag in flags)])
+    with database() as connection:
+        found = connection.execute(
+            f"SELECT {sums} FROM {tables_of(files)} WHERE epoch_us(event_timestamp) >= {_since(spec)}"
+        ).fetchall()
+    return dict(zip(["rows", *flags], found[0], strict=True))
+
+
+def _joined(settings: Settings, generation: Generation, paths: SourcePaths, rows: pa.Table, registry: Path) -> pa.Table:
+    """Rows of the log as the table keeps them."""
+    return _compose(
+        generation, rows, point_in_time(settings, generation, paths, rows.select(["row_id", *KEYS]), registry)
     )
 
 
@@ -142,11 +266,22 @@ def check_rows(before: pa.Table, after: pa.Table) -> None:
         )
 
 
-def _log_rows(sources: Sequence[Path], window: Window, clock: Clock, work: Path) -> pa.Table:
-    """row_id, user_id, item_id, scenario, event_timestamp, label, weight, grade; in order of time, user and item."""
-    ids = id_types(sources)
-    with open_log(sources, work / "spill", start=window.bounds_micros()[0], end=_end(window, clock)) as log:
-        rows = arrow_of(log, _ROWS)
+def _blocks(log: duckdb.DuckDBPyConnection, count: int, ids: IdTypes) -> Iterator[pa.Table]:
+    """The log in order of time, user, item and scenario, in blocks of bounded memory that hold all rows of their times.
+
+    Yields:
+        row_id (within the block), user_id, item_id, scenario, event_timestamp, label, weight, grade.
+    """
+    size, edges = max(1, memory() // _ROW_BYTES), [_EVER]
+    if count > size:
+        edges += [row[0] for row in log.execute(_EDGES.format(size=size)).fetchall()]
+    for start, end in zip(edges, [*edges[1:], 2**63 - 1], strict=True):
+        rows = arrow_of(log, _ROWS.format(start=start, end=end))
+        if rows.num_rows:
+            yield _log_rows(rows, ids)
+
+
+def _log_rows(rows: pa.Table, ids: IdTypes) -> pa.Table:
     return pa.table(
         {
             "row_id": pa.array(np.arange(rows.num_rows)),
@@ -168,11 +303,10 @@ def _end(window: Window, clock: Clock) -> int:
 
 
 def _compose(generation: Generation, log: pa.Table, joined: pa.Table) -> pa.Table:
-    """The columns of rows.parquet, under the names models know."""
+    """The columns of the rows, under the names models know."""
     views = generation.columns()
-    outcomes = ["label", "weight", *([GRADE] if log[GRADE].null_count < log.num_rows else [])]
     flags = [SAMPLED] if SAMPLED in log.column_names else []
-    columns = {name: log[name] for name in [*("row_id", *KEYS), *outcomes, "split", *flags]}
+    columns = {name: log[name] for name in [*KEYS, "label", "weight", GRADE, *flags]}
     for view in ("user_features", "item_features", "user_stats", "item_stats"):
         columns |= {feature: joined[f"{view}__{feature}"] for feature in views.get(view, ())}
     columns["history_end"] = pc.fill_null(joined["user_history__history_end"], 0)
@@ -191,18 +325,23 @@ def _unversioned(name: str, plain: Mapping[str, str]) -> str:
     return name
 
 
-def _link_vectors(generation: Generation, knowledge: Path, out: Path) -> dict[str, int]:
-    """Link each matrix into `out`; the vectors' dimensions by view."""
-    out.mkdir()
-    dims = {}
+def _key(vector: Vector) -> str:
+    """The column of ids in an index."""
+    return "scenario" if vector.entity == "scenario" else f"{vector.entity}_id"
+
+
+def _link_vectors(generation: Generation, knowledge: Path, out: Path) -> None:
+    """Link each matrix into `out`, and say whose the vectors of items are."""
     for vector in generation.vectors:
-        link(knowledge / vector.view / "vectors.npy", out / f"{vector.view}.npy")
-        dims[vector.view] = vector.dim
-    return dims
+        link(knowledge / vector.view / "vectors.npy", out / "vectors" / f"{vector.view}.npy")
+        if is_of(vector.view, "item"):
+            index = pq.read_table(knowledge / vector.view / "index.parquet", columns=[_key(vector), "row"])
+            ids = index.sort_by("row").select([_key(vector)])
+            pq.write_table(ids, item_ids(out, vector.view), compression="zstd")
 
 
 def _spec(
-    settings: Settings, generation: Generation, dims: Mapping[str, int], sources: Sequence[Path], train_start: int
+    settings: Settings, generation: Generation, sources: Sequence[Path], train_start: int, window: Window
 ) -> DatasetSpec:
     """What models and serving need to know of the table."""
     data, ids = settings.data, id_types(sources)
@@ -216,15 +355,15 @@ def _spec(
             "history_length": settings.features.history_length,
             "prior_rate": settings.features.prior_rate,
             "prior_weight": settings.features.prior_weight,
-            "vectors": {
-                vector.view: {"dim": dims[vector.view], "version": vector.version} for vector in generation.vectors
-            },
+            "vectors": {vector.view: {"dim": vector.dim, "version": vector.version} for vector in generation.vectors},
             "views": {view: list(columns) for view, columns in generation.columns().items()},
             "service": generation.service,
             "generation": generation.as_json(),
             "id_types": {"user_id": str(ids.user), "item_id": str(ids.item)},
             "train_start": train_start,
             "negatives": settings.data.negatives.model_dump(mode="json") if settings.data.negatives else None,
+            "split": settings.split.model_dump(include={"kind", "validation", "test"}),
+            "start": window.bounds_micros()[0],
         }
     )
 

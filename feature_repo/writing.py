@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import duckdb
@@ -28,17 +28,45 @@ def write_query(
     Returns:
         How many rows were written.
     """
+    count = write_tables((shape(part) for part in slices(connection, query, ROW_GROUP)), file)
+    if not count:
+        pq.write_table(shape(arrow_of(connection, query)), file, compression="zstd")
+    return count
+
+
+def write_tables(tables: Iterable[pa.Table], file: Path) -> int:
+    """Write tables of one schema one after the other into a file in row groups of one size; without rows there is no file.
+
+    Returns:
+        How many rows were written.
+    """
     file.parent.mkdir(parents=True, exist_ok=True)
     writer, count = None, 0
     try:
-        for part in slices(connection, query, ROW_GROUP):
-            table = shape(part)
+        for table in _grouped(tables):
             writer = writer or pq.ParquetWriter(file, table.schema, compression="zstd")
             writer.write_table(table, row_group_size=ROW_GROUP)
             count += table.num_rows
     finally:
         if writer is not None:
             writer.close()
-    if writer is None:
-        pq.write_table(shape(arrow_of(connection, query)), file, compression="zstd")
     return count
+
+
+def rows_in(files: Iterable[Path]) -> Iterator[pa.Table]:
+    """The rows of parquet files, some at a time."""
+    for file in files:
+        for batch in pq.ParquetFile(file).iter_batches(ROW_GROUP):
+            yield pa.Table.from_batches([batch])
+
+
+def _grouped(tables: Iterable[pa.Table]) -> Iterator[pa.Table]:
+    """The same rows in tables of ROW_GROUP rows, but for the last."""
+    held: pa.Table | None = None
+    for table in tables:
+        held = table if held is None else pa.concat_tables([held, table])
+        while held.num_rows >= ROW_GROUP:
+            yield held.slice(0, ROW_GROUP).combine_chunks()
+            held = held.slice(ROW_GROUP)
+    if held is not None and held.num_rows:
+        yield held.combine_chunks()

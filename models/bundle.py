@@ -15,7 +15,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +45,8 @@ _NEWER = ("slope", "shift", "trust", "base.weight", "base.bias")
 GOLDEN_ROWS = 32
 TOLERANCE = 1e-5
 _ONE_USER = np.zeros(1, np.int64)
+# Rows of a training table that are held as numbers at a time where no whole table has to be.
+ENCODED_ROWS = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -212,7 +214,7 @@ def load_bundle(path: Path) -> Bundle:
 
 
 def predict(bundle: Bundle, data: TrainingData, split: str, batch_size: int = 16_384) -> pa.Table:
-    """Score all rows of a split.
+    """Score all rows of a split; no more than ENCODED_ROWS of them are held as numbers at a time.
 
     Args:
         bundle: the model.
@@ -224,9 +226,12 @@ def predict(bundle: Bundle, data: TrainingData, split: str, batch_size: int = 16
         row_id, user_id, item_id, scenario, label, score, split, user_rows; in the dataset's order.
     """
     index = data.indices(split)
-    encoded = bundle.encoder.encode(data)
-    chunks = (index[start : start + batch_size] for start in range(0, len(index), batch_size))
-    scores = [bundle.score_rows(encoded, chunk).probability for chunk in chunks]
+    scores = []
+    for start in range(0, len(index), ENCODED_ROWS):
+        part = replace(data, rows=data.rows.take(pa.array(index[start : start + ENCODED_ROWS])))
+        encoded, places = bundle.encoder.encode(part), np.arange(part.rows.num_rows)
+        chunks = (places[start : start + batch_size] for start in range(0, len(places), batch_size))
+        scores += [bundle.score_rows(encoded, chunk).probability for chunk in chunks]
     columns = ["row_id", "user_id", "item_id", "scenario", "label", "split", "user_rows"]
     table = data.rows.select(columns).take(pa.array(index))
     score = pa.array(np.concatenate(scores) if scores else np.zeros(0), pa.float64())

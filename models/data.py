@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from core.contracts.kinds import is_of
 from core.contracts.statistics import statistic_columns
 from core.errors import DataError, MissingArtifactError
 from core.segments import segments, table_path
+from core.training_table import columns_of, read_rows
 
 USER_STATS = tuple(statistic_columns("user"))
 ITEM_STATS = tuple(statistic_columns("item"))
@@ -77,7 +78,7 @@ def load_dataset(folder: Path) -> TrainingData:
     """Read a dataset artifact.
 
     Raises:
-        DataError: a file is missing or unreadable, or rows.parquet lacks a column; the message names them.
+        DataError: a file is missing or unreadable, or the rows lack a column; the message names them.
     """
     try:
         spec = DatasetSpec.read(folder)
@@ -90,7 +91,10 @@ def load_dataset(folder: Path) -> TrainingData:
     dated = ("user_stats", "item_stats", "user_history", *spec.vectors)
     # The gate's evidence that nothing was read before it was known: a third of a row.
     unread = {f"{view}_{end}" for view in dated for end in ("watermark", "published")} - set(declared)
-    rows = _read(folder / "rows.parquet", (*ROW_COLUMNS, "history_end", *declared, *references), unread)
+    needed = (*ROW_COLUMNS, "history_end", *declared, *references)
+    rows = read_rows(
+        folder, list(dict.fromkeys([*needed, *(name for name in columns_of(folder) if name not in unread)]))
+    )
     user_log = _read(table_path(folder, "user_log"), ("user_id", "position", "item_id"))
     vectors = {kind: _matrix(folder / "vectors" / f"{kind}.npy", found.dim) for kind, found in spec.vectors.items()}
     return TrainingData(rows, user_log, vectors, spec)
@@ -180,11 +184,9 @@ def _histories(data: TrainingData, rows: pa.Table) -> list[list[Any]]:
     ]
 
 
-def _read(path: Path, columns: Sequence[str], unread: Collection[str] = ()) -> pa.Table:
+def _read(path: Path, columns: Sequence[str]) -> pa.Table:
     try:
-        files = segments(path)
-        wanted = [name for name in pq.read_schema(files[0]).names if name not in unread]
-        table = pa.concat_tables([pq.read_table(file, columns=wanted) for file in files])
+        table = pa.concat_tables([pq.read_table(file) for file in segments(path)])
     except (OSError, pa.ArrowInvalid, MissingArtifactError) as error:
         raise DataError(f"cannot be read ({error}); run `llm4msr dataset` again", file=path) from error
     missing = [name for name in columns if name not in table.column_names]

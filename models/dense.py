@@ -47,15 +47,15 @@ class Scales:
         return ((logged - self.mean) / self.scale).astype(np.float32)
 
 
-def fit_dense(rows: pa.Table, name: str, prior_rate: float) -> DenseFeature:
+def fit_dense(column: pa.ChunkedArray, name: str, prior_rate: float) -> DenseFeature:
     """Fit a column of the training rows: a statistic is what it declares where it is missing, another number the mean.
 
     Args:
-        rows: the training rows.
-        name: the column.
+        column: of the training rows.
+        name: its name.
         prior_rate: of what was never seen.
     """
-    values = floats(rows.column(name))
+    values = floats(column)
     seen = values[~np.isnan(values)]
     statistic = find_statistic(name)
     log = statistic is not None and statistic.logarithm

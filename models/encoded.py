@@ -16,17 +16,17 @@ from models.inputs import Bags, Side
 class EncodedRows:
     """A whole training table as arrays: a batch is an index away. N rows, K distinct user-vector combinations."""
 
-    user: np.ndarray  # int64 [Fu, N]
-    item: np.ndarray  # int64 [Fi, N]
+    user: np.ndarray  # int32 [Fu, N]
+    item: np.ndarray  # int32 [Fi, N]
     scenario: np.ndarray  # int16 [N]: small, so that a batch is sorted by radix
-    log: np.ndarray  # int64 [M] item rows of all users' positives
-    begin: np.ndarray  # int64 [N] into log
-    end: np.ndarray  # int64 [N]
+    log: np.ndarray  # int32 [M] item rows of all users' positives
+    begin: np.ndarray  # int32 [N] into log
+    end: np.ndarray  # int32 [N]
     dense: np.ndarray  # float32 [N, D]
-    user_key: np.ndarray  # int64 [N] into the K combinations
+    user_key: np.ndarray  # int32 [N] into the K combinations
     user_rows: dict[str, np.ndarray]  # kind -> int64 [K], -1: unknown
-    scenario_row: np.ndarray  # int64 [N], -1: unknown
-    item_row: np.ndarray  # int64 [N], -1: unknown
+    scenario_row: np.ndarray  # int32 [N], -1: unknown
+    item_row: np.ndarray  # int32 [N], -1: unknown
     label: np.ndarray  # float32 [N]
     weight: np.ndarray  # float32 [N]
     grade: np.ndarray  # float32 [N], NaN: unknown
@@ -34,14 +34,17 @@ class EncodedRows:
 
     def bags(self, index: np.ndarray) -> Bags:
         """Embedding ids of some rows."""
-        begin = self.begin[index]
+        begin = self.begin[index].astype(np.int64)
         lengths = self.end[index] - begin
         total = np.cumsum(lengths)
         place = np.repeat(begin - total + lengths, lengths) + np.arange(total[-1] if len(total) else 0)
-        scenario = self.scenario[index].astype(np.int64)
-        return Bags(
-            np.take(self.user, index, axis=1), np.take(self.item, index, axis=1), scenario, self.log[place], lengths
+        ids = (
+            np.take(self.user, index, axis=1),
+            np.take(self.item, index, axis=1),
+            self.scenario[index],
+            self.log[place],
         )
+        return Bags(*(part.astype(np.int64) for part in ids), lengths)
 
     def side(self, index: np.ndarray) -> Side:
         """Everything else of some rows; each distinct user vector and scenario vector once."""
@@ -76,7 +79,7 @@ def distinct(keys: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Distinct values in ascending order and where each key is among them, like `np.unique`, in linear time.
 
     Args:
-        keys: int64 [B], each -1 or more, and small enough to address an array.
+        keys: integers [B], each -1 or more, and small enough to address an array.
     """
     size = int(keys.max(initial=-1)) + 2
     if size > 64 * len(keys):

@@ -71,14 +71,18 @@ class Encoder:
             DataError: there is no training row.
         """
         spec = data.spec
-        train = data.rows.take(pa.array(data.indices("train")))
-        if not train.num_rows:
+        chosen = pa.array(data.indices("train"))
+        if not len(chosen):
             raise DataError("the training table has no row of split 'train'; widen the window or lower split.warmup")
         user = (USER_ID, *spec.user_categorical)
         item = (ITEM_ID, *spec.item_categorical)
-        vocabularies = {name: Vocabulary.fit(train.column(name)) for name in (*user, *item)}
-        user_dense = [fit_dense(train, name, spec.prior_rate) for name in (*spec.user_dense, *USER_STATS)]
-        item_dense = [fit_dense(train, name, spec.prior_rate) for name in (*spec.item_dense, *ITEM_STATS)]
+
+        def train(name: str) -> pa.ChunkedArray:
+            return data.rows.column(name).take(chosen)
+
+        vocabularies = {name: Vocabulary.fit(train(name)) for name in (*user, *item)}
+        user_dense = [fit_dense(train(name), name, spec.prior_rate) for name in (*spec.user_dense, *USER_STATS)]
+        item_dense = [fit_dense(train(name), name, spec.prior_rate) for name in (*spec.item_dense, *ITEM_STATS)]
         dims = {kind: found.dim for kind, found in spec.vectors.items()}
         layout = Layout(
             user=user,
@@ -102,7 +106,7 @@ class Encoder:
         rows, layout = data.rows, self.layout
         begin, end, log = self._histories(data)
         user_key, user_rows = _combinations({kind: row_numbers(rows, kind) for kind in layout.user_vectors}, len(begin))
-        none = np.full(len(begin), -1, np.int64)
+        none = np.full(len(begin), -1, np.int32)
         return EncodedRows(
             user=np.stack([self.vocabularies[name].encode(rows.column(name)) for name in layout.user]),
             item=np.stack([self.vocabularies[name].encode(rows.column(name)) for name in layout.item]),
@@ -111,10 +115,10 @@ class Encoder:
             begin=begin,
             end=end,
             dense=self._dense(rows, [*self.user_dense, *self.item_dense]),
-            user_key=user_key,
+            user_key=_short(user_key),
             user_rows=user_rows,
-            scenario_row=row_numbers(rows, "scenario") if layout.scenario_dim else none,
-            item_row=row_numbers(rows, "item_text") if layout.item_dim else none,
+            scenario_row=_short(row_numbers(rows, "scenario")) if layout.scenario_dim else none,
+            item_row=_short(row_numbers(rows, "item_text")) if layout.item_dim else none,
             label=rows.column("label").to_numpy().astype(np.float32),
             weight=pc.fill_null(rows.column("weight"), 1.0).to_numpy().astype(np.float32),
             grade=_grades(rows),
@@ -235,14 +239,14 @@ class Encoder:
 
     def _histories(self, data: TrainingData) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         if not self.layout.history:
-            nothing = np.zeros(data.rows.num_rows, np.int64)
-            return nothing, nothing, np.zeros(0, np.int64)
+            nothing = np.zeros(data.rows.num_rows, np.int32)
+            return nothing, nothing, np.zeros(0, np.int32)
         log = log_order(data.user_log)
         starts = log_starts(log, data.rows.column("user_id"))
         ends = np.where(starts >= 0, pc.fill_null(data.rows.column("history_end"), 0).to_numpy(), 0)
         base = np.maximum(starts, 0)
         begin = base + np.maximum(history_begin(data.rows), ends - self.history_length)
-        return begin, base + ends, self.vocabularies[ITEM_ID].encode(log.column("item_id"))
+        return _short(begin), _short(base + ends), self.vocabularies[ITEM_ID].encode(log.column("item_id"))
 
     def _scenarios(self, column: pa.ChunkedArray) -> np.ndarray:
         found = pc.index_in(column.combine_chunks(), value_set=pa.array(self.layout.scenarios, pa.string()))
@@ -252,8 +256,10 @@ class Encoder:
         return found.to_numpy().astype(np.int16)
 
     def _dense(self, rows: pa.Table, features: Sequence[DenseFeature]) -> np.ndarray:
-        columns = [feature.encode(floats(rows.column(feature.name))) for feature in features]
-        return np.stack(columns, axis=1).astype(np.float32)
+        found = np.empty((rows.num_rows, len(features)), np.float32)
+        for place, feature in enumerate(features):
+            found[:, place] = feature.encode(floats(rows.column(feature.name)))
+        return found
 
     def _request_history(self, batch: RequestBatch) -> tuple[np.ndarray, np.ndarray]:
         """Item rows of all users' histories, and how many are each user's [U]."""
@@ -274,6 +280,19 @@ class Encoder:
         return index, fill_unknown(vectors, len(place), dim, "scenario")
 
 
+def _short(numbers: np.ndarray) -> np.ndarray:
+    """As int32.
+
+    Raises:
+        DataError: they do not fit.
+    """
+    if len(numbers) and int(numbers.max()) >= 2**31:
+        raise DataError(
+            f"{int(numbers.max()):,} positives or vectors are more than a training table can number; set split.horizon"
+        )
+    return numbers.astype(np.int32)
+
+
 def _grades(rows: pa.Table) -> np.ndarray:
     if GRADE not in rows.column_names:
         return np.full(rows.num_rows, np.nan, np.float32)
@@ -288,4 +307,4 @@ def _combinations(rows: Mapping[str, np.ndarray], count: int) -> tuple[np.ndarra
         _, keys = np.unique(mixed, return_inverse=True)
     first = np.zeros(int(keys.max(initial=-1)) + 1, np.int64)
     first[keys] = np.arange(count)
-    return keys.astype(np.int64), {kind: numbers[first] for kind, numbers in rows.items()}
+    return keys, {kind: numbers[first] for kind, numbers in rows.items()}

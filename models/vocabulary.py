@@ -47,9 +47,9 @@ class Vocabulary:
         return pa.types.is_integer(self.keys.type)
 
     def encode(self, column: pa.Array | pa.ChunkedArray) -> np.ndarray:
-        """Embedding rows of a whole Arrow column, int64 [N]."""
+        """Embedding rows of a whole Arrow column, int32 [N]."""
         found = pc.index_in(_typed(column, self.is_integer), value_set=self.keys)
-        return pc.add(pc.fill_null(found, -1), 1).cast(pa.int64()).to_numpy(zero_copy_only=False)
+        return pc.add(pc.fill_null(found, -1), 1).cast(pa.int32()).to_numpy(zero_copy_only=False)
 
     def rows(self, values: Sequence[Any] | np.ndarray) -> np.ndarray:
         """Embedding rows of a few Python values, or of an integer array, int64 [N]."""

@@ -7,13 +7,13 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from core import Built, Manifest, Settings, Window
 from core.contracts.dataset_spec import DatasetSpec
 from core.contracts.pointers import BundlePointer
 from core.contracts.statistics import COUNTED, statistic_columns
 from core.files import write_json
+from core.training_table import columns_of, read_rows
 from pipeline.declared import declared, shaping
 from pipeline.graph import GRAPH
 from pipeline.windows import artifact_store
@@ -67,9 +67,8 @@ def _compare(settings: Settings, reference: Path, current: Path) -> dict[str, An
 
 
 def _rows(folder: Path, columns: list[str]) -> pa.Table:
-    file = pq.ParquetFile(folder / "rows.parquet")
-    own = ["scenario", "split", "event_timestamp"]
-    return file.read(columns=[*own, *(name for name in columns if name in file.schema_arrow.names)])
+    known = columns_of(folder)
+    return read_rows(folder, ["scenario", "split", "event_timestamp", *(name for name in columns if name in known)])
 
 
 def _training_rows(folder: Path, columns: list[str]) -> pa.Table:

@@ -30,6 +30,8 @@ from core.contracts.results import (
 )
 from core.digest import sha256_file
 from core.errors import MissingArtifactError
+from core.segments import schema_of
+from core.training_table import read_rows, table_of
 from pipeline.declared import declared, shaping
 from pipeline.graph import GRAPH
 from pipeline.windows import artifact_store, stage_clock
@@ -210,7 +212,7 @@ def roll_back(settings: Settings) -> Release:
 
 def _span(table: Manifest) -> dt.timedelta:
     """From the first to the last row of a training table."""
-    times = pc.min_max(pq.read_table(table.file("rows.parquet"), columns=["event_timestamp"])["event_timestamp"])
+    times = pc.min_max(read_rows(table.path, ["event_timestamp"])["event_timestamp"])
     return dt.timedelta(microseconds=times["max"].value - times["min"].value)
 
 
@@ -272,6 +274,7 @@ def _point(
 
 def _seen(rows: pa.Table) -> pa.Table:
     """When each user was last seen in training or validation: [user_id, seen]."""
+    rows = rows.select(["user_id", "split", "event_timestamp"])
     used = rows.filter(pc.is_in(rows["split"], pa.array(["train", "validation", "warmup"])))
     grouped = used.group_by("user_id").aggregate([("event_timestamp", "max")])
     return grouped.rename_columns(["user_id", "seen"]).sort_by("user_id")
@@ -285,7 +288,7 @@ def _test_rows(source: Manifest, system: str) -> pa.Table:
 def _has_other_ids(store: ArtifactStore, champion: BundlePointer, window: Window) -> bool:
     """Whether the champion's users or items have ids of another type than today's: it can score none of their rows."""
     theirs = BundleSpec.read(champion.folder(store.root)).id_types
-    today = pq.read_schema(store.get("dataset", window).file("rows.parquet"))
+    today = schema_of(table_of(store.get("dataset", window).path))
     return any(str(today.field(key).type) != kind for key, kind in theirs.items())
 
 

@@ -18,6 +18,7 @@ from core.contracts.dataset_spec import DatasetSpec
 from core.contracts.kinds import is_of, kinds_of
 from core.contracts.results import Change, Controls, Ladder, Lift, Metrics, OverCounting, Promotion
 from core.files import write_json
+from core.training_table import read_rows
 from pipeline.declared import declared
 from pipeline.drift import measure_drift
 from pipeline.findings import findings
@@ -86,7 +87,7 @@ def _content(settings: Settings, parts: dict[str, Manifest]) -> dict[str, Any]:
     metrics, lift = Metrics.read(scores), Lift.read(scores)
     vectors = [f"{view}_row" for view in DatasetSpec.read(parts["dataset"].path).vectors if is_of(view, "user")]
     columns = ["user_id", "item_id", "scenario", "label", "split", "event_timestamp", *vectors]
-    rows = pq.read_table(parts["dataset"].file("rows.parquet"), columns=columns)
+    rows = read_rows(parts["dataset"].path, columns)
     # Every stage imports this file; only this one draws.
     from pipeline import plots
 

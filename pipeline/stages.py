@@ -278,6 +278,7 @@ def dataset(settings: Settings, window: Window = Window()) -> Manifest:
             out=out,
             window=training_window(settings, window),
             train_start=train_start,
+            earlier=[m.path for m in made_before(settings, "dataset", clean)],
         )
         known = made["knowledge"]
         gate = validate_training_table(out, seen, clock, known.path, out / DATA_DOCS, known.digest[:16])

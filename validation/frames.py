@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import accumulate
 from pathlib import Path
 
 import pandas as pd
@@ -45,10 +46,16 @@ def chunks(file: pq.ParquetFile, rows: int, columns: list[str] | None = None) ->
         offset += batch.num_rows
 
 
-def shown(file: pq.ParquetFile, rows: int, description: str) -> Iterator[tuple[int, pa.Table]]:
-    """As `chunks` of all columns, with progress."""
-    found = chunks(file, rows)
-    return progress(found, description, file.metadata.num_rows, "rows", size=lambda chunk: chunk[1].num_rows)
+def shown(files: Sequence[pq.ParquetFile], rows: int, description: str) -> Iterator[tuple[int, pa.Table]]:
+    """As `chunks` of all columns of files one after the other, with progress."""
+    starts = accumulate((file.metadata.num_rows for file in files), initial=0)
+    found = (
+        (start + offset, chunk)
+        for start, file in zip(starts, files, strict=False)
+        for offset, chunk in chunks(file, rows)
+    )
+    total = sum(file.metadata.num_rows for file in files)
+    return progress(found, description, total, "rows", size=lambda chunk: chunk[1].num_rows)
 
 
 def to_frame(table: pa.Table, columns: Iterable[str]) -> pd.DataFrame:

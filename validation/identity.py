@@ -7,12 +7,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import duckdb
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from core.digest import vector_digests
-from core.duck import name_of
+from core.duck import name_of, slices
 from core.limits import ValidationSettings
 from validation.database import database, view
 from validation.files import read_digests, read_matrix
@@ -135,11 +136,14 @@ def against(folder: Path, previous: Path, key: str, active: Path | None, limits:
     }
 
 
-def reference_problems(dataset: Path, knowledge: Path, kind: str, key: str, dated: bool, version: str) -> str:
-    """Whether each row of a training table points to a vector of its own user, item or scenario.
+def reference_problems(
+    dataset: Path, rows: Sequence[Path], knowledge: Path, kind: str, key: str, dated: bool, version: str
+) -> str:
+    """Whether rows of a training table point to vectors of their own users, items or scenarios, as they were made.
 
     Args:
-        dataset: rows.parquet and vectors/KIND.npy.
+        dataset: vectors/KIND.npy.
+        rows: files of rows.
         knowledge: KIND/index.parquet and KIND/digests.npy.
         kind: folder of the vectors, e.g. user_pooled.
         key: the id column.
@@ -149,37 +153,40 @@ def reference_problems(dataset: Path, knowledge: Path, kind: str, key: str, date
     Returns:
         What is wrong; empty if nothing is.
     """
-    index = pq.ParquetFile(knowledge / kind / "index.parquet")
-    count = index.metadata.num_rows
+    index = knowledge / kind / "index.parquet"
+    count = pq.read_metadata(index).num_rows
     digests, problem = read_digests(knowledge / kind / "digests.npy", count)
     vectors, unreadable = read_matrix(dataset / "vectors" / f"{kind}.npy")
     if problem or unreadable:
         return problem or unreadable
     if len(vectors) != count:
         return f"{len(vectors)} {kind} vectors, but {count} in the index"
-    wrong, example = _not_as_made(index, key, vectors, digests)
-    if wrong:
-        return f"{wrong:,} {kind} vectors are not those that were made, e.g. that of {example}"
     with database() as connection:
-        view(connection, "training", dataset / "rows.parquet")
-        view(connection, "entries", knowledge / kind / "index.parquet")
+        view(connection, "training", *rows)
+        view(connection, "entries", index)
+        wrong, example = _not_as_made(connection, kind, key, vectors, digests)
+        if wrong:
+            return f"{wrong:,} {kind} vectors are not those that were made, e.g. that of {example}"
         watermark = f"OR e.watermark <> r.{kind}_watermark" if dated else ""
         found = connection.execute(
-            f"""SELECT count(*), min(r.row_id) FROM training r LEFT JOIN entries e ON e.row = r.{kind}_row
+            f"""SELECT count(*), min(r.file_row_number) + 1 FROM training r LEFT JOIN entries e ON e.row = r.{kind}_row
             WHERE r.{kind}_row IS NOT NULL
                 AND (e.row IS NULL OR e.{name_of(key)} <> r.{name_of(key)} OR e.version <> ? {watermark})""",
             [version],
         ).fetchone()
     if not found or not found[0]:
         return ""
-    return f"{found[0]:,} rows point to a {kind} vector of another {key}, time or version, e.g. row_id {found[1]}"
+    return f"{found[0]:,} rows point to a {kind} vector of another {key}, time or version, e.g. row {found[1]}"
 
 
-def _not_as_made(index: pq.ParquetFile, key: str, vectors: np.ndarray, digests: np.ndarray) -> tuple[int, Any]:
-    """How many entries do not have the vector that they were written with, and one of them; some at a time."""
+def _not_as_made(
+    connection: duckdb.DuckDBPyConnection, kind: str, key: str, vectors: np.ndarray, digests: np.ndarray
+) -> tuple[int, Any]:
+    """How many entries that rows point to do not have the vector that they were written with, and one of them."""
     count, example = 0, None
-    for batch in index.iter_batches(_BLOCK, columns=[key, "version", "prompt_sha256", "row"]):
-        entries = pa.Table.from_batches([batch])
+    query = f"""SELECT {name_of(key)}, version, prompt_sha256, row FROM entries
+        WHERE row IN (SELECT {kind}_row FROM training) ORDER BY row"""
+    for entries in slices(connection, query, _BLOCK):
         rows = entries["row"].to_numpy()
         there = (rows >= 0) & (rows < len(vectors))
         wrong = ~there

@@ -137,7 +137,7 @@ def _check_vectors(
     low = np.full(matrix.shape[1], np.inf, np.float32)
     high, zero, count = -low, 0, 0
     rows = min(settings.data.batch_rows, _VECTOR_ROWS)
-    for offset, chunk in frames.shown(index, rows, f"validating {outcome.suite.table}"):
+    for offset, chunk in frames.shown([index], rows, f"validating {outcome.suite.table}"):
         frame = frames.to_frame(frames.blank_to_null(chunk, (key,)), columns)
         at = chunk.column("row").to_numpy(zero_copy_only=False)
         inside = np.flatnonzero(~np.isnan(at.astype(float)) & (at >= 0) & (at < len(matrix)))

@@ -213,7 +213,7 @@ class _Job:
         known = self._known(name, key)
         columns = [column for rule in row_rules for column in rule.columns]
         with Splitter(self.out, name, clean, file.schema_arrow, self.run_id) as splitter:
-            for offset, chunk in frames.shown(file, size, f"validating {name}"):
+            for offset, chunk in frames.shown([file], size, f"validating {name}"):
                 frame = frames.to_frame(frames.blank_to_null(chunk, ("user_id", "item_id", "scenario")), columns)
                 derive(chunk, frame)
                 owner = np.full(chunk.num_rows, KEEP, dtype=np.int64)

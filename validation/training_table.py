@@ -11,11 +11,14 @@ from typing import Any
 import pyarrow as pa
 
 from core import Clock, Settings
+from core.contracts.chain import RowsChain
 from core.contracts.dataset_spec import DatasetSpec, VectorSpec
 from core.contracts.kinds import is_of
 from core.duck import name_of
 from core.errors import MissingArtifactError
 from core.segments import segments, table_path
+from core.splits import SAMPLED
+from core.training_table import table_of
 from validation import frames
 from validation.database import database, one_row, view
 from validation.docs import write_data_docs
@@ -27,22 +30,21 @@ from validation.suites import training_table as suites
 
 _TEXT, _NUMBER, _WHOLE, _TIME = "text", "a number", "an integer", "a timestamp"
 BASE = {
-    "row_id": _WHOLE,
     "user_id": None,
     "item_id": None,
     "scenario": _TEXT,
     "event_timestamp": _TIME,
     "label": _WHOLE,
     "weight": _NUMBER,
-    "split": _TEXT,
     "history_end": _WHOLE,
     **dict.fromkeys(suites.COUNTERS, _NUMBER),
 }
 _TICK = dt.timedelta(microseconds=1)
+_EVER = -(2**63) + 1
 # Not all columns: a declared one may be named like a name that a query gives.
 _OWN = ", ".join(
     (
-        *("row_id", "user_id", "item_id", "event_timestamp", "label"),
+        *("file_row_number + 1 AS row", "user_id", "item_id", "event_timestamp", "label", "history_end"),
         *("user_rows", "user_positives", "item_rows", "item_positives"),
     )
 )
@@ -59,7 +61,8 @@ def validate_training_table(
     """Judge a dataset artifact.
 
     Args:
-        folder: holds rows.parquet, user_log/, vectors/KIND.npy and spec.json.
+        folder: holds rows/ and user_log/ in segments, vectors/KIND.npy and spec.json. Segments that were taken over from an
+            artifact of earlier windows have been judged with it.
         settings: `features.lag` says from when on statistics must be there.
         clock: the time that Data Docs show.
         knowledge: the knowledge artifact the rows refer to: each row must point to a vector of its own ids, and each
@@ -74,22 +77,20 @@ def validate_training_table(
         GateError: names rule, row and value.
         MissingArtifactError: a file is missing.
     """
-    spec = _spec(folder)
-    file = frames.open_parquet(folder / "rows.parquet")
-    user_log = table_path(folder, "user_log")
-    for segment in segments(user_log):
+    spec, new = _spec(folder), _unjudged(folder)
+    files = [frames.open_parquet(segment) for segment in new]
+    for segment in segments(table_path(folder, "user_log")):
         frames.open_parquet(segment)
-    schema = file.schema_arrow
+    schema = files[0].schema_arrow
     counts, problems = _matrices(folder, spec.vectors)
     times = [name for name in schema.names if name.endswith(("_watermark", "_published"))]
-    outcome = Outcome(suites.suite(times, counts, list(spec.scenarios), settings.validation), folder / "rows.parquet")
+    outcome = Outcome(suites.suite(times, counts, list(spec.scenarios), settings.validation), new[0])
     outcome.judge({"schema_problems": "; ".join(_schema_problems(schema, spec))})
-    outcome.judge({"vector_problems": "; ".join(problems), "rows": file.metadata.num_rows})
+    outcome.judge({"vector_problems": "; ".join(problems), "rows": sum(file.metadata.num_rows for file in files)})
     checker = Checker("training_table", outcome.suite.of("row"))
     columns = [column for rule in outcome.suite.of("row") for column in rule.columns]
     columns += [f"{kind}_{end}" for kind in counts for end in ("row", "watermark")]
-    size = settings.data.batch_rows
-    for offset, chunk in frames.shown(file, size, "validating the training table"):
+    for offset, chunk in frames.shown(files, settings.data.batch_rows, "validating the training table"):
         frame = frames.to_frame(chunk, columns)
         for kind in counts:
             if f"{kind}_watermark" in frame:
@@ -97,30 +98,42 @@ def validate_training_table(
         checker.check(frame, offset)
     outcome.add(checker)
     outcome.stop_on_rows()
-    outcome.judge(_facts(folder, settings, spec))
+    outcome.judge(_facts(folder, new, settings, spec))
     if knowledge is not None:
-        outcome.judge({"reference_problems": "; ".join(_reference_problems(folder, knowledge, spec))})
+        outcome.judge({"reference_problems": "; ".join(_reference_problems(folder, new, knowledge, spec))})
     if docs is not None:
         write_data_docs([outcome], docs, clock, run_id)
     return {"verdict": "passed", "tables": {"training_table": outcome.as_json()}}
 
 
-def _reference_problems(folder: Path, knowledge: Path, spec: DatasetSpec) -> list[str]:
+def _unjudged(folder: Path) -> list[Path]:
+    """The segments that no earlier artifact's gate has seen; the last one, where there are none."""
+    files = segments(table_of(folder))
+    taken = RowsChain.read(folder).taken if (folder / RowsChain.FILE).is_file() else 0
+    return files[min(taken, len(files) - 1) :]
+
+
+def _reference_problems(folder: Path, new: list[Path], knowledge: Path, spec: DatasetSpec) -> list[str]:
     found = []
     for name, about in spec.vectors.items():
         kind = need_kind(name, folder)
         dated = kind.entity != "item"
-        found.append(reference_problems(folder, knowledge, name, kind.key, dated, about.version))
+        found.append(reference_problems(folder, new, knowledge, name, kind.key, dated, about.version))
     return [problem for problem in found if problem]
 
 
-def _facts(folder: Path, settings: Settings, spec: DatasetSpec) -> dict[str, Any]:
+def _facts(folder: Path, new: list[Path], settings: Settings, spec: DatasetSpec) -> dict[str, Any]:
     with database() as connection:
-        view(connection, "training", folder / "rows.parquet")
-        logged = (
-            "NOT sampled" if "sampled" in frames.open_parquet(folder / "rows.parquet").schema_arrow.names else "true"
+        view(connection, "new_rows", *new)
+        view(connection, "whole", *segments(table_of(folder)))
+        drawn = SAMPLED in frames.open_parquet(new[0]).schema_arrow.names
+        real = f"NOT {SAMPLED}" if drawn else "true"
+        connection.execute(f"CREATE VIEW logged AS SELECT {_OWN}, {real} AS real FROM new_rows")
+        connection.execute(
+            f"CREATE VIEW past AS SELECT user_id, item_id, epoch_us(event_timestamp) AS t FROM whole WHERE {real}"
         )
-        connection.execute(f"CREATE VIEW logged AS SELECT {_OWN}, {logged} AS real FROM training")
+        start = max(spec.train_start or _EVER, spec.start or _EVER)
+        connection.execute(f"CREATE VIEW learnt AS SELECT * FROM whole WHERE epoch_us(event_timestamp) >= {start}")
         view(connection, "user_log", *segments(table_path(folder, "user_log")))
         ask = _Questions(connection)
         users = [view for view in spec.vectors if is_of(view, "user")]
@@ -135,50 +148,41 @@ def _facts(folder: Path, settings: Settings, spec: DatasetSpec) -> dict[str, Any
             "constant_counters": ", ".join(counters) if many else "",
             "constant_features": ", ".join(features) if many else "",
             "constant_features_of_few": "" if many else ", ".join(features),
-            "row_id_problems": ask.row_ids(),
             "history_leaks": ask.history(),
             "lost_user_stats": ask.lost("user", *(time.get("user_stats") for time in times)),
             "lost_item_stats": ask.lost("item", *(time.get("item_stats") for time in times)),
             "empty_columns": ", ".join(ask.empty(_declared(spec))),
-            "splits_out_of_order": ask.split_order(),
             "share_without_user_knowledge": ask.share_null(f"{users[0]}_row") if users else None,
         }
 
 
 @dataclass(frozen=True)
 class _Questions:
-    """Questions about the whole table; each answer is a text that is empty when all is well."""
+    """Questions about the rows that are judged, `logged`, and about all of them; an answer is empty when all is well.
+
+    Constants and classes are looked for in `learnt`: the rows from the start of training on.
+    """
 
     connection: Any
 
-    def row_ids(self) -> str:
-        found = one_row(
-            self.connection,
-            """SELECT count(*) AS rows, count(DISTINCT row_id) AS ids, min(row_id) AS low, max(row_id) AS high
-            FROM training""",
-        )
-        good = found["ids"] == found["rows"] and found["low"] == 0 and found["high"] == found["rows"] - 1
-        if good:
-            return ""
-        return f"{found['rows']} rows have {found['ids']} row_ids from {found['low']} to {found['high']}"
-
     def history(self) -> str:
         return self._rows(
-            """SELECT r.row_id, r.user_id FROM training r LEFT JOIN user_log g
-            ON r.user_id = g.user_id AND g.position = r.history_end - 1
+            """SELECT r.row, r.user_id FROM logged r LEFT JOIN (
+                SELECT * FROM user_log WHERE user_id IN (SELECT user_id FROM logged)
+            ) g ON r.user_id = g.user_id AND g.position = r.history_end - 1
             WHERE r.history_end > 0 AND (g.position IS NULL OR g.event_timestamp >= r.event_timestamp)"""
         )
 
     def lost(self, entity: str, lag: dt.timedelta | None, ttl: dt.timedelta | None) -> str:
         """Rows without statistics though those after an earlier row could be read and had not expired."""
         visible = ((lag or dt.timedelta(0)) + _TICK) // _TICK
-        alive = f"AND t <= seen + {visible + ttl // _TICK}" if ttl else ""
+        alive = f"WHERE r.t <= p.t + {visible + ttl // _TICK}" if ttl else ""
         return self._rows(
-            f"""SELECT row_id, {entity}_id FROM (
-                SELECT row_id, {entity}_id, {entity}_rows, t, max(CASE WHEN real THEN t END) OVER (PARTITION BY {entity}_id ORDER BY t
-                    RANGE BETWEEN UNBOUNDED PRECEDING AND {visible} PRECEDING) AS seen
-                FROM (SELECT *, epoch_us(event_timestamp) AS t FROM logged))
-            WHERE {entity}_rows IS NULL AND seen IS NOT NULL {alive}"""
+            f"""WITH bare AS (
+                SELECT row, {entity}_id AS id, epoch_us(event_timestamp) AS t FROM logged WHERE {entity}_rows IS NULL)
+            SELECT r.row, r.id FROM bare r ASOF JOIN (
+                SELECT {entity}_id AS id, t FROM past WHERE {entity}_id IN (SELECT id FROM bare)
+            ) p ON r.id = p.id AND r.t - {visible} >= p.t {alive}"""
         )
 
     def jumps(self, entity: str) -> str:
@@ -186,7 +190,7 @@ class _Questions:
         name = f"{entity}_id"
         return self._rows(
             f"""SELECT row, id FROM (
-                SELECT min(row_id) AS row, any_value({name}) AS id, {name}, event_timestamp AS t, count(*) AS n,
+                SELECT min(row) AS row, any_value({name}) AS id, {name}, event_timestamp AS t, count(*) AS n,
                     sum(label) AS p, min({entity}_rows) AS n0, min({entity}_positives) AS p0,
                     lead(n0) OVER w AS n1, lead(p0) OVER w AS p1
                 FROM logged WHERE real GROUP BY {name}, event_timestamp WINDOW w AS (PARTITION BY {name} ORDER BY event_timestamp))
@@ -194,35 +198,23 @@ class _Questions:
         ).replace("rows", f"states of {name}", 1)
 
     def many(self, least: int) -> bool:
-        """Whether there are so many training rows that a constant is no chance."""
-        return bool(
-            one_row(self.connection, f"SELECT count(*) >= {least} AS m FROM training WHERE split = 'train'")["m"]
-        )
+        """Whether there are so many rows to learn from that a constant is no chance."""
+        return bool(one_row(self.connection, f"SELECT count(*) >= {least} AS m FROM learnt")["m"])
 
     def one_class(self) -> str:
-        found = one_row(
-            self.connection,
-            "SELECT count(*) AS n, min(label) AS low, max(label) AS high FROM training WHERE split = 'train'",
-        )
+        found = one_row(self.connection, "SELECT count(*) AS n, min(label) AS low, max(label) AS high FROM learnt")
         return "" if found["low"] != found["high"] else f"all {found['n']:,} training rows have label {found['low']}"
 
-    def split_order(self) -> str:
-        return self._rows(
-            """SELECT r.row_id, r.user_id FROM training r JOIN (
-                SELECT user_id, max(event_timestamp) AS last FROM training WHERE split = 'train' GROUP BY user_id
-            ) t ON r.user_id = t.user_id WHERE r.split = 'test' AND r.event_timestamp < t.last"""
-        )
-
     def empty(self, columns: list[str]) -> list[str]:
-        return self._columns(columns, "count({0}) = 0", "training")
+        return self._columns(columns, "count({0}) = 0", "whole")
 
     def constant(self, columns: Iterable[str], whole: bool = False) -> list[str]:
-        """Columns with one value among the training rows; `whole`: in every row, for what a gap tells something too."""
-        test = "count(DISTINCT {0}) = 1" + (" AND count({0}) = count(*)" if whole else "")
-        return self._columns(list(dict.fromkeys(columns)), test, "training WHERE split = 'train'")
+        """Columns with one value among the rows to learn from; `whole`: in every row, for what a gap tells something too."""
+        test = "min({0}) = max({0})" + (" AND count({0}) = count(*)" if whole else "")
+        return self._columns(list(dict.fromkeys(columns)), test, "learnt")
 
     def share_null(self, column: str) -> float | None:
-        found = one_row(self.connection, f"SELECT avg(({name_of(column)} IS NULL)::INT) AS share FROM training")
+        found = one_row(self.connection, f"SELECT avg(({name_of(column)} IS NULL)::INT) AS share FROM new_rows")
         return None if found["share"] is None else float(found["share"])
 
     def _columns(self, columns: list[str], test: str, source: str) -> list[str]:
@@ -232,12 +224,12 @@ class _Questions:
         return [name for name, bad in one_row(self.connection, f"SELECT {tests} FROM {source}").items() if bad]
 
     def _rows(self, query: str) -> str:
-        """How many rows a query of (row_id, id) finds, and the first of them."""
+        """How many rows a query of (row, id) finds, and the first of them, counted from 1."""
         found = one_row(
             self.connection,
-            f"SELECT count(*) AS n, min(row_id) AS row, arg_min(id, row_id) AS id FROM ({query}) AS f(row_id, id)",
+            f"SELECT count(*) AS n, min(row) AS row, arg_min(id, row) AS id FROM ({query}) AS f(row, id)",
         )
-        return f"{found['n']} rows, e.g. row_id {found['row']} of {found['id']}" if found["n"] else ""
+        return f"{found['n']} rows, e.g. row {found['row']} of {found['id']}" if found["n"] else ""
 
 
 def _matrices(folder: Path, vectors: Mapping[str, VectorSpec]) -> tuple[dict[str, int], list[str]]:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, Self
 
 from core.contracts.contract import Contract
 from core.files import write_json
@@ -25,7 +26,7 @@ class Chain(Contract):
     segments: tuple[int, ...] = ()
 
     @classmethod
-    def read(cls, folder: Path) -> Chain:
+    def read(cls, folder: Path) -> Self:
         """The chain of an artifact's folder.
 
         Raises:
@@ -37,3 +38,29 @@ class Chain(Contract):
     def write(self, folder: Path) -> None:
         """Write it into a folder."""
         write_json(folder / self.FILE, self.as_json())
+
+
+class IndexState(Contract):
+    """The entries of an index that rows were joined with.
+
+    Attributes:
+        entries: how many.
+        digest: of whose each is and when it was made.
+    """
+
+    entries: int
+    digest: str
+
+
+class RowsChain(Chain):
+    """Of a training table.
+
+    Attributes:
+        taken: how many segments were taken over as they were; the others are judged by the gate.
+        ahead: whether rows of the windows were left out because they lay ahead of the clock.
+        vectors: view to the index its rows refer to.
+    """
+
+    taken: int = 0
+    ahead: bool = False
+    vectors: Mapping[str, IndexState] = {}

@@ -20,6 +20,21 @@ class VectorSpec(BaseModel):
     version: str
 
 
+class SplitRule(BaseModel):
+    """How rows from the start of training on are split, see `core.splits`.
+
+    Attributes:
+        kind: `time`: one cut for all; `per_user_tail`: each user's last rows.
+        validation, test: shares of the rows.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    kind: Literal["per_user_tail", "time"]
+    validation: float
+    test: float
+
+
 class FeatureSpec(SpecFile):
     """What a training table and a bundle both say of features.
 
@@ -72,6 +87,8 @@ class DatasetSpec(FeatureSpec):
     Attributes:
         prior_weight: how many rows the prior counted for.
         generation: what the feature store joined; only `feature_repo` reads it.
+        split: how its rows are split; none: they say it themselves, in a column `split`.
+        start: earlier rows are there and do not count, microseconds; none: all do.
     """
 
     REMAKE: ClassVar[str] = "run `llm4msr dataset` again"
@@ -79,6 +96,8 @@ class DatasetSpec(FeatureSpec):
 
     prior_weight: float = 0.0
     generation: Mapping[str, Any] = Field(default_factory=dict)
+    split: SplitRule | None = None
+    start: int | None = None
 
     def changed(self, **fields: Any) -> Self:
         """The spec with other fields, checked."""

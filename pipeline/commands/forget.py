@@ -28,6 +28,8 @@ from core.errors import BundleError, Llm4msrError, SettingsError
 from core.files import replace_file, replace_json
 from core.forgotten import FOLDER, Forgotten
 from core.ids import read_id
+from core.segments import segments
+from core.training_table import table_of
 from core.window import Window
 from pipeline.commands.forget_files import (
     KEY,
@@ -275,12 +277,13 @@ class _Forgetting:
     def _copies(self, manifest: Manifest, matrices: dict[str, np.ndarray]) -> list[str]:
         """Blank the users' rows in a training table's matrices."""
         changed, folder = [], manifest.path
-        own = rows_of(folder / "rows.parquet", self.users) if self.act else np.zeros(0, np.int64)
+        own = {file: rows_of(file, self.users) for file in segments(table_of(folder))} if self.act else {}
         for matrix in filter(Path.is_file, (folder / "vectors" / f"{kind.view}.npy" for kind in kinds_of("user"))):
             rows = matrices.get(manifest.files.get(f"vectors/{matrix.name}", ""))
-            if rows is None and len(own):
-                named = pq.read_table(folder / "rows.parquet", columns=[f"{matrix.stem}_row"]).column(0)
-                rows = named.take(pa.array(own)).drop_null().to_numpy()
+            if rows is None and any(map(len, own.values())):
+                column = f"{matrix.stem}_row"
+                named = [pq.read_table(file, columns=[column]).column(0).take(pa.array(at)) for file, at in own.items()]
+                rows = pa.chunked_array([part for one in named for part in one.chunks]).drop_null().to_numpy()
             if self.act and rows is not None and len(rows):
                 blank_matrix_rows(matrix, rows)
                 changed.append(f"vectors/{matrix.name}")

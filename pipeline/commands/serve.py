@@ -74,12 +74,13 @@ def curl_lines(settings: Settings, url: str) -> list[str]:
 
 def example_request(settings: Settings) -> tuple[Any, str, Any]:
     """A user, a scenario and an item of the newest training table's last row, of a user with a prompt if there is one."""
-    import pyarrow.parquet as pq
-
+    from core.training_table import columns_of, read_rows
     from pipeline.windows import artifact_store
 
-    table = pq.read_table(artifact_store(settings).get("dataset").file("rows.parquet"))
-    if "user_prompt_row" in table.column_names:
+    folder = artifact_store(settings).get("dataset").path
+    prompts = [name for name in columns_of(folder) if name == "user_prompt_row"]
+    table = read_rows(folder, ["user_id", "scenario", "item_id", *prompts])
+    if prompts:
         known = table.filter(table["user_prompt_row"].is_valid())
         table = known if known.num_rows else table
     row = table.slice(table.num_rows - 1).to_pylist()[0]

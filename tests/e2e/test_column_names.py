@@ -20,6 +20,7 @@ import pytest
 import yaml
 from conftest import REPOSITORY, WAIT, Project
 
+from core.training_table import read_rows
 from pipeline.commands.serve import free_port, stop_service
 
 pytestmark = pytest.mark.e2e
@@ -98,7 +99,7 @@ def newest(project: Project, stage: str) -> Path:
 
 
 def test_each_column_reaches_training_with_its_own_values(odd):
-    rows = pq.read_table(newest(odd, "dataset") / "rows.parquet")
+    rows = read_rows(newest(odd, "dataset"))
     people = {f"u{u}": (10.0 + u, float(u % 7)) for u in range(USERS)}
     found = zip(*(rows[name].to_pylist() for name in ("user_id", "x", "x.y")), strict=True)
     assert all(people[user] == (x, xy) for user, x, xy in found)

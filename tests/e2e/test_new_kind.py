@@ -27,6 +27,7 @@ import pyarrow.parquet as pq
 from bento.live import Live
 from bento.scorer import pick_candidates, rank
 from core import Window, load_settings, to_micros
+from core.training_table import read_rows
 from knowledge.storage.compressor import FILE, Compressor
 from pipeline.run import STAGES
 from pipeline.windows import clean_tables
@@ -63,7 +64,7 @@ for user in sorted(rows_of)[:30]:
     other = replace(state, vectors={**state.vectors, "user_recent": -state.vectors["user_recent"]})
     scores = [rank(now, one, scenario, rows, 5)[1] for one in (state, other)]
     moved.append(float(np.abs(scores[0] - scores[1]).max()))
-rows = pq.read_table(made["dataset"].file("rows.parquet"))
+rows = read_rows(made["dataset"].path)
 print(json.dumps({"away": max(away), "moved": max(moved), "users": len(away), "reads": list(now.bundle.spec.vectors),
     "joined": rows.num_rows - rows["user_recent_row"].null_count, "kinds": sorted(made["knowledge"].versions)}))
 """

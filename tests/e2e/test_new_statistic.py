@@ -22,6 +22,7 @@ import pyarrow.parquet as pq
 from core import Window, load_settings
 from core.contracts.pointers import CataloguePointer
 from core.tables import interactions_schema
+from core.training_table import read_rows
 from feature_repo import CurrentPusher, OnlineReader
 from feature_repo.log import id_types
 from models import load_bundle
@@ -31,7 +32,7 @@ from pipeline.windows import artifact_store, clean_tables, stage_clock
 settings = load_settings(os.environ["LLM4MSR_SETTINGS"])
 made = {name: STAGES[name](settings, Window()) for name in
         ("ingest", "validate", "features", "knowledge", "materialize", "dataset", "train")}
-rows = pq.read_table(made["dataset"].file("rows.parquet"))
+rows = read_rows(made["dataset"].path)
 stats = pq.read_table(made["features"].file("user_stats"))
 catalogue = pq.read_table(CataloguePointer.read(settings.root).folder(settings.root) / "items.parquet")
 bundle = load_bundle(made["train"].file("bundle_plain"))

@@ -8,7 +8,6 @@ from core.contracts.statistics import COUNTED, statistic_columns
 from core.limits import ValidationSettings
 from validation.suite import Suite, fact, not_after, not_null, nothing, one_of, within
 
-SPLITS = ["warmup", "train", "validation", "test"]
 STATS = ("user_stats", "item_stats", "user_history")
 COUNTERS = tuple(column for entity in COUNTED for column in statistic_columns(entity))
 LEAK = "the dataset stage: the feature service's point-in-time join and the lags of each kind"
@@ -16,7 +15,7 @@ LOOK = "the dataset stage; nothing was published, `llm4msr dataset` makes it ane
 
 
 def suite(times: Sequence[str], vectors: Mapping[str, int], scenarios: list[str], limits: ValidationSettings) -> Suite:
-    """The suite of rows.parquet.
+    """The suite of its rows.
 
     Args:
         times: columns that end in _watermark or _published.
@@ -79,10 +78,7 @@ def suite(times: Sequence[str], vectors: Mapping[str, int], scenarios: list[str]
             ),
             not_null("scenario", "without a scenario no tower can be chosen"),
             one_of("scenario", "scenario_unknown", "the model has no tower for it", scenarios),
-            not_null("split", "a row of no split is lost"),
-            one_of("split", "split_unknown", "a row of an unknown split is lost", SPLITS),
             within("history_end", "history_end_negative", "an end before the start", low=0),
-            nothing("row_id_problems", "predictions are joined by row_id: it counts 0, 1, 2... without gap", LOOK),
             nothing(
                 "history_leaks", "the history holds a positive at or after the row, or one that is not there", LEAK
             ),
@@ -91,7 +87,6 @@ def suite(times: Sequence[str], vectors: Mapping[str, int], scenarios: list[str]
             nothing(
                 "empty_columns", "a declared column without a single value did not join", "data.*_categorical, *_dense"
             ),
-            nothing("splits_out_of_order", "a user's training rows lie after its test rows", "section split"),
             nothing(
                 "statistics_jump",
                 "a counter does not grow by the rows it has seen: it holds its own row's label, or lost rows",

@@ -104,7 +104,8 @@ class World:
         (self.knowledge / "versions.json").write_text(json.dumps(versions))
 
     def train_table(self, name: str = "dataset", window: Window | None = None, train_start: int = 0) -> pa.Table:
-        """Build the training table; its rows."""
+        """Build the training table; its rows, `row_id` and `split` first."""
+        from core.training_table import read_rows
         from feature_repo.training_table import build_training_table
 
         out = self.root / name
@@ -119,7 +120,7 @@ class World:
             window=window or Window(),
             train_start=train_start,
         )
-        return pq.read_table(out / "rows.parquet")
+        return read_rows(out)
 
 
 def stamps(micros: list[int]) -> pa.Array:

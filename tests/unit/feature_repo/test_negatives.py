@@ -12,7 +12,7 @@ import pytest
 from core.clock import to_micros
 from core.negatives import NegativeSampling
 from core.tables import TIMESTAMP, UNDATED_MICROS, IdTypes, interactions_schema
-from feature_repo.negatives import with_negatives
+from feature_repo.negatives import Negatives
 
 IDS = IdTypes(pa.string(), pa.string())
 USERS, ITEMS, ROWS = 30, 40, 1200
@@ -67,14 +67,14 @@ def table(rows: list[tuple[str, str, str, int]]) -> pa.Table:
             "label": pa.array([1] * len(ordered), pa.int8()),
             "weight": pa.array([2.0] * len(ordered), pa.float32()),
             "grade": pa.array([5.0] * len(ordered), pa.float32()),
-            "split": ["train" if t < at(1000) else "test" for t in times],
         }
     )
 
 
 def drawn(tmp_path: Path, rows, sources=None, name="work", end=10**17, **how) -> pa.Table:
     sources = sources or [write(tmp_path / f"{name}-log", rows)]
-    return with_negatives(table(rows), sources, NegativeSampling(**how), end=end, scratch=tmp_path / f"{name}-spill")
+    sampling = NegativeSampling(**how)
+    return Negatives(sources, sampling, end=end, scratch=tmp_path / f"{name}-spill").added_to(table(rows))
 
 
 def keys(found: pa.Table, sampled: bool = True) -> set[tuple]:
@@ -97,10 +97,6 @@ def test_rows_of_the_log_stay_and_negatives_say_what_they_are(tmp_path, strategy
     negatives = found.filter(found["sampled"]).to_pylist()
     assert 2.7 * ROWS < len(negatives) <= 3 * ROWS
     assert {(r["label"], r["weight"], r["grade"]) for r in negatives} == {(0, 2.0, None)}
-    split = {
-        (r["user_id"], r["scenario"], r["event_timestamp"]): r["split"] for r in found.to_pylist() if not r["sampled"]
-    }
-    assert all(split[r["user_id"], r["scenario"], r["event_timestamp"]] == r["split"] for r in negatives)
 
 
 def test_the_same_log_draws_the_same_however_it_is_cut_and_ordered(tmp_path, strategy):

@@ -4,12 +4,18 @@ import pytest
 from unit.feature_repo.feature_worlds import Row, at, interactions, random_rows, write_source
 
 from core import Settings
+from core.contracts.dataset_spec import SplitRule
 from core.errors import DataError
-from feature_repo.splits import assign_splits, compute_train_start
+from core.splits import assign_splits
+from feature_repo.train_start import compute_train_start
 
 
 def split(rows, train_start=0, **options):
-    return assign_splits(interactions(rows), Settings(split=options), train_start).to_pylist()
+    return assign_splits(interactions(rows), rule(**options), train_start).to_pylist()
+
+
+def rule(**options):
+    return SplitRule(**Settings(split=options).split.model_dump(include={"kind", "validation", "test"}))
 
 
 def test_tail_of_each_user_is_validation_then_test():
@@ -83,7 +89,7 @@ def test_split_of_string_ids_is_the_same():
     rows = random_rows(2)
     table = interactions(rows)
     text = table.set_column(0, "user_id", table["user_id"].cast(pa.string()))
-    assert assign_splits(text, Settings(), 0).equals(assign_splits(table, Settings(), 0))
+    assert assign_splits(text, rule(), 0).equals(assign_splits(table, rule(), 0))
 
 
 def test_training_starts_where_the_share_of_the_log_is_reached(tmp_path):

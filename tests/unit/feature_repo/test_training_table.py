@@ -132,7 +132,7 @@ def test_flipping_a_label_changes_no_feature_of_its_own_row_nor_of_earlier_ones(
 
 def histories(world, row_id, name="dataset"):
     """A row's history items, resolved as models resolve them."""
-    rows, log = (pq.read_table(world.root / name / table) for table in ("rows.parquet", "user_log"))
+    rows, log = (pq.read_table(world.root / name / table) for table in ("rows", "user_log"))
     user, end = rows["user_id"][row_id].as_py(), rows["history_end"][row_id].as_py()
     items = [r["item_id"] for r in log.to_pylist() if r["user_id"] == user]
     return items[:end][-world.settings.features.history_length :]
@@ -145,7 +145,7 @@ def test_rows_come_in_order_with_the_declared_and_derived_columns(world):
         zip(micros(table["event_timestamp"]), table["user_id"].to_pylist(), table["item_id"].to_pylist(), strict=True)
     )
     assert keys == sorted(keys)
-    head = ["row_id", "user_id", "item_id", "scenario", "event_timestamp", "label", "weight", "split"]
+    head = ["row_id", "split", "user_id", "item_id", "scenario", "event_timestamp", "label", "weight"]
     features = [
         "gender",
         "genre",
@@ -188,7 +188,7 @@ def test_matrices_are_the_very_files_of_the_knowledge_and_nothing_else_is_left(w
     made = world(random_rows(1))
     made.train_table()
     folder = made.root / "dataset"
-    assert sorted(p.name for p in folder.iterdir()) == ["rows.parquet", "spec.json", "user_log", "vectors"]
+    assert sorted(p.name for p in folder.iterdir()) == ["chain.json", "rows", "spec.json", "user_log", "vectors"]
     for view in ("user_pooled", "scenario", "item_text"):
         assert (folder / f"vectors/{view}.npy").samefile(made.knowledge / view / "vectors.npy")
 

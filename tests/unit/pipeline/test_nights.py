@@ -16,12 +16,15 @@ import pytest
 
 import core.segments
 from core import Manifest, Settings, Window
-from core.contracts.chain import Chain
-from feature_repo import build_features
+from core.contracts.chain import Chain, RowsChain
+from core.contracts.dataset_spec import DatasetSpec
+from core.segments import segments as segments_of
+from core.training_table import read_rows
+from feature_repo import build_features, build_training_table
 from pipeline import stages
 from pipeline.commands.forget import forget
 from pipeline.commands.prune import remove, unneeded
-from pipeline.windows import clean_tables
+from pipeline.windows import clean_tables, stage_clock
 
 HEADER = "user_id,item_id,scenario,event_timestamp,label\n"
 DAY = 1_704_067_200
@@ -78,6 +81,49 @@ class Project:
             assert rows_of(made.path, name).equals(rows_of(out, name)), name
         for name in ("users", "items"):
             assert made.file(f"{name}.parquet").read_bytes() == (out / f"{name}.parquet").read_bytes()
+
+
+def test_the_training_table_grows_by_the_night_through_the_real_stages(project: Project, tmp_path: Path) -> None:
+    """Knowledge keeps the places of its vectors, and what is joined night by night is what one run joins."""
+    lines = [f"{item},{title}\n" for item, title in enumerate(("Red River", "Blue Moon", "Iron Sky"))]
+    (project.folder / "items.csv").write_text("item_id,title\n" + "".join(lines))
+    project.changes = {
+        "data": {
+            "source": "table",
+            "path": project.folder,
+            "files": {"interactions": "log.csv", "items": "items.csv"},
+            "label": {"column": "label", "op": "is"},
+        },
+        "knowledge": {"thresholds": [2, 4, 6, 8]},
+        "clock": {"mode": "replay", "at": "window_end"},
+    }
+    for day in (1, 2, 3, 4):
+        project.night(day)
+        window = Window.parse(f"2024-01-{day:02d}" if day > 1 else None, f"2024-01-{day + 1:02d}")
+        knowledge = stages.knowledge(project.settings, window)
+        made = stages.dataset(project.settings, window)
+    assert RowsChain.read(made.path).segments == (8, 8, 8, 8)
+    assert [number for number, file in enumerate(segments_of(made.path / "rows")) if file.stat().st_nlink > 1] == [
+        0,
+        1,
+        2,
+    ]
+    out = tmp_path / "once"
+    out.mkdir()
+    clean = [manifest.path for manifest in clean_tables(project.settings, window)]
+    build_training_table(
+        project.settings,
+        stage_clock(project.settings, window),
+        sources=clean,
+        features=stages.features(project.settings, window).path,
+        knowledge=knowledge.path,
+        out=out,
+        window=Window(None, window.end),
+        train_start=DatasetSpec.read(made.path).train_start or 0,
+    )
+    rows, once = read_rows(made.path), read_rows(out)
+    assert rows.combine_chunks().equals(once.combine_chunks())
+    assert rows["user_pooled_row"].null_count < rows.num_rows and rows["item_text_row"].null_count == 0
 
 
 def rows_of(folder: Path, name: str) -> pa.Table:

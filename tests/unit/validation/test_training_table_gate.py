@@ -13,6 +13,7 @@ import pytest
 from unit.validation.validation_tables import NOW, knowledge_rows, write
 
 from core import Settings
+from core.contracts.chain import RowsChain
 from core.digest import vector_digests
 from core.errors import GateError
 from core.tables import TIMESTAMP, IdTypes, knowledge_schema, user_log_schema
@@ -22,12 +23,14 @@ START = NOW - dt.timedelta(days=3)
 USERS, PER_USER = 4, 10
 N = USERS * PER_USER
 SECOND = dt.timedelta(seconds=1)
-INT = {"row_id", "user_id", "item_id", "history_end", "user_rows", "user_positives", "item_rows", "item_positives"}
-TEXT = {"scenario", "split", "age"}
+INT = {"user_id", "item_id", "history_end", "user_rows", "user_positives", "item_rows", "item_positives"}
+TEXT = {"scenario", "age"}
 
 
 class Table:
     """40 rows, one a second, users in turn; every row sees the state just before it."""
+
+    judged = 0
 
     def __init__(self) -> None:
         user, nth = [i % USERS for i in range(N)], [i // USERS for i in range(N)]
@@ -35,14 +38,12 @@ class Table:
         before = [t[i - USERS] + dt.timedelta(microseconds=1) if nth[i] else None for i in range(N)]
         seen = [k or None for k in nth]
         self.rows = {
-            "row_id": list(range(N)),
             "user_id": user,
             "item_id": nth,
             "scenario": [("home", "search")[k % 2] for k in nth],
             "event_timestamp": t,
             "label": [1] * N,
             "weight": [1.0] * N,
-            "split": ["warmup" if k < 1 else "train" if k < 7 else "validation" if k < 8 else "test" for k in nth],
             "age": [("25", "35")[k % 2] for k in user],
             "year": [1990.0 + k for k in nth],
             "user_rows": list(seen),
@@ -92,9 +93,14 @@ class Table:
         return pa.string() if name in TEXT else pa.float32()
 
     def write(self, folder):
-        folder.mkdir(parents=True, exist_ok=True)
+        """In one segment, or in two of which the first was judged before."""
+        (folder / "rows").mkdir(parents=True, exist_ok=True)
         schema = pa.schema([(name, self.kind(name)) for name in self.rows])
-        pq.write_table(pa.table(self.rows, schema=schema), folder / "rows.parquet")
+        table, first = pa.table(self.rows, schema=schema), self.judged
+        for number, part in enumerate([table.slice(0, first), table.slice(first)] if first else [table]):
+            pq.write_table(part, folder / "rows" / f"{number:04d}.parquet")
+        if first:
+            RowsChain(segments=(first, N - first), taken=1).write(folder)
         write(folder, "user_log", self.log, user_log_schema(IdTypes(pa.int64(), pa.int64())))
         (folder / "vectors").mkdir(exist_ok=True)
         for kind, values in self.vectors.items():
@@ -173,7 +179,6 @@ def test_drawn_rows_are_no_rows_that_counters_have_seen(gate, table):
     """They stand beside a positive of their user, item statistics and all, and no counter grows by them."""
     for values in table.rows.values():
         values += values[20:23]
-    table.rows["row_id"] = list(range(N + 3))
     table.rows["label"][N:] = [0] * 3
     with pytest.raises(GateError, match="statistics_jump"):
         gate()
@@ -240,7 +245,6 @@ def test_each_faulty_row_is_named_under_its_rule(gate, table):
         "item_text_row_outside_matrix": (23, "item_text_row", -1),
         "label_not_binary": (24, "label", 2),
         "label_null": (25, "label", None),
-        "split_unknown": (26, "split", "holdout"),
         "scenario_unknown": (27, "scenario", "checkout"),
         "weight_not_valid": (28, "weight", -1.0),
         "user_id_null": (29, "user_id", None),
@@ -256,26 +260,43 @@ def test_faults_of_the_table_as_a_whole_are_all_told(gate, table):
     table.rows["history_end"][20] = 6  # the user's own positive of that very row
     table.rows["user_rows"][30] = None
     table.rows["item_rows"][31] = None
-    table.rows["row_id"][5] = 6
-    table.rows["split"][4] = "test"
     table.rows["age"] = [None] * N
     message = stopped(gate)
-    assert "history_leaks is 1 rows, e.g. row_id 20 of 0" in message
-    assert "lost_user_stats is 1 rows, e.g. row_id 30 of 2" in message
-    assert "lost_item_stats is 1 rows, e.g. row_id 31 of 7" in message
-    assert "row_id_problems is 40 rows have 39 row_ids from 0 to 39" in message
-    assert "splits_out_of_order is 1 rows, e.g. row_id 4 of 0" in message
+    assert "history_leaks is 1 rows, e.g. row 21 of 0" in message
+    assert "lost_user_stats is 1 rows, e.g. row 31 of 2" in message
+    assert "lost_item_stats is 1 rows, e.g. row 32 of 7" in message
     assert "empty_columns is age" in message
 
 
 def test_a_history_longer_than_the_log_is_a_leak(gate, table):
     table.rows["history_end"][20] = 99
-    assert "history_leaks is 1 rows, e.g. row_id 20 of 0" in stopped(gate)
+    assert "history_leaks is 1 rows, e.g. row 21 of 0" in stopped(gate)
 
 
-def test_row_ids_count_from_zero(gate, table):
-    table.rows["row_id"] = list(range(1, N + 1))
-    assert "from 1 to 40" in stopped(gate)
+def test_what_was_judged_with_an_earlier_window_is_not_judged_again_but_counts(gate, table):
+    table.judged = 20
+    assert gate()["verdict"] == "passed"
+    table.rows["weight"][5] = -1.0
+    assert gate()["verdict"] == "passed"
+    table.rows["weight"][25] = -1.0
+    table.rows["history_end"][30] = 8
+    table.rows["user_rows"][24] = None
+    message = stopped(gate)
+    assert re.search(r"1 rows break weight_not_valid .*e\.g\. row 6: ", message), message
+    table.rows["weight"][25] = 1.0
+    message = stopped(gate)
+    assert "history_leaks is 1 rows, e.g. row 11 of 2" in message
+    assert "lost_user_stats is 1 rows, e.g. row 5 of 0" in message, "its earlier rows are in the first segment"
+
+
+def test_a_night_of_one_class_or_one_value_is_no_fault_where_earlier_ones_have_others(gate, table):
+    table.judged = 20
+    table.rows["label"] = [row % 2 for row in range(20)] + [1] * 20
+    table.rows["age"] = [str(row % 3) for row in range(20)] + ["7"] * 20
+    assert gate(constant_rows=1, one_class_rows=1)["verdict"] == "passed"
+    table.rows["label"], table.rows["age"] = [1] * N, ["7"] * N
+    message = stopped(lambda: gate(constant_rows=1, one_class_rows=1))
+    assert "one_class" in message and "constant_features is age" in message
 
 
 def test_missing_columns_are_named_because_they_prove_nothing(gate, table):
@@ -301,7 +322,7 @@ def test_counters_that_hold_their_own_row_stop_the_run(gate, table, column):
     # User 2's rows: 2, 6, 10, ...; from the third on, each counts itself.
     for row in range(10, N, USERS):
         table.rows[column][row] += 1
-    with pytest.raises(GateError, match="statistics_jump is 1 states of user_id, e.g. row_id 6"):
+    with pytest.raises(GateError, match="statistics_jump is 1 states of user_id, e.g. row 7"):
         gate()
 
 
@@ -346,7 +367,7 @@ def test_a_row_that_points_to_another_users_vector_stops_the_run(bound):
     def swap(rows):
         rows["user_pooled_row"][9] = 3
 
-    with pytest.raises(GateError, match="1 rows point to a user_pooled vector of another user_id, .*row_id 9"):
+    with pytest.raises(GateError, match="1 rows point to a user_pooled vector of another user_id, .*row 10"):
         bound(swap)
 
 

@@ -2,51 +2,23 @@
 
 from __future__ import annotations
 
-import tempfile
-from collections.abc import Sequence
-from pathlib import Path
-
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
-from core import Settings
-from core.errors import DataError
-from core.settings import SplitSettings
-from feature_repo.log import id_types, open_log
+from core.contracts.dataset_spec import SplitRule
 
 WARMUP, TRAIN, VALIDATION, TEST = "warmup", "train", "validation", "test"
 NAMES = np.array([WARMUP, TRAIN, VALIDATION, TEST])
-_SLACK = 1e-9  # so that a share of .7 of 10 rows is 7 of them
+# The column that says whether a row is a drawn negative.
+SAMPLED = "sampled"
+SLACK = 1e-9  # so that a share of .7 of 10 rows is 7 of them
 
 
-def compute_train_start(sources: Sequence[Path], settings: Settings) -> int:
-    """The time at which training starts: the share `split.warmup` of the log lies before it.
-
-    It is the time of a row; rows of that very time are no warm-up, so ties make the warm-up smaller, never larger.
-
-    Args:
-        sources: folders of validated tables; rows found in two count once.
-        settings: `split.warmup` counts.
-
-    Returns:
-        Microseconds since 1970-01-01 UTC.
-
-    Raises:
-        DataError: there are no rows.
-    """
-    id_types(sources)
-    with tempfile.TemporaryDirectory(prefix="llm4msr-") as folder, open_log(sources, Path(folder) / "spill") as log:
-        count = log.execute("SELECT count(*) FROM log").fetchall()[0][0]
-        if not count:
-            raise DataError("no interactions; nothing can be trained", file=sources[0] / "interactions.parquet")
-        before = int(count * settings.split.warmup + _SLACK)
-        return int(log.execute(f"SELECT t FROM log ORDER BY t LIMIT 1 OFFSET {before}").fetchall()[0][0])
-
-
-def assign_splits(rows: pa.Table, settings: Settings, train_start: int) -> pa.Array:
+def assign_splits(rows: pa.Table, rule: SplitRule, train_start: int) -> pa.Array:
     """Name each row's part.
 
-    Rows before `train_start` are `warmup`. Of the rest, by `split.kind`:
+    Rows before `train_start` are `warmup`. Of the rest, by the rule's kind:
 
     - `per_user_tail`: a user's rows in order of time; the last share `test` is `test`, the share `validation` before it
       `validation`, the others `train`. Rows of one user and time stay together, on the side on which their middle
@@ -55,25 +27,28 @@ def assign_splits(rows: pa.Table, settings: Settings, train_start: int) -> pa.Ar
     - `time`: one cut for all. Rows of one time stay together, in the later part.
 
     Args:
-        rows: with user_id and event_timestamp, in any order.
-        settings: `split` counts.
-        train_start: as `compute_train_start` returns it.
+        rows: with user_id and event_timestamp, in any order. Drawn negatives (`sampled`) count for no share; each is in
+            the part of its positive, which has its user and time.
+        rule: kind and shares.
+        train_start: microseconds.
 
     Returns:
         String array, one name per row, in the rows' order.
     """
     times = rows["event_timestamp"].cast(pa.timestamp("us", tz="UTC")).cast(pa.int64()).to_numpy()
+    users = pc.dictionary_encode(rows["user_id"].combine_chunks()).indices.to_numpy()
+    drawn = rows[SAMPLED].to_numpy().astype(bool) if SAMPLED in rows.column_names else np.zeros(len(times), bool)
     code = np.zeros(len(times), np.int64)
-    rest = np.flatnonzero(times >= train_start)
-    if settings.split.kind == "time":
-        code[rest] = _by_time(times[rest], settings.split)
-    else:
-        users = rows["user_id"].combine_chunks().dictionary_encode().indices.to_numpy()
-        code[rest] = _by_user(users[rest], times[rest], settings.split)
+    rest = np.flatnonzero((times >= train_start) & ~drawn)
+    code[rest] = _by_time(times[rest], rule) if rule.kind == "time" else _by_user(users[rest], times[rest], rule)
+    if drawn.any():
+        order = np.lexsort((drawn, times, users))
+        owner = np.maximum.accumulate(np.where(drawn[order], 0, np.arange(len(order))))
+        code[order] = code[order][owner]
     return pa.array(NAMES[code], pa.string())
 
 
-def _by_user(users: np.ndarray, times: np.ndarray, split: SplitSettings) -> np.ndarray:
+def _by_user(users: np.ndarray, times: np.ndarray, split: SplitRule) -> np.ndarray:
     """1, 2 or 3 (an index into NAMES) for each row."""
     if not len(users):
         return np.empty(0, np.int64)
@@ -89,7 +64,7 @@ def _by_user(users: np.ndarray, times: np.ndarray, split: SplitSettings) -> np.n
     return code
 
 
-def _by_time(times: np.ndarray, split: SplitSettings) -> np.ndarray:
+def _by_time(times: np.ndarray, split: SplitRule) -> np.ndarray:
     ordered, count = np.sort(times), len(times)
     code = np.ones(count, np.int64)
     for share in (split.test + split.validation, split.test):
@@ -111,4 +86,4 @@ def _runs(changes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _whole(count: np.ndarray, share: float) -> np.ndarray:
-    return np.floor(count * share + _SLACK).astype(np.int64)
+    return np.floor(count * share + SLACK).astype(np.int64)
