@@ -49,6 +49,11 @@ class Window:
             to_micros(self.end) if self.end is not None else None,
         )
 
+    def holds_any(self, first: int, last: int) -> bool:
+        """Whether one of the times from `first` to `last` (microseconds) lies in it."""
+        start, end = self.bounds_micros()
+        return (start is None or last >= start) and (end is None or first < end)
+
     def as_json(self) -> dict[str, str | None]:
         """The form that manifests hold."""
         return {

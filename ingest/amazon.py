@@ -24,6 +24,7 @@ from core.objects import TwiceError, once, read_json
 from core.settings import NULLS, LabelRule
 from core.spelling import BLANKS, words
 from core.tables import IdTypes
+from core.window import Window
 from ingest.delimited import BLOCK_BYTES, opened, translated
 from ingest.place import Place
 from ingest.source import VALUE, VALUES, Source, declared_ids
@@ -68,7 +69,7 @@ class Amazon(Source):
     def files(self) -> list[Path]:
         return [*self._reviews.values(), *self._meta.values()]
 
-    def interactions(self) -> Iterator[pa.RecordBatch]:
+    def interactions(self, window: Window | None = None) -> Iterator[pa.RecordBatch]:
         for category, path in self._reviews.items():
             place, values = Place(path, 1), Values(self.data)
             for batch in read_reviews(path, _REVIEW, self.data.nulls):

@@ -17,6 +17,7 @@ import pyarrow.compute as pc
 
 from core.settings import CsvDialect, LabelRule
 from core.tables import IdTypes
+from core.window import Window
 from ingest.delimited import Delimited
 from ingest.source import VALUE, Source, declared_ids, existing
 from ingest.values import Values
@@ -76,7 +77,7 @@ class KuaiSar(Source):
         hint = "data.path must be the folder with rec_inter.csv, src_inter.csv, user_features.csv and item_features.csv"
         return [existing(self.data.path / name, hint) for name in names]
 
-    def interactions(self) -> Iterator[pa.RecordBatch]:
+    def interactions(self, window: Window | None = None) -> Iterator[pa.RecordBatch]:
         for log in _LOGS:
             file, values = self._file(log.file), Values(self.data)
             place = file.place()

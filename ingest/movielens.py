@@ -15,6 +15,7 @@ import pyarrow.compute as pc
 from core.errors import DataError
 from core.settings import CsvDialect, DataSettings
 from core.tables import IdTypes
+from core.window import Window
 from ingest.delimited import Delimited, opened, wrong_encoding
 from ingest.place import Place
 from ingest.source import VALUE, VALUES, Source, declared_ids, existing
@@ -74,7 +75,7 @@ class MovieLens(Source):
         hint = "data.path must be a folder with ratings.csv and movies.csv, or ratings.dat, movies.dat and users.dat"
         return [existing(self.data.path / name, hint) for name in names]
 
-    def interactions(self) -> Iterator[pa.RecordBatch]:
+    def interactions(self, window: Window | None = None) -> Iterator[pa.RecordBatch]:
         keys, values = self._scenario_values
         key = 0 if self.rule == "age" else 1
         ratings, values_of = self._ratings(), Values(self.data)

@@ -57,19 +57,53 @@ class RawFile:
         """The file's first row."""
         return self._csv.place() if self._csv else Place(self.path)
 
-    def read(self, names: Collection[str], rows: int) -> Iterator[pa.RecordBatch]:
+    @property
+    def groups(self) -> list[int]:
+        """Rows of each part of the file that can be read alone: the row groups of parquet; a CSV file is one."""
+        if self._csv:
+            return [self.rows]
+        return [self._footer.row_group(number).num_rows for number in range(self._footer.num_row_groups)]
+
+    def edges(self, name: str, group: int) -> pa.Array | None:
+        """The smallest and the largest value of a column in a group, as the file says them, [2].
+
+        Returns:
+            None where it does not, where a value may be missing, and of an empty group.
+        """
+        if not self.groups[group]:
+            return None
+        if name in self.part.partition:
+            value = self.part.partition[name]
+            return None if value is None else pa.array([value, value])
+        if self._csv:
+            return None
+        column, kind = self._footer.row_group(group).column(self._schema.get_field_index(name)), self.type_of(name)
+        known = column.statistics
+        exact = pa.types.is_integer(kind) or pa.types.is_timestamp(kind) or pa.types.is_date(kind)
+        if (
+            column.path_in_schema != name
+            or not exact
+            or known is None
+            or not known.has_min_max
+            or known.null_count != 0
+        ):
+            return None
+        return pa.array([known.min, known.max], kind)
+
+    def read(self, names: Collection[str], rows: int, group: int | None = None) -> Iterator[pa.RecordBatch]:
         """Stream some columns, each once.
 
         Args:
             names: of the header.
             rows: of a batch of parquet.
+            group: of `groups`, counted from 0; None: all.
 
         Raises:
             DataError: the file is damaged or wrongly encoded.
         """
         names = list(dict.fromkeys(names))
         own = [name for name in names if name in self._own]
-        for batch in self._batches(own or self._own[:1], rows):
+        for batch in self._batches(own or self._own[:1], rows, group):
             arrays = [
                 batch.column(batch.schema.get_field_index(name))
                 if name in own
@@ -110,14 +144,14 @@ class RawFile:
         except (pa.ArrowInvalid, OSError) as error:
             raise DataError(f"not a parquet file ({error})", file=self.path) from error
 
-    def _batches(self, names: list[str], rows: int) -> Iterator[pa.RecordBatch]:
+    def _batches(self, names: list[str], rows: int, only: int | None) -> Iterator[pa.RecordBatch]:
         if self._csv:
             yield from self._csv.read(dict.fromkeys(names, pa.string()))
             return
         with self._opened() as file:
             try:
                 # Group by group: one iterator over all of them holds memory for the whole file.
-                for group in range(file.num_row_groups):
+                for group in range(file.num_row_groups) if only is None else [only]:
                     yield from file.iter_batches(rows, [group], columns=names, use_threads=False)
             except OSError as error:
                 raise DataError(f"damaged parquet file ({error})", file=self.path) from error

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 from core.catalogues import Catalogues
 from core.clock import from_micros, wall
 from core.contracts.ingested import Ingested
-from core.digest import sha256_file, sha256_json
+from core.digest import sha256_json
 from core.errors import DataError, SettingsError
 from core.forgotten import Forgotten
 from core.log import logger
@@ -24,6 +24,7 @@ from core.tables import UNDATED_MICROS, graded, interactions_schema
 from core.window import Window
 from ingest.canonical import Entities, canonical_interactions, nullable
 from ingest.delimited import rebatch
+from ingest.file_digests import FileDigests
 from ingest.labels import WordCount
 from ingest.pushed import PushedLog, merge
 from ingest.scenarios import ScenarioMap, scenario_table
@@ -74,8 +75,10 @@ def source_digest(settings: Settings) -> str:
         DataError: a file is missing.
     """
     base = settings.data.path
-    files = open_source(settings).files()
-    return sha256_json({str(p.relative_to(base) if p.is_relative_to(base) else p): sha256_file(p) for p in files})
+    files, known = open_source(settings).files(), FileDigests(settings.root / "cache" / "source_files.json")
+    found = {str(p.relative_to(base) if p.is_relative_to(base) else p): known.of(p) for p in files}
+    known.keep()
+    return sha256_json(found)
 
 
 def read_source(
@@ -269,7 +272,7 @@ def _windowed(
     source: Source, mapping: ScenarioMap, window: Window, log: _LogWriter, drop: _Forget
 ) -> Iterator[pa.RecordBatch]:
     def kept() -> Iterator[pa.RecordBatch]:
-        for raw in source.interactions():
+        for raw in source.interactions(window):
             log.read += raw.num_rows
             batch = canonical_interactions(raw, source, mapping)
             log.pass_over(batch["event_timestamp"])
@@ -277,6 +280,8 @@ def _windowed(
             if log.words is not None:
                 log.words.add(raw[source.label.column].filter(inside))
             yield drop.rows(batch.filter(inside))
+        log.read += source.passed_over.rows
+        log.pass_over(pa.array(source.passed_over.edges, pa.int64()))
 
     return rebatch(kept(), source.data.batch_rows)
 

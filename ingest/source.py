@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar
 
@@ -12,9 +13,23 @@ import pyarrow as pa
 from core.errors import DataError, SettingsError
 from core.settings import DataSettings, LabelRule
 from core.tables import IdTypes
+from core.window import Window
 
 # What the scenario rule maps: of a row one value, of an item a list. No file has columns of these names.
 VALUE, VALUES = "\0value", "\0values"
+
+
+@dataclass
+class PassedOver:
+    """Rows of the log that were not read, since their file says that they lie outside the window.
+
+    Attributes:
+        rows: how many.
+        edges: oldest and newest times of each part of a file, microseconds.
+    """
+
+    rows: int = 0
+    edges: list[int] = field(default_factory=list)
 
 
 class Source(ABC):
@@ -33,7 +48,7 @@ class Source(ABC):
     """Scenario rules the source can follow; the first is its default."""
 
     def __init__(self, data: DataSettings) -> None:
-        self.data = data
+        self.data, self.passed_over = data, PassedOver()
         self.rule = data.scenario.rule if "rule" in data.scenario.model_fields_set else self.rules[0]
         if self.rule not in self.rules:
             raise SettingsError(
@@ -79,8 +94,13 @@ class Source(ABC):
         return []
 
     @abstractmethod
-    def interactions(self) -> Iterator[pa.RecordBatch]:
-        """The log, in the order of the source."""
+    def interactions(self, window: Window | None = None) -> Iterator[pa.RecordBatch]:
+        """The log, in the order of the source.
+
+        Args:
+            window: rows outside it may be left out where their file tells their times; what is left out goes into
+                `passed_over`.
+        """
 
     @abstractmethod
     def users(self) -> Iterator[pa.RecordBatch] | None:

@@ -23,6 +23,7 @@ from core.log import logger
 from core.settings import DataSettings
 from core.spelling import is_text
 from core.tables import TIMESTAMP, IdTypes
+from core.window import Window
 from core.words import did_you_mean
 from ingest.parts import Parts, parts_of
 from ingest.place import Place
@@ -77,7 +78,7 @@ class Table(Source):
     def notes(self) -> list[str]:
         return [f"{table}: {note}" for table in TABLES if table in self.data.files for note in self._notes(table)]
 
-    def interactions(self) -> Iterator[pa.RecordBatch]:
+    def interactions(self, window: Window | None = None) -> Iterator[pa.RecordBatch]:
         roles = {
             "user_id": self.ids.user,
             "item_id": self.ids.item,
@@ -91,7 +92,7 @@ class Table(Source):
         columns, outcomes = self.data.columns, (self.data.label.column, self.data.grade or self.data.label.column)
         # A column that is called weight may be the outcome.
         weighs_not = columns.get("weight", "weight") in {columns.get(name, name) for name in outcomes}
-        return self._stream("interactions", roles, {} if weighs_not else {"weight": pa.float64()})
+        return self._stream("interactions", roles, {} if weighs_not else {"weight": pa.float64()}, window)
 
     def users(self) -> Iterator[pa.RecordBatch] | None:
         if "users" not in self.data.files:
@@ -111,7 +112,11 @@ class Table(Source):
         return f"Requests of scenario {' or '.join(values)}." if values else "All other requests."
 
     def _stream(
-        self, table: str, roles: Mapping[str, pa.DataType | None], optional: Mapping[str, pa.DataType | None]
+        self,
+        table: str,
+        roles: Mapping[str, pa.DataType | None],
+        optional: Mapping[str, pa.DataType | None],
+        window: Window | None = None,
     ) -> Iterator[pa.RecordBatch]:
         """Batches with the roles as columns; a type of None is that of the label's column: what its rule looks at."""
         files = self._files(table)
@@ -128,11 +133,30 @@ class Table(Source):
                 if name not in file.header:
                     raise DataError(self._missing(role, file.header), file=file.path, column=name)
             place = file.place()
-            for batch in file.read(names.values(), self.data.batch_rows):
-                if file.has_breaks:
-                    _refuse_breaks(batch, [name for role, name in names.items() if role in one_line], place)
-                yield self._converted(table, batch, names, wanted, place)
-                place = place.after(batch.num_rows)
+            for group, rows in enumerate(file.groups):
+                if window is not None and self._passes_over(file, names["event_timestamp"], group, rows, window):
+                    place = place.after(rows)
+                    continue
+                for batch in file.read(names.values(), self.data.batch_rows, group):
+                    if file.has_breaks:
+                        _refuse_breaks(batch, [name for role, name in names.items() if role in one_line], place)
+                    yield self._converted(table, batch, names, wanted, place)
+                    place = place.after(batch.num_rows)
+
+    def _passes_over(self, file: RawFile, name: str, group: int, rows: int, window: Window) -> bool:
+        """Whether the file says that all times of a group lie outside the window; it is noted then."""
+        edges = file.edges(name, group)
+        if edges is None:
+            return False
+        try:
+            times = Values(self.data).times(edges, file.place().at(name)).cast(pa.int64()).to_pylist()
+        except DataError:
+            return False  # reading the rows says which one it is
+        if None in times or window.holds_any(*times):
+            return False
+        self.passed_over.rows += rows
+        self.passed_over.edges += times
+        return True
 
     def _converted(
         self,
