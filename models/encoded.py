@@ -38,13 +38,11 @@ class EncodedRows:
         lengths = self.end[index] - begin
         total = np.cumsum(lengths)
         place = np.repeat(begin - total + lengths, lengths) + np.arange(total[-1] if len(total) else 0)
-        ids = (
-            np.take(self.user, index, axis=1),
-            np.take(self.item, index, axis=1),
-            self.scenario[index],
-            self.log[place],
+        ids, items = np.take(self.user, index, axis=1), np.take(self.item, index, axis=1)
+        user, item, scenario, history = (
+            part.astype(np.int64) for part in (ids, items, self.scenario[index], self.log[place])
         )
-        return Bags(*(part.astype(np.int64) for part in ids), lengths)
+        return Bags(user, item, scenario, history, lengths)
 
     def side(self, index: np.ndarray) -> Side:
         """Everything else of some rows; each distinct user vector and scenario vector once."""

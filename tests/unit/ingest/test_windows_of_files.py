@@ -16,6 +16,7 @@ import pytest
 
 from core import Settings, Window
 from core.clock import wall
+from core.digest import sha256_file
 from core.errors import DataError
 from ingest import file_digests, source_digest
 from ingest.file_digests import FileDigests
@@ -153,11 +154,10 @@ def test_a_log_that_lies_elsewhere_is_no_empty_log(tmp_path: Path, ingest: Inges
 def hashed(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Names of the files whose bytes were read for their digest."""
     found: list[str] = []
-    digest = file_digests.sha256_file
 
     def noted(path: Path) -> str:
         found.append(path.name)
-        return digest(path)
+        return sha256_file(path)
 
     monkeypatch.setattr(file_digests, "sha256_file", noted)
     return found
