@@ -19,7 +19,7 @@ demo: setup ## Run everything on MovieLens latest-small and show what came out
 	$(BIN)/llm4msr demo
 
 test: setup ## Run all tests: unit, integration (own Redis and PostgreSQL processes), end to end
-	@$(PYTEST) -n auto --maxprocesses 4 --dist loadfile --ignore=tests/images $(ARGS) || { \
+	@$(PYTEST) -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder --ignore=tests/images $(ARGS) || { \
 	  [ $$? = 1 ] || exit 1; \
 	  echo "Once more, alone: the tests that failed. One that passes now is unsteady beside others: mend it too."; \
 	  $(PYTEST) --last-failed --last-failed-no-failures none -v; }
