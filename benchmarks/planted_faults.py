@@ -54,6 +54,10 @@ class Fault:
 SHARES = (0.1, 0.5, 1.0)
 
 
+# The rows of a training table of one window.
+_ROWS = "rows/0000"
+
+
 def table(place: Place, name: str) -> pa.Table:
     """A parquet file of the place."""
     return pq.read_table(place.folder / f"{name}.parquet")
@@ -333,46 +337,46 @@ def text_refused(place: Place, size: float, rng: Rng) -> int:
 
 def knowledge_leaked(place: Place, size: float, rng: Rng) -> int:
     """Rows point to a later snapshot of their own user."""
-    rows, index = table(place, "rows"), pq.read_table(place.before / "user_pooled" / "index.parquet")
+    rows, index = table(place, _ROWS), pq.read_table(place.before / "user_pooled" / "index.parquet")
     times = index["watermark"].cast(pa.int64()).to_numpy()
     last = {user: row for row, user in sorted(enumerate(index["user_id"].to_pylist()), key=lambda e: times[e[0]])}
     newest = np.array([last[user] for user in rows["user_id"].to_pylist()])
     early = micros(rows) < times[newest]
     mask = some(rng, rows.num_rows, size, early)
-    change(place, "rows", "user_pooled_row", mask, pa.array(newest))
+    change(place, _ROWS, "user_pooled_row", mask, pa.array(newest))
     stamps = pa.array(times[newest]).cast(pa.timestamp("us", "UTC"))
     for column in ("user_pooled_watermark", "user_pooled_published"):
-        change(place, "rows", column, mask, stamps)
+        change(place, _ROWS, column, mask, stamps)
     return 0
 
 
 def label_leaked(place: Place, size: float, rng: Rng) -> int:
     """A user's counters already hold the row itself."""
-    rows = table(place, "rows")
+    rows = table(place, _ROWS)
     users = np.unique(rows["user_id"].to_numpy())
     mask = np.isin(rows["user_id"].to_numpy(), users[some(rng, len(users), size)])
     for column, more in (("user_rows", pa.scalar(1)), ("user_positives", rows["label"].cast(pa.int64()))):
-        change(place, "rows", column, mask, pc.add(pc.fill_null(rows[column], 0), more))
+        change(place, _ROWS, column, mask, pc.add(pc.fill_null(rows[column], 0), more))
     return 0
 
 
 def references_shuffled(place: Place, size: float, rng: Rng) -> int:
-    rows = table(place, "rows")
+    rows = table(place, _ROWS)
     known = rows["user_pooled_row"].is_valid().to_numpy()
     at = np.flatnonzero(some(rng, rows.num_rows, size, known))
     at = at if len(at) > 1 else np.flatnonzero(known)[[0, -1]]
     order = np.arange(rows.num_rows)
     order[at] = np.roll(at, 1)
     for column in ("user_pooled_row", "user_pooled_watermark", "user_pooled_published"):
-        change(place, "rows", column, np.ones(len(order), bool), rows[column].take(pa.array(order)))
+        change(place, _ROWS, column, np.ones(len(order), bool), rows[column].take(pa.array(order)))
     return 0
 
 
 def join_lost(place: Place, size: float, rng: Rng) -> int:
-    rows = table(place, "rows")
+    rows = table(place, _ROWS)
     mask = some(rng, rows.num_rows, size, rows["item_rows"].is_valid().to_numpy())
     for column in ("item_rows", "item_positives", "item_rate", "item_stats_watermark", "item_stats_published"):
-        change(place, "rows", column, mask, None)
+        change(place, _ROWS, column, mask, None)
     return 0
 
 

@@ -50,7 +50,7 @@ def columns_of(folder: Path) -> list[str]:
 
 
 def read_rows(folder: Path, columns: Sequence[str] | None = None) -> pa.Table:
-    """The rows of a dataset artifact in order of time.
+    """The rows of a dataset artifact in order of time; places of vectors and ends of histories are int32.
 
     Args:
         folder: of the artifact.
@@ -91,8 +91,8 @@ def read_rows(folder: Path, columns: Sequence[str] | None = None) -> pa.Table:
 def _numbered(rows: pa.Table, view: str, ids: pa.Array) -> pa.Table:
     """With the present place of each item's vector in place of that of the night on which the row was written."""
     name = f"{view}_row"
-    place = pc.index_in(rows["item_id"].cast(ids.type), value_set=ids).cast(pa.int64())
-    known = pc.if_else(pc.is_valid(rows[name]), place, pa.scalar(None, pa.int64()))
+    place = pc.index_in(rows["item_id"].cast(ids.type), value_set=ids)
+    known = pc.if_else(pc.is_valid(rows[name]), place, pa.scalar(None, pa.int32()))
     return rows.set_column(rows.schema.get_field_index(name), name, known)
 
 

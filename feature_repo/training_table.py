@@ -315,7 +315,13 @@ def _compose(generation: Generation, log: pa.Table, joined: pa.Table) -> pa.Tabl
     for view in ("user_stats", "item_stats", "user_history", *vectors):
         columns[f"{view}_watermark"] = joined[f"{view}__watermark"].cast(TIMESTAMP)
         columns[f"{view}_published"] = joined[f"{view}__event_timestamp"].cast(TIMESTAMP)
-    return pa.table({name: column.combine_chunks() for name, column in columns.items()})
+    places = {"history_end", *(f"{view}_row" for view in vectors)}
+    return pa.table(
+        {
+            name: (column.cast(pa.int32()) if name in places else column).combine_chunks()
+            for name, column in columns.items()
+        }
+    )
 
 
 def _unversioned(name: str, plain: Mapping[str, str]) -> str:

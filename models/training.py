@@ -142,7 +142,7 @@ def fit(data: TrainingData, model: ModelSettings, train: TrainSettings, world: W
     encoded = encoder.encode(data)
     wrapped = build(encoder, model, train, world, len(rows))
     head = unwrap(wrapped).head
-    head.begin(*map(torch.from_numpy, fit_base(encoded.dense[rows], encoded.label[rows], encoded.weight[rows])))
+    head.begin(*map(torch.from_numpy, fit_base(encoded.dense, encoded.label, encoded.weight, rows)))
     criterion = GradedLoss(train.grade_levels, train.grade_weight, encoded.label[rows], encoded.grade[rows])
     criterion = criterion.to(world.device)
     parameters = [*unwrap(wrapped).head.parameters(), *criterion.parameters()]

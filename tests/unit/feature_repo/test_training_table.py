@@ -157,7 +157,7 @@ def test_rows_come_in_order_with_the_declared_and_derived_columns(world):
     assert table.column_names == [*head, *features, "history_end", *vectors, *times]
     assert table["gender"].to_pylist() == [f"g{user % 2}" for user in table["user_id"].to_pylist()]
     assert table["user_rate"].type == pa.float32()
-    assert table["user_pooled_row"].type == pa.int64()
+    assert table["user_pooled_row"].type == pa.int32()
     warm = [part == "warmup" for part in table["split"].to_pylist()]
     assert warm == [time < at(4) for time in micros(table["event_timestamp"])]
 
