@@ -31,7 +31,7 @@ from core.segments import link, merged_from, segment_file, segments
 from core.splits import SAMPLED
 from core.tables import GRADE, TIMESTAMP, IdTypes
 from core.training_table import ROWS, item_ids
-from feature_repo.log import comes_after, id_types, open_log, time_span
+from feature_repo.interaction_log import comes_after, id_types, open_log, time_span
 from feature_repo.negatives import Negatives
 from feature_repo.overlay import open_store
 from feature_repo.views import Generation, SourcePaths, Vector, apply, generation_of, ref_name

@@ -42,7 +42,7 @@ from models.encoded import EncodedRows
 from models.encoder import Encoder
 from models.loss import GradedLoss
 from models.measures import auc
-from models.ranker import Head, Ranker, user_vectors_read
+from models.ranker import Head, RankingNetwork, user_vectors_read
 
 LOG = logger("models")
 VALIDATION_BATCH = 16_384
@@ -204,7 +204,7 @@ def build(encoder: Encoder, model: ModelSettings, train: TrainSettings, world: W
     head = Head(model, encoder.layout).to(world.device)
     tables = Tables(encoder.layout, model.embedding_dim, device=torch.device("meta"))
     wrapped = shard(
-        Ranker(tables, head),
+        RankingNetwork(tables, head),
         world,
         learning_rate=train.embedding_learning_rate,
         # The loss is a sum over rows divided by the size of a batch, and so are its gradients.
