@@ -326,7 +326,7 @@ def _versions(bundle: Bundle, catalogue: Catalogue, origin: Origin) -> dict[str,
     return {
         "model": origin.model,
         "version": origin.version,
-        "bundle_digest": bundle.manifest["digest"],
+        "bundle_digest": bundle.manifest.digest,
         "catalogue_digest": catalogue.digest,
         "knowledge": bundle.spec.versions,
     }

@@ -23,6 +23,7 @@ from core.manifest import FILE as MANIFEST
 from core.manifest import data_digest, read_manifest
 from feature_repo import views
 from feature_repo.feast_names import FeatureStore, FeatureView, FeatureViewNotFoundException, FeatureViewState
+from feature_repo.generations import declared_generations, remember
 from feature_repo.interaction_log import time_span
 from feature_repo.online import OnlineTable, use_write_ahead_log
 from feature_repo.online_ids import OnlineIds, wanted_ids
@@ -176,25 +177,8 @@ def apply(
         views.apply(store, generation, paths)
     except (SQLAlchemyError, OSError) as error:
         raise StorageError(f"Feast registry of project {settings.project}: {error}") from error
-    body = {"generation": generation.as_json(), "paths": {k: str(v.resolve()) for k, v in asdict(paths).items()}}
-    replace_json(folder / "generations" / f"{generation.name}.json", body)
-    replace_json(folder / "generations" / "latest.json", {"name": generation.name})
+    remember(settings, generation, paths)
     return store, generation, paths
-
-
-def declared_generations(settings: Settings) -> list[tuple[Generation, SourcePaths]]:
-    """All generations that were ever applied below this root, the current one last."""
-    folder = feast_folder(settings) / "generations"
-    latest = folder / "latest.json"
-    if not latest.is_file():
-        return []
-    newest = json.loads(latest.read_text())["name"]
-    files = sorted(folder.glob("*.json"), key=lambda file: (file.stem == newest, file.stem))
-    bodies = [json.loads(file.read_text()) for file in files if file.stem != "latest"]
-    return [
-        (Generation.from_json(b["generation"]), SourcePaths(**{k: Path(v) for k, v in b["paths"].items()}))
-        for b in bodies
-    ]
 
 
 def probe_of(settings: Settings, view: str) -> Probe | None:

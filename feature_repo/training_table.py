@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 
 import duckdb
@@ -358,7 +359,7 @@ def _spec(
             "vectors": {vector.view: {"dim": vector.dim, "version": vector.version} for vector in generation.vectors},
             "views": {view: list(columns) for view, columns in generation.columns().items()},
             "service": generation.service,
-            "generation": generation.as_json(),
+            "generation": asdict(generation),
             "id_types": {"user_id": str(ids.user), "item_id": str(ids.item)},
             "train_start": train_start,
             "negatives": settings.data.negatives.model_dump(mode="json") if settings.data.negatives else None,

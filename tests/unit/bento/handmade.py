@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 import torch
 from specs import bundle_spec
 
+from core.contracts.bundle_spec import BundleManifest
 from core.contracts.pointers import PublishedCatalogue
 from core.digest import sha256_file
 from core.errors import StorageError
@@ -135,7 +136,8 @@ def make_bundle(
         item_categorical=["genre"],
         item_dense=["year"],
     )
-    return Bundle(Path("made-by-hand"), spec, {"digest": "bundle"}, encoder, tables, head.requires_grad_(False))
+    manifest = BundleManifest(name="knowledge", files={}, digest="bundle")
+    return Bundle(Path("made-by-hand"), spec, manifest, encoder, tables, head.requires_grad_(False))
 
 
 @dataclass
