@@ -31,6 +31,8 @@ import pyarrow.parquet as pq
 from benchmarks.harness import arguments, figure, finish
 from benchmarks.planted_faults import FAULTS, Fault, Place
 from core import Settings, Window, from_micros, replay
+from core.contracts.gates import GateResults
+from core.contracts.knowledge_versions import KnowledgeVersions
 from core.errors import UserError
 from core.tables import (
     SCENARIOS,
@@ -59,7 +61,7 @@ class World:
 
     root: Path
     settings: Settings
-    results: list[dict[str, Any]] = field(default_factory=list)
+    results: list[GateResults] = field(default_factory=list)
 
     def day(self, number: int) -> Path:
         """The ingested files of a day; made when first asked for."""
@@ -164,9 +166,7 @@ def _clean_windows(world: World, count: int) -> tuple[int, int]:
     return alarms, count
 
 
-def _source_judge(
-    world: World, number: int, earlier: list[dict[str, Any]], keep: bool = False
-) -> Callable[[Path], int]:
+def _source_judge(world: World, number: int, earlier: list[GateResults], keep: bool = False) -> Callable[[Path], int]:
     from validation import validate_source
 
     window = world.window(number)
@@ -178,7 +178,7 @@ def _source_judge(
                 folder, out, world.settings, clock, "run", window=window, earlier=earlier, docs=False
             )
             if keep:
-                world.results.append(json.loads((out / "results.json").read_text()))
+                world.results.append(GateResults.read(out))
             return int(built.rows["quarantined"])
 
     return judge
@@ -336,7 +336,7 @@ def _write_knowledge(folder: Path, log: pa.Table) -> None:
     ):
         _write_kind(folder / name, kind, rows, dim, rng)
     versions = dict.fromkeys(("pooled", "item_text", "scenario"), "v1")
-    (folder / "versions.json").write_text(json.dumps(versions))
+    KnowledgeVersions(**versions).write(folder)
     newest = {user: t for t, user in ordered}
     _write_texts(folder / "user_text.parquet", "user_id", pa.array(list(newest)), list(newest.values()))
     _write_texts(folder / "scenario_text.parquet", "scenario", pa.array(NAMES), [BEGIN] * len(NAMES))

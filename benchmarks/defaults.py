@@ -33,6 +33,7 @@ import pyarrow.parquet as pq
 from benchmarks.default_worlds import halves, worlds
 from benchmarks.harness import arguments, figure, finish
 from core import Settings, Window, configure, load_settings
+from core.contracts.bundle_spec import BundleMetrics
 from core.contracts.results import Choice, Controls, Metrics
 from core.errors import Llm4msrError, SettingsError
 from core.files import write_json
@@ -116,8 +117,7 @@ def _row(settings: Settings, trained: Path, scores: Path, controls: Path) -> dic
 
 def _validation(trained: Path, name: str) -> dict[str, float | None]:
     """AUC and log loss of the validation rows: what defaults may be chosen by."""
-    found: dict[str, float | None] = json.loads((trained / f"bundle_{name}" / "metrics.json").read_text())["validation"]
-    return found
+    return BundleMetrics.read(trained / f"bundle_{name}").validation.model_dump()
 
 
 def _test(trained: Path, name: str) -> pa.Table:

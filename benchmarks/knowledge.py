@@ -77,11 +77,11 @@ def speed(reasoner: TransformersReasoner, name: str, texts: Sequence[str], targe
     import torch
     from transformers import AutoModel
 
-    from knowledge.plan import matrix_rate, shape_from_config
+    from knowledge.plan import architecture_from_config, matrix_rate
     from knowledge.reasoners.minilm import model_folder
 
     model, tokenizer = AutoModel.from_pretrained(model_folder()).eval(), reasoner.tokenizer
-    shape = shape_from_config(model.config)
+    architecture = architecture_from_config(model.config)
     few = texts[: max(8, len(texts) // 8)]
 
     def one_by_one() -> None:
@@ -98,7 +98,7 @@ def speed(reasoner: TransformersReasoner, name: str, texts: Sequence[str], targe
         }
     )
     ours, reference = found["ours"], found["reference"]
-    linear = shape.flops(np.full(1, len(texts[0]) and _tokens(reasoner, texts) // len(texts)))
+    linear = architecture.flops(np.full(1, len(texts[0]) and _tokens(reasoner, texts) // len(texts)))
     per_token = linear / (_tokens(reasoner, texts) // len(texts))
     unit = "tokens/s"
     return [
@@ -111,17 +111,17 @@ def speed(reasoner: TransformersReasoner, name: str, texts: Sequence[str], targe
 
 def foretold(reasoner: TransformersReasoner, texts: Sequence[str]) -> Figure:
     """What a plan would foretell for reading these texts, from every eighth of them, over what reading them takes."""
-    from knowledge.plan import matrix_rate, shape_from_config, short_run
+    from knowledge.plan import architecture_from_config, matrix_rate, short_run
 
-    shape = shape_from_config(reasoner.model.config)
+    architecture = architecture_from_config(reasoner.model.config)
     lengths = np.minimum(reasoner.tokens(texts), reasoner.max_tokens)
 
     def measure() -> float:
         rate = matrix_rate("cpu", "float32")
-        share = short_run(reasoner, texts[::8], shape, rate).share
+        share = short_run(reasoner, texts[::8], architecture, rate).share
         begin = time.perf_counter()
         reasoner.encode(texts)
-        return shape.flops(lengths) / (rate * share) / (time.perf_counter() - begin)
+        return architecture.flops(lengths) / (rate * share) / (time.perf_counter() - begin)
 
     factor = in_turn({"plan": measure})["plan"]
     return figure("plan_factor", "foretold/taken", max(factor, 1 / factor), target=1.5, bound="at_most", of="ours")

@@ -62,7 +62,7 @@ def measured(
         loop_users: prompts that the reference answers one by one.
         target: users per second to read.
     """
-    from knowledge.plan import matrix_rate, shape_from_config
+    from knowledge.plan import architecture_from_config, matrix_rate
     from knowledge.reasoners.transformers import TransformersReasoner
 
     with tempfile.TemporaryDirectory() as folder:
@@ -70,7 +70,7 @@ def measured(
         reasoner = TransformersReasoner(
             folder, device=device, dtype=dtype, max_tokens=prompt, batch_tokens=BATCH_TOKENS, generates=True
         )
-        shape = shape_from_config(reasoner.model.config)
+        architecture = architecture_from_config(reasoner.model.config)
     texts = _prompts(reasoner, users, prompt)
     generator = reasoner.answering(answer, chat=False)
     answered = texts[: max(1, users // 4)]
@@ -86,7 +86,7 @@ def measured(
     # Minutes of work, and even: a single round.
     loop = loop_users / _seconds(lambda: _one_by_one(reasoner, texts[:loop_users], prompt, answer))
     read_users, write_users = found["read"]["users"], found["write"]["users"]
-    work = shape.flops(np.array([prompt])) * read_users
+    work = architecture.flops(np.array([prompt])) * read_users
     print(f"read in {'packs' if reasoner.packs else 'padded batches'} of up to {BATCH_TOKENS} tokens", flush=True)
     return [
         figure("prefill_users_per_s", "users/s", read_users, loop, target=target, of="ours"),

@@ -16,7 +16,7 @@ from core import Settings, logger
 from core.errors import Llm4msrError, SettingsError
 
 if TYPE_CHECKING:
-    from feature_repo.live import CurrentPusher, Pushed
+    from feature_repo.pusher import CurrentPusher, Pushed
 
 LOG = logger("bento")
 # Seconds that a push waits for another process's: less than a caller waits, and than a pod is given to end.

@@ -53,7 +53,7 @@ class Origin:
 
 
 @dataclass(frozen=True)
-class Generation:
+class LiveModel:
     """One consistent set of what answers a request; immutable, replaced as a whole.
 
     Attributes:
@@ -64,7 +64,7 @@ class Generation:
         scenario_vectors: scenario to float32 [d]; absent where it has none.
         origin: what named the bundle.
         populated: whether all views of the bundle held rows when it was loaded, or later.
-        reduced: what every answer of this generation lacks, as answers report it.
+        reduced: what every answer of it lacks, as answers report it.
         versions: of model and knowledge, as answers report them.
     """
 
@@ -94,16 +94,16 @@ Named = tuple[Origin, CataloguePointer]
 
 
 class Live:
-    """Holds the current `Generation` and keeps it new.
+    """Holds the current `LiveModel` and keeps it new.
 
     Args:
         settings: of the project; `root` and `serving` count here.
-        exercise: called with a new generation before it goes live; one that raises is refused.
+        exercise: called with a new model before it goes live; one that raises is refused.
     """
 
-    def __init__(self, settings: Settings, exercise: Callable[[Generation], object] = lambda _: None) -> None:
+    def __init__(self, settings: Settings, exercise: Callable[[LiveModel], object] = lambda _: None) -> None:
         self.settings, self._exercise = settings, exercise
-        self.current: Generation | None = None
+        self.current: LiveModel | None = None
         self.refused: str | None = None
         self._stop = threading.Event()
         self._key: Named | None = None
@@ -125,23 +125,23 @@ class Live:
         self._stop.set()
 
     def refresh(self) -> bool:
-        """Look at the pointers once; True when a new generation went live."""
+        """Look at the pointers once; True when a new model went live."""
         key = None
         try:
             key = bundle, catalogue = self._pointers()
             if key == self._key:
                 self.refused = None
-                self._mend()
+                self._read_again()
                 return False
             if key == self._bad_key and time.monotonic() < self._retry_at:
                 return False
-            generation = self._load(bundle, catalogue)
+            model = self._load(bundle, catalogue)
         # Whatever a bad bundle raises, the thread that would load the next one must go on.
         except Exception as error:
             self._refuse(key, error)
             return False
-        self.current, self._key, self._bad_key, self.refused = generation, key, None, None
-        LOG.info("live: bundle version %s", generation.versions["version"])
+        self.current, self._key, self._bad_key, self.refused = model, key, None, None
+        LOG.info("live: bundle version %s", model.versions["version"])
         return True
 
     def _refuse(self, key: Named | None, error: Exception) -> None:
@@ -175,7 +175,7 @@ class Live:
             )
         return bundle, catalogue
 
-    def _load(self, origin: Origin, pointer: CataloguePointer) -> Generation:
+    def _load(self, origin: Origin, pointer: CataloguePointer) -> LiveModel:
         old = self.current
         same = old is not None and (old.origin.folder, old.origin.digest) == (origin.folder, origin.digest)
         bundle = old.bundle if old and same else checked_bundle(origin)
@@ -183,7 +183,7 @@ class Live:
         items, reduced = encode_items(bundle, catalogue)
         clock = make_clock(self.settings, from_micros(catalogue.as_of))
         reader = self._reader(bundle, clock)
-        generation = Generation(
+        model = LiveModel(
             bundle=bundle,
             catalogue=catalogue,
             items=items,
@@ -195,11 +195,11 @@ class Live:
             reduced=_reduced(reduced, reader),
             versions=_versions(bundle, catalogue, origin),
         )
-        generation = self._read_online(generation)
-        if old is not None and old.populated and not generation.populated:
+        model = self._read_online(model)
+        if old is not None and old.populated and not model.populated:
             raise MissingArtifactError("the views of the new bundle are not filled; run `llm4msr materialize`")
-        self._exercise(generation)
-        return generation
+        self._exercise(model)
+        return model
 
     def _reader(self, bundle: Bundle, clock: Clock) -> OnlineReader:
         """A reader of what the bundle was trained on, whatever columns this process's own settings declare."""
@@ -222,21 +222,21 @@ class Live:
             return new.with_text_of(old)
         return new
 
-    def _read_online(self, generation: Generation) -> Generation:
+    def _read_online(self, model: LiveModel) -> LiveModel:
         """Take what the online store says, also that a vector is gone; one that does not answer leaves all as it is."""
-        names = [s["scenario"] for s in generation.scenarios] if generation.reads_scenarios else []
+        names = [s["scenario"] for s in model.scenarios] if model.reads_scenarios else []
         try:
-            found = {n: v for n, v in generation.reader.read_scenarios(names).items() if v is not None} if names else {}
-            populated = generation.populated or generation.reader.populated(generation.bundle.spec.views)
+            found = {n: v for n, v in model.reader.read_scenarios(names).items() if v is not None} if names else {}
+            populated = model.populated or model.reader.populated(model.bundle.spec.views)
         except StorageError as error:
-            if self.current is not None and self.current.populated and not generation.populated:
+            if self.current is not None and self.current.populated and not model.populated:
                 raise
             LOG.warning("the online store did not answer: %s", error)
-            return generation
-        return replace(generation, scenario_vectors=found, populated=populated)
+            return model
+        return replace(model, scenario_vectors=found, populated=populated)
 
-    def _mend(self) -> None:
-        """Read again what the online store could not say when the generation was loaded, and what may expire since."""
+    def _read_again(self) -> None:
+        """Read again what the online store could not say when the model was loaded, and what may expire since."""
         now = self.current
         if now is None or (now.populated and not self._scenarios_may_change(now)):
             return
@@ -246,7 +246,7 @@ class Live:
         if mended.populated != now.populated or not _equal(mended.scenario_vectors, now.scenario_vectors):
             self.current = mended
 
-    def _scenarios_may_change(self, now: Generation) -> bool:
+    def _scenarios_may_change(self, now: LiveModel) -> bool:
         """Whether a scenario's vector may still come, or expire."""
         if not now.reads_scenarios:
             return False
@@ -284,7 +284,7 @@ def has_text_of(bundle: Bundle, catalogue: Catalogue) -> bool:
 
 
 def _reduced(known: tuple[str, ...], reader: OnlineReader) -> tuple[str, ...]:
-    """What a generation lacks, by what this reader finds of the user's columns."""
+    """What a live model lacks, by what this reader finds of the user's columns."""
     others = tuple(what for what in known if what != MISSING_COLUMN)
     return (*others, MISSING_COLUMN) if reader.missing_columns() else others
 
@@ -326,7 +326,7 @@ def _versions(bundle: Bundle, catalogue: Catalogue, origin: Origin) -> dict[str,
     return {
         "model": origin.model,
         "version": origin.version,
-        "bundle_digest": bundle.manifest["digest"],
+        "bundle_digest": bundle.manifest.digest,
         "catalogue_digest": catalogue.digest,
         "knowledge": bundle.spec.versions,
     }

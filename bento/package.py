@@ -5,8 +5,10 @@ from __future__ import annotations
 import shutil
 import tempfile
 from pathlib import Path
+from typing import ClassVar
 
 from core import Settings
+from core.contracts.contract import SpecFile
 from core.digest import REPOSITORY
 from core.errors import MissingArtifactError
 
@@ -16,6 +18,16 @@ SEED = "seed"
 LOCK = REPOSITORY / "requirements" / "serve.txt"
 # What the service imports, and nothing else.
 ROOMS = ("core", "ingest", "knowledge", "feature_repo", "models", "bento")
+
+
+class Packaged(SpecFile):
+    """`bento.json` of a package: the name of its Bento, and the bundle inside, relative to the root."""
+
+    FILE: ClassVar[str] = "bento.json"
+    REMAKE: ClassVar[str] = "run `llm4msr package` again"
+
+    tag_name: str
+    bundle: str
 
 
 def build_bento(settings: Settings, bundle: Path, work: Path) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 
 import jinja2
 
-from bento.live import Generation
+from bento.live import LiveModel
 from core import Settings
 from feature_repo import known_user
 
@@ -32,7 +32,7 @@ def version() -> str:
         return "from source"
 
 
-def examples(settings: Settings, live: Generation | None) -> dict[str, Any]:
+def examples(settings: Settings, live: LiveModel | None) -> dict[str, Any]:
     """Route to a body that the service answers with 200, as far as something is live."""
     if live is None or not live.scenarios:
         return {}
@@ -52,7 +52,7 @@ def examples(settings: Settings, live: Generation | None) -> dict[str, Any]:
     return found
 
 
-def openapi(document: dict[str, Any], settings: Settings, live: Generation | None) -> dict[str, Any]:
+def openapi(document: dict[str, Any], settings: Settings, live: LiveModel | None) -> dict[str, Any]:
     """BentoML's document with our title and version, working examples, and `/push` only where it is taken."""
     document = json.loads(json.dumps(document))
     document["info"] = {"title": "llm4msr", "version": version(), "description": _DESCRIPTION}
@@ -77,7 +77,7 @@ def _any_id(part: Any) -> None:
         _any_id(value)
 
 
-def page(settings: Settings, live: Generation | None, refused: str | None) -> str:
+def page(settings: Settings, live: LiveModel | None, refused: str | None) -> str:
     """The page at `/`: what is live, and forms to rank and explain with."""
     environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
     body = examples(settings, live)

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from bento.live import Generation
+from bento.live import LiveModel
 from core.contracts.kinds import is_of
 from feature_repo import UserState
 from models import RequestBatch, Scores
@@ -28,11 +28,11 @@ class Candidates:
     withdrawn: bool = False
 
 
-def pick_candidates(live: Generation, scenario: str, ids: Iterable[Any] | None, limit: int) -> Candidates:
+def pick_candidates(live: LiveModel, scenario: str, ids: Iterable[Any] | None, limit: int) -> Candidates:
     """The asked candidates in their order, each once, or the items of the scenario, most positives first.
 
     Args:
-        live: the generation that answers.
+        live: the model that answers.
         scenario: one of the catalogue's.
         ids: what was asked for; None: all items of the scenario.
         limit: rows at the most; more are left out, and the answer says so.
@@ -45,11 +45,11 @@ def pick_candidates(live: Generation, scenario: str, ids: Iterable[Any] | None, 
     return Candidates(rows[:limit], unknown, truncated=len(rows) > limit, withdrawn=withdrawn)
 
 
-def user_side(live: Generation, user: UserState, scenario: str, *, neutral: bool = False) -> RequestBatch:
-    """One user as the encoder wants it; the candidates are encoded in the generation.
+def user_side(live: LiveModel, user: UserState, scenario: str, *, neutral: bool = False) -> RequestBatch:
+    """One user as the encoder wants it; the candidates are encoded in the live model.
 
     Args:
-        live: the generation that answers.
+        live: the model that answers.
         user: the user's online state; missing values are None.
         scenario: whose knowledge is read.
         neutral: leave out the knowledge of user and scenario.
@@ -70,7 +70,7 @@ def user_side(live: Generation, user: UserState, scenario: str, *, neutral: bool
     )
 
 
-def rank(live: Generation, user: UserState, scenario: str, rows: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+def rank(live: LiveModel, user: UserState, scenario: str, rows: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
     """The best `k` rows and their probabilities, best first; ties fall to the lower catalogue row."""
     if not len(rows):
         return rows, np.zeros(0)
@@ -79,7 +79,7 @@ def rank(live: Generation, user: UserState, scenario: str, rows: np.ndarray, k: 
     return rows[best], scores[best]
 
 
-def score_parts(live: Generation, user: UserState, scenario: str, row: int) -> tuple[Scores, Scores]:
+def score_parts(live: LiveModel, user: UserState, scenario: str, row: int) -> tuple[Scores, Scores]:
     """Scores of one candidate with and without knowledge, [1] each."""
     rows = np.array([row], dtype=np.int64)
     known, neutral = (user_side(live, user, scenario, neutral=without) for without in (False, True))
@@ -87,7 +87,7 @@ def score_parts(live: Generation, user: UserState, scenario: str, row: int) -> t
     return score(live.items, rows, scenario, known), score(live.items, rows, scenario, neutral)
 
 
-def nearest_history(live: Generation, user: UserState, row: int, k: int = 3) -> list[tuple[int, float]]:
+def nearest_history(live: LiveModel, user: UserState, row: int, k: int = 3) -> list[tuple[int, float]]:
     """Catalogue rows of the history items whose text is nearest to the candidate's, with cosines, nearest first."""
     rows = [live.catalogue.rows[i] for i in dict.fromkeys(user.history) if i in live.catalogue.rows]
     rows = [r for r in rows if r != row]
@@ -100,12 +100,12 @@ def nearest_history(live: Generation, user: UserState, row: int, k: int = 3) -> 
     return [(rows[i], float(np.clip(cosine[i], -1, 1))) for i in np.argsort(-cosine, kind="stable")[:k]]
 
 
-def _user_columns(live: Generation) -> list[str]:
+def _user_columns(live: LiveModel) -> list[str]:
     encoder = live.bundle.encoder
     return [*live.bundle.spec.user_categorical, *(feature.name for feature in encoder.user_dense)]
 
 
-def _vector(value: np.ndarray | None, live: Generation, name: str) -> np.ndarray:
+def _vector(value: np.ndarray | None, live: LiveModel, name: str) -> np.ndarray:
     dim = live.bundle.spec.vectors[name].dim
     if value is None or value.shape != (dim,):
         return np.full((1, dim), np.nan, dtype=np.float32)

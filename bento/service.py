@@ -35,7 +35,7 @@ from starlette.routing import Route
 from bento.announce import announce
 from bento.intake import Intake
 from bento.limits import BoundedBody, DistinctKeys, OnlyJson, bound_metrics
-from bento.live import Generation, Live
+from bento.live import Live, LiveModel
 from bento.logs import all_in_one_format, quiet_callers, short
 from bento.page import HEADERS, openapi, page
 from bento.schemas import ExplainAnswer, NearItem, PushAnswer, RankAnswer, ScenarioInfo, Versions
@@ -53,7 +53,7 @@ GET = FastAPI(title="llm4msr", docs_url=None, redoc_url=None, openapi_url=None)
 # BentoML's default buckets begin at 5 ms: too coarse for a ranker that answers in 2.
 BUCKETS = [0.001, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.02, 0.05, 0.1, 0.25, 1.0]
 # Reading in a thread costs more than a good read takes, but a store that hangs must not hold up the other requests.
-CAREFUL_SECONDS = 5.0
+THREADED_SECONDS = 5.0
 DEGRADED = Counter("llm4msr_degraded_total", "Answers by what they lacked", ["what"])
 UNAVAILABLE = "online_store:unavailable"
 # Seconds between two lines of the log that say the same of a store.
@@ -79,7 +79,7 @@ class Ranker:
         self.settings = load_settings(os.environ.get("LLM4MSR_SETTINGS", "llm4msr.yaml"))
         self.live = Live(self.settings, _exercise)
         self.intake = Intake(self.settings)
-        self._careful_until = self._quiet_until = 0.0
+        self._threaded_until = self._quiet_until = 0.0
         self._unsaid = 0
         self._ended = threading.Event()
 
@@ -118,7 +118,7 @@ class Ranker:
         self._check_scenario(live, scenario)
         known_id = self._user_id(user_id, live)
         wanted = None if candidates is None else self._candidates(candidates, live)
-        with _our_fault():
+        with _internal_errors():
             user, degraded = await self._read_user(live, known_id)
             chosen = pick_candidates(live, scenario, wanted, self.settings.serving.max_candidates)
             degraded += _scenario_status(live, scenario)
@@ -156,7 +156,7 @@ class Ranker:
             gone = "is withdrawn: the newest catalogue no longer has it"
             why = gone if item in live.catalogue.withdrawn else "is not in the catalogue"
             raise InvalidArgument(f"item_id {item_id!r} {why}")
-        with _our_fault():
+        with _internal_errors():
             user, degraded = await self._read_user(live, known_id)
             answer = _explanation(live, user, scenario, item, degraded, user_id)
             _count(answer.degraded)
@@ -170,7 +170,7 @@ class Ranker:
         limit = self.settings.push.max_request_rows
         if len(interactions) > limit:
             raise InvalidArgument(f"{len(interactions):,} interactions; at most {limit:,} in one request")
-        with _our_fault():
+        with _internal_errors():
             try:
                 done = await self.intake.take(interactions)
             except (UserError, CorruptArtifactError) as error:
@@ -215,23 +215,23 @@ class Ranker:
     def _nothing_yet(self) -> Any:
         return _unavailable(f"nothing to serve yet: {self.live.refused}")
 
-    def _check_scenario(self, live: Generation, scenario: str) -> None:
+    def _check_scenario(self, live: LiveModel, scenario: str) -> None:
         if scenario not in live.catalogue.members or scenario not in live.bundle.spec.scenarios:
             known = ", ".join(s["scenario"] for s in live.scenarios)
             hint = did_you_mean(scenario, live.catalogue.members)
             raise InvalidArgument(f"unknown scenario {short(scenario)!r}{hint}; known: {known}")
 
-    def _id(self, name: Literal["user_id", "item_id"], value: Any, live: Generation) -> int | str:
+    def _id(self, name: Literal["user_id", "item_id"], value: Any, live: LiveModel) -> int | str:
         """An id in the type that the log had: `"42"`, 42 and 42.0 are one user where ids are integers."""
         try:
             return read_id(_bounded(value), _id_type(name, live), self.settings.data.nulls)
         except ValueError as error:
             raise InvalidArgument(f"{name}: {error}") from error
 
-    def _user_id(self, value: Any, live: Generation) -> int | str:
+    def _user_id(self, value: Any, live: LiveModel) -> int | str:
         return self._id("user_id", value, live)
 
-    def _candidates(self, values: Sequence[Any], live: Generation) -> list[int | str]:
+    def _candidates(self, values: Sequence[Any], live: LiveModel) -> list[int | str]:
         """Items' ids; a text that cannot be one is not in the catalogue either, and comes back as unknown."""
         kind, nulls = _id_type("item_id", live), self.settings.data.nulls
         found: list[int | str] = []
@@ -248,17 +248,17 @@ class Ranker:
                 found.append(value)
         return found
 
-    async def _read_user(self, live: Generation, user_id: Id) -> tuple[UserState, list[str]]:
+    async def _read_user(self, live: LiveModel, user_id: Id) -> tuple[UserState, list[str]]:
         """The user's online state and what was missing, stale or unreachable of it."""
         degraded = list(live.reduced)
         try:
-            if time.monotonic() < self._careful_until:
+            if time.monotonic() < self._threaded_until:
                 user = await live.reader.read_user_async(user_id)
             else:
                 user = live.reader.read_user(user_id)
         except Llm4msrError as error:
             self._warn(error)
-            self._careful_until = time.monotonic() + CAREFUL_SECONDS
+            self._threaded_until = time.monotonic() + THREADED_SECONDS
             return UserState.unknown(user_id), [*degraded, UNAVAILABLE]
         return user, degraded + [f"{view}:{status}" for view, status in user.status.items() if status != "found"]
 
@@ -294,7 +294,7 @@ bound_metrics(["/livez", "/readyz", *_ROUTES])
 
 
 def _explanation(
-    live: Generation, user: UserState, scenario: str, item: Id, degraded: list[str], asked: Id
+    live: LiveModel, user: UserState, scenario: str, item: Id, degraded: list[str], asked: Id
 ) -> ExplainAnswer:
     row = live.catalogue.rows[item]
     known, neutral = score_parts(live, user, scenario, row)
@@ -321,7 +321,7 @@ def _explanation(
     )
 
 
-def _text(live: Generation, kind: str, key: Any, degraded: list[str]) -> tuple[str, str] | None:
+def _text(live: LiveModel, kind: str, key: Any, degraded: list[str]) -> tuple[str, str] | None:
     if UNAVAILABLE in degraded:
         return None
     try:
@@ -337,13 +337,13 @@ def _count(degraded: list[str]) -> None:
         DEGRADED.labels(what).inc()
 
 
-def _scenario_status(live: Generation, scenario: str) -> list[str]:
+def _scenario_status(live: LiveModel, scenario: str) -> list[str]:
     unknown = live.reads_scenarios and scenario not in live.scenario_vectors
     return ["scenario_knowledge:missing"] if unknown else []
 
 
 @contextmanager
-def _our_fault() -> Iterator[None]:
+def _internal_errors() -> Iterator[None]:
     """BentoML answers 400 to any pydantic error; one raised in here is a server's fault, and so a 500."""
     try:
         yield
@@ -364,7 +364,7 @@ def _json(body: Any) -> Any:
     return Response(text, media_type="application/json")
 
 
-def _id_type(name: Literal["user_id", "item_id"], live: Generation) -> pa.DataType:
+def _id_type(name: Literal["user_id", "item_id"], live: LiveModel) -> pa.DataType:
     return pa.string() if live.bundle.spec.has_text_ids(name) else pa.int64()
 
 
@@ -385,7 +385,7 @@ def _plain(value: Any) -> Id:
     return value.item() if isinstance(value, np.generic) else value
 
 
-def _exercise(live: Generation) -> None:
+def _exercise(live: LiveModel) -> None:
     """Score once, so that the first request is as fast as the others and a pair that does not fit is refused."""
     user = UserState.unknown(read_id("0", _id_type("user_id", live)))
     try:

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from feature_repo.catalogue import build_catalogue
     from feature_repo.features import build_features
-    from feature_repo.live import CurrentPusher, Pushed, Pusher, push, pushing
     from feature_repo.materialization import apply, erase_online, known_user, materialize
     from feature_repo.overlay import open_store
+    from feature_repo.pusher import CurrentPusher, Pushed, Pusher, push, pushing
     from feature_repo.readback import sample_online
     from feature_repo.reader import OnlineReader, UserState
     from feature_repo.train_start import compute_train_start
@@ -21,12 +21,12 @@ if TYPE_CHECKING:
     from feature_repo.views import Generation
 
 _HOME = {
-    "CurrentPusher": "live",
+    "CurrentPusher": "pusher",
     "Generation": "views",
     "OnlineReader": "reader",
     "UserState": "reader",
-    "Pushed": "live",
-    "Pusher": "live",
+    "Pushed": "pusher",
+    "Pusher": "pusher",
     "apply": "materialization",
     "build_catalogue": "catalogue",
     "compute_train_start": "train_start",
@@ -35,10 +35,10 @@ _HOME = {
     "known_user": "materialization",
     "materialize": "materialization",
     "open_store": "overlay",
-    "push": "live",
+    "push": "pusher",
     "sample_online": "readback",
     "erase_online": "materialization",
-    "pushing": "live",
+    "pushing": "pusher",
 }
 __all__ = [
     "CurrentPusher",

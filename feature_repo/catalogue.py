@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import datetime as dt
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -15,6 +14,7 @@ import pyarrow.parquet as pq
 from core import Built, Clock, Settings
 from core.catalogues import newest_snapshot
 from core.contracts.catalogue_spec import CatalogueSpec
+from core.contracts.knowledge_versions import KnowledgeVersions
 from core.contracts.statistics import statistic_columns
 from core.duck import arrow_of, database, name_of
 from core.errors import MissingArtifactError
@@ -83,7 +83,7 @@ def build_catalogue(
     pq.write_table(gone, out / "withdrawn.parquet", compression="zstd")
     scenarios = _scenarios(sources)
     pq.write_table(scenarios, out / "scenarios.parquet", compression="zstd")
-    versions = json.loads((knowledge / "versions.json").read_text())
+    versions = KnowledgeVersions.read(knowledge).by_kind
     CatalogueSpec(versions=versions, as_of=until, columns=declared).write(out)
     rows = {
         "items": table.num_rows,

@@ -16,7 +16,7 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 sys.path[:] = [str(REPOSITORY), *(p for p in sys.path if Path(p or ".").resolve() != Path(__file__).resolve().parent)]
 
 from core import load_settings
-from feature_repo.materialization import declared_generations
+from feature_repo.generations import declared_generations
 from feature_repo.overlay import feast_folder
 from feature_repo.views import Generation, entity_objects, objects
 

@@ -36,7 +36,7 @@ from core.tables import (
     user_stats_schema,
 )
 from feature_repo.dimension import DIMENSIONS, extend_dimension
-from feature_repo.log import comes_after, id_types, open_log
+from feature_repo.interaction_log import comes_after, id_types, open_log
 from feature_repo.statistics import TICK, computed, lag_micros
 from feature_repo.writing import write_query
 

@@ -35,7 +35,7 @@ _OURS = LabelRule(column="label", op="is")
 
 
 @dataclass(frozen=True)
-class Fault:
+class RowFault:
     """Why a row was not taken: its place among those that came, counted from 0, the field and the reason."""
 
     row: int
@@ -45,7 +45,7 @@ class Fault:
 
 def read_records(
     records: Sequence[Any], ids: IdTypes, data: DataSettings = _DEFAULTS, scenarios: Sequence[str] = ()
-) -> tuple[pa.Table, list[int], list[Fault]]:
+) -> tuple[pa.Table, list[int], list[RowFault]]:
     """Decoded JSON objects as a table of interactions; arguments and results as of `read_columns`.
 
     Each record has our names or the source's, whatever the others have; fields that are neither are not looked at.
@@ -66,15 +66,15 @@ def read_records(
 
 def _read_alike(
     records: Sequence[Any], fields: Sequence[Any], ids: IdTypes, data: DataSettings, scenarios: Sequence[str]
-) -> tuple[pa.Table, list[int], list[Fault]]:
+) -> tuple[pa.Table, list[int], list[RowFault]]:
     """Records with the same fields."""
     names = column_names([str(name) for name in fields], data)
     columns: dict[str, list[str | None]] = {name: [] for name in names.values() if name in fields}
-    faults: dict[int, Fault] = {}
+    faults: dict[int, RowFault] = {}
     for place, record in enumerate(records):
         if not isinstance(record, Mapping):
             reason = record.reason if isinstance(record, Unread) else "not a JSON object"
-            faults[place] = Fault(place, "", reason)
+            faults[place] = RowFault(place, "", reason)
             continue
         for role, name in names.items():
             if name not in columns or len(columns[name]) > place:
@@ -83,7 +83,7 @@ def _read_alike(
                 columns[name].append(_cell(record[name], role, ids, data))
             except ValueError as error:
                 columns[name].append(None)
-                faults.setdefault(place, Fault(place, name, str(error)))
+                faults.setdefault(place, RowFault(place, name, str(error)))
     arrays = {name: pa.array(values, pa.string()) for name, values in columns.items()}
     return read_columns(arrays, len(records), ids, data, scenarios, faults)
 
@@ -94,8 +94,8 @@ def read_columns(
     ids: IdTypes,
     data: DataSettings = _DEFAULTS,
     scenarios: Sequence[str] = (),
-    known: Mapping[int, Fault] | None = None,
-) -> tuple[pa.Table, list[int], list[Fault]]:
+    known: Mapping[int, RowFault] | None = None,
+) -> tuple[pa.Table, list[int], list[RowFault]]:
     """Raw columns as a table of interactions, by the rules of ingest.
 
     Args:
@@ -125,11 +125,11 @@ def read_columns(
         except UnfitColumnError as error:
             read[role], wrong = pa.nulls(count, schema.field(role).type), dict.fromkeys(range(count), str(error))
         for row, reason in wrong.items():
-            faults.setdefault(row, Fault(row, name, reason))
+            faults.setdefault(row, RowFault(row, name, reason))
         if role in _NEEDED:
             for row in np.flatnonzero(read[role].is_null().to_numpy(zero_copy_only=False)).tolist():
                 reason = "a label is 0 or 1" if role == "label" and column[row].is_valid else _NOTHING
-                faults.setdefault(row, Fault(row, name, reason))
+                faults.setdefault(row, RowFault(row, name, reason))
     read["weight"] = pc.fill_null(read["weight"], 1.0)
     read["created_timestamp"] = pc.coalesce(read["created_timestamp"], read["event_timestamp"])
     places = [row for row in range(count) if row not in faults]
@@ -139,7 +139,7 @@ def read_columns(
     return table.cast(schema), places, [faults[row] for row in sorted(faults)]
 
 
-def find_faults(rows: pa.Table, scenarios: Sequence[str], latest: int) -> list[Fault]:
+def find_faults(rows: pa.Table, scenarios: Sequence[str], latest: int) -> list[RowFault]:
     """Rows whose values no later stage could use, each once, in order.
 
     Args:
@@ -159,10 +159,10 @@ def find_faults(rows: pa.Table, scenarios: Sequence[str], latest: int) -> list[F
         ("label", pc.is_in(rows["label"], pa.array([0, 1], pa.int8())), "a label is 0 or 1"),
         ("weight", pc.and_(pc.is_finite(weight), pc.greater_equal(weight, 0)), "a weight is a number from 0 on"),
     ]
-    found: dict[int, Fault] = {}
+    found: dict[int, RowFault] = {}
     for field, good, reason in checks:
         for row in np.flatnonzero(~pc.fill_null(good, False).to_numpy()).tolist():
-            found.setdefault(row, Fault(row, field, reason))
+            found.setdefault(row, RowFault(row, field, reason))
     return [found[row] for row in sorted(found)]
 
 

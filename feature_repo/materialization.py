@@ -23,7 +23,8 @@ from core.manifest import FILE as MANIFEST
 from core.manifest import data_digest, read_manifest
 from feature_repo import views
 from feature_repo.feast_names import FeatureStore, FeatureView, FeatureViewNotFoundException, FeatureViewState
-from feature_repo.log import time_span
+from feature_repo.generations import declared_generations, remember
+from feature_repo.interaction_log import time_span
 from feature_repo.online import OnlineTable, use_write_ahead_log
 from feature_repo.online_ids import OnlineIds, wanted_ids
 from feature_repo.online_source import CATALOGUES, Span, state_of, write_source
@@ -36,7 +37,7 @@ from ingest import PushedLog
 LOG = logger("feature_repo")
 # What follows from the rows of the log and the recipe alone.
 LOGGED = ("user_stats", "item_stats", "user_history")
-_DAWN = 0
+_EPOCH = 0
 
 
 @dataclass(frozen=True)
@@ -56,7 +57,7 @@ class Probe:
     id: Any
     rows: int
     since: int
-    until: int = _DAWN
+    until: int = _EPOCH
     recipe: str = ""
     past: str = ""
 
@@ -114,11 +115,11 @@ def materialize(
         probe = _live_probe(settings, table, feast_view)
         recipe = _recipe(settings, view, feast_view, generation, live, code)
         # What another recipe wrote does not count: beyond this window's end nobody makes it anew.
-        reached = probe.until if probe is not None and probe.recipe == recipe else _DAWN
+        reached = probe.until if probe is not None and probe.recipe == recipe else _EPOCH
         if newest and reached and probe is not None and probe.past != _past(paths, view, reached, live, logged):
             # A corrected title, a replayed row, another version of texts: values of before this window are others now.
             LOG.info("online view %s: earlier values have changed since they were written, so all are written", view)
-            reached = _DAWN
+            reached = _EPOCH
         if not newest and view in CATALOGUES and probe is not None:
             written[feast_view.name] = 0
             continue
@@ -126,10 +127,10 @@ def materialize(
         if ids.of_another_type(paths.ref(view)):
             ids.drop()  # keys of another type: nobody asks for them any more
         wanted = wanted_ids(paths.ids(view), ids.key, until), _also(view, users, ids.key, generation)
-        all_of_it = start is None or reached == _DAWN
+        all_of_it = start is None or reached == _EPOCH
         # A late window's rows lie before what is online.
         begin = reached if newest or start is None else min(start, reached)
-        span = Span(_DAWN if all_of_it else min(begin, until), until, live=live)
+        span = Span(_EPOCH if all_of_it else min(begin, until), until, live=live)
         held = ids.digests() if view in CATALOGUES and not all_of_it else None
         file, rows = write_source(generation, paths, view, feast_view, span, settings.features.history_length, held)
         ids.grow(*wanted)
@@ -176,25 +177,8 @@ def apply(
         views.apply(store, generation, paths)
     except (SQLAlchemyError, OSError) as error:
         raise StorageError(f"Feast registry of project {settings.project}: {error}") from error
-    body = {"generation": generation.as_json(), "paths": {k: str(v.resolve()) for k, v in asdict(paths).items()}}
-    replace_json(folder / "generations" / f"{generation.name}.json", body)
-    replace_json(folder / "generations" / "latest.json", {"name": generation.name})
+    remember(settings, generation, paths)
     return store, generation, paths
-
-
-def declared_generations(settings: Settings) -> list[tuple[Generation, SourcePaths]]:
-    """All generations that were ever applied below this root, the current one last."""
-    folder = feast_folder(settings) / "generations"
-    latest = folder / "latest.json"
-    if not latest.is_file():
-        return []
-    newest = json.loads(latest.read_text())["name"]
-    files = sorted(folder.glob("*.json"), key=lambda file: (file.stem == newest, file.stem))
-    bodies = [json.loads(file.read_text()) for file in files if file.stem != "latest"]
-    return [
-        (Generation.from_json(b["generation"]), SourcePaths(**{k: Path(v) for k, v in b["paths"].items()}))
-        for b in bodies
-    ]
 
 
 def probe_of(settings: Settings, view: str) -> Probe | None:
@@ -258,7 +242,7 @@ def _take_away_others(
     settings: Settings, store: FeatureStore, table: OnlineTable, paths: SourcePaths, users: pa.Table, done: set[str]
 ) -> None:
     """Users who are gone from the log, out of views of other versions: a roll-back must not bring them back."""
-    wanted = wanted_ids(paths.ids("user_stats"), "user_id", _DAWN), users
+    wanted = wanted_ids(paths.ids("user_stats"), "user_id", _EPOCH), users
     for file in sorted(_probe_folder(settings).glob("user_*.ids.parquet")):
         name = file.name.removesuffix(".ids.parquet")
         if name in done:

@@ -21,7 +21,7 @@ from core.log import logger
 from core.negatives import NegativeSampling
 from core.splits import SAMPLED
 from core.tables import UNDATED_MICROS
-from feature_repo.log import open_log
+from feature_repo.interaction_log import open_log
 
 LOG = logger("feature_repo")
 # Draws per negative, until one is free; someone who likes all there is gets fewer.

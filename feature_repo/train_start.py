@@ -9,7 +9,7 @@ from pathlib import Path
 from core import Settings
 from core.errors import DataError
 from core.splits import SLACK
-from feature_repo.log import id_types, open_log
+from feature_repo.interaction_log import id_types, open_log
 
 
 def compute_train_start(sources: Sequence[Path], settings: Settings) -> int:

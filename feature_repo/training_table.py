@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 
 import duckdb
@@ -31,7 +32,7 @@ from core.segments import link, merged_from, segment_file, segments
 from core.splits import SAMPLED
 from core.tables import GRADE, TIMESTAMP, IdTypes
 from core.training_table import ROWS, item_ids
-from feature_repo.log import comes_after, id_types, open_log, time_span
+from feature_repo.interaction_log import comes_after, id_types, open_log, time_span
 from feature_repo.negatives import Negatives
 from feature_repo.overlay import open_store
 from feature_repo.views import Generation, SourcePaths, Vector, apply, generation_of, ref_name
@@ -364,7 +365,7 @@ def _spec(
             "vectors": {vector.view: {"dim": vector.dim, "version": vector.version} for vector in generation.vectors},
             "views": {view: list(columns) for view, columns in generation.columns().items()},
             "service": generation.service,
-            "generation": generation.as_json(),
+            "generation": asdict(generation),
             "id_types": {"user_id": str(ids.user), "item_id": str(ids.item)},
             "train_start": train_start,
             "negatives": settings.data.negatives.model_dump(mode="json") if settings.data.negatives else None,

@@ -23,7 +23,6 @@ event times in whole seconds. Stats, history and vector twins hold `watermark` a
 from __future__ import annotations
 
 import datetime as dt
-import json
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
@@ -36,9 +35,10 @@ import pyarrow.parquet as pq
 
 from core import Settings
 from core.contracts.kinds import KEYS, KINDS, EntityName, find_kind
+from core.contracts.knowledge_versions import KnowledgeVersions
 from core.contracts.statistics import COUNTED, statistic_columns
 from core.digest import sha256_json
-from core.errors import MissingArtifactError, SettingsError
+from core.errors import SettingsError
 from core.segments import table_path
 from feature_repo.feast_names import (
     Array,
@@ -144,15 +144,6 @@ class Generation:
         }
         return {view: columns for view, columns in views.items() if columns}
 
-    def as_json(self) -> dict:
-        """A JSON-able form; `from_json` reads it."""
-        return asdict(self)
-
-    @classmethod
-    def from_json(cls, body: Mapping) -> Generation:
-        """The inverse of `as_json`."""
-        return cls(**{**body, "vectors": tuple(Vector(**v) for v in body["vectors"]), "texts": tuple(body["texts"])})
-
 
 @dataclass(frozen=True)
 class SourcePaths:
@@ -196,14 +187,9 @@ def generation_of(settings: Settings, *, users: Path, items: Path, knowledge: Pa
         MissingArtifactError: the knowledge folder has no versions.json.
         SettingsError: a declared column is in neither file.
     """
-    try:
-        versions = json.loads((knowledge / "versions.json").read_text())
-    except OSError as error:
-        raise MissingArtifactError(f"{knowledge} holds no versions.json; run `llm4msr knowledge` first") from error
+    versions = KnowledgeVersions.read(knowledge).by_kind
     vectors = tuple(
-        Vector(kind.view, str(versions[kind.name]), _dim(knowledge / kind.view))
-        for kind in KINDS
-        if kind.name in versions
+        Vector(kind.view, versions[kind.name], _dim(knowledge / kind.view)) for kind in KINDS if kind.name in versions
     )
     user_schema, item_schema = pq.read_schema(users), pq.read_schema(items)
     data = settings.data

@@ -45,7 +45,7 @@ class Dialect:
 
 
 @dataclass(frozen=True)
-class Fault:
+class StructureFault:
     """Where and why a file cannot be read so; lines count from 1."""
 
     line: int
@@ -109,7 +109,7 @@ class Structure:
     spanning: tuple[int, int] | None = None
     row_like: tuple[int, int] | None = None
     database_nulls: int = 0
-    fault: Fault | None = None
+    fault: StructureFault | None = None
 
 
 def scan(path: Path, dialect: Dialect, *, names: Sequence[str] | None = None, encoding: str | None = None) -> Structure:
@@ -161,7 +161,7 @@ class _Scanner:
         self.escape = ord(dialect.escape) if dialect.escape else None
 
     def stop(self, line: int, message: str) -> Structure:
-        self.found.fault = self.found.fault or Fault(line, message)
+        self.found.fault = self.found.fault or StructureFault(line, message)
         return self.found
 
     def _stray(self, opened: int, closed: int) -> None:

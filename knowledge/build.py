@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from core import Built, logger
-from core.files import write_json
+from core.contracts.knowledge_versions import KnowledgeVersions
 from core.pace import portion
 from knowledge.kinds import scenarios
 from knowledge.kinds.items import read_items, write_items
@@ -42,7 +42,7 @@ def build(run: OpenRun, out: Path) -> Built:
     rows["scenario_text"] = scenarios.write_scenario_texts(
         run, statistics, newest, neighbours, versions["scenario"], out
     )
-    write_json(out / "versions.json", versions)
+    KnowledgeVersions(**versions).write(out)
     return Built(rows=rows, versions=versions)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +13,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from core.contracts.kinds import kinds_of
+from core.contracts.knowledge_versions import KnowledgeVersions
 from core.errors import MissingArtifactError, SettingsError
 from core.ids import read_id
 
@@ -68,7 +68,7 @@ def user_state(folder: Path, user_id: str) -> dict[str, Any]:
             }
             for row in index.to_pylist()
         ]
-        version = json.loads((folder / "versions.json").read_text())[kind]
+        version = KnowledgeVersions.of(folder, kind)
         near = _nearest(_newest(folder, name), wanted) if snapshots else []
         state["kinds"][kind] = {"version": version, "snapshots": snapshots, "neighbours": near}
     if state["user_id"] is not None:
@@ -178,7 +178,7 @@ def _newest(folder: Path, name: str) -> _Newest:
     last = index.append_column("place", pa.array(np.arange(index.num_rows))).group_by(key).aggregate([("place", "max")])
     last = last.sort_by(key)
     kept = index.take(last["place_max"].combine_chunks()).combine_chunks()
-    version = json.loads((folder / "versions.json").read_text())[kind]
+    version = KnowledgeVersions.of(folder, kind)
     return _Newest(
         kept[key].combine_chunks(), kept["row"].to_numpy(), kept["prompt_sha256"].combine_chunks(), vectors, version
     )

@@ -19,7 +19,7 @@ from core.settings import KnowledgeSettings
 
 
 @dataclass(frozen=True)
-class Shape:
+class Architecture:
     """A model as far as its cost goes: linear parameters of all layers, layers, query heads times their width."""
 
     linear: float
@@ -49,15 +49,15 @@ DEVICES: Mapping[str, Device] = {
     "a100": Device(280e12, 2.0e12),
     "l4": Device(100e12, 0.3e12),
 }
-SHAPES: Mapping[str, Shape] = {
-    "minilm": Shape(10.6e6, 6, 384, causal=False),
-    "qwen3-0.6b": Shape(0.44e9, 28, 2048),
-    "qwen2.5-1.5b": Shape(1.31e9, 28, 1536),
-    "qwen3-4b": Shape(3.63e9, 36, 4096),
-    "chatglm2-6b": Shape(5.71e9, 28, 4096),
-    "qwen2.5-7b": Shape(6.53e9, 28, 3584),
-    "llama-3.1-8b": Shape(6.98e9, 32, 4096),
-    "qwen3-8b": Shape(6.95e9, 36, 4096),
+ARCHITECTURES: Mapping[str, Architecture] = {
+    "minilm": Architecture(10.6e6, 6, 384, causal=False),
+    "qwen3-0.6b": Architecture(0.44e9, 28, 2048),
+    "qwen2.5-1.5b": Architecture(1.31e9, 28, 1536),
+    "qwen3-4b": Architecture(3.63e9, 36, 4096),
+    "chatglm2-6b": Architecture(5.71e9, 28, 4096),
+    "qwen2.5-7b": Architecture(6.53e9, 28, 3584),
+    "llama-3.1-8b": Architecture(6.98e9, 32, 4096),
+    "qwen3-8b": Architecture(6.95e9, 36, 4096),
 }
 _DECODE_BATCH, _WEIGHT_BYTES = 64, 2
 
@@ -103,7 +103,7 @@ class Cost:
 
 def cost(
     texts: Sequence[Texts],
-    shape: Shape,
+    architecture: Architecture,
     device: Device,
     *,
     share: float = 0.6,
@@ -115,7 +115,7 @@ def cost(
 
     Args:
         texts: what there is to read.
-        shape: of the model.
+        architecture: of the model.
         device: what it runs on.
         share: of the device's limit that the run is expected to reach.
         layers: share of the layers that are run.
@@ -125,14 +125,17 @@ def cost(
     found = []
     for kind in texts:
         scale = kind.count * kind.new / max(1, len(kind.sample))
-        flops = shape.flops(kind.sample, layers) * scale
+        flops = architecture.flops(kind.sample, layers) * scale
         seconds = flops / (device.flops * share)
         tokens = kind.tokens
         if answer and kind.prompted:
             written = kind.count * kind.new * answer
             # A step reads all weights once for its batch, or computes: what takes longer.
-            step = max(_WEIGHT_BYTES * shape.linear / device.bandwidth / _DECODE_BATCH, 2 * shape.linear / device.flops)
-            flops, seconds = flops + written * 2 * shape.linear, seconds + written * step / share
+            step = max(
+                _WEIGHT_BYTES * architecture.linear / device.bandwidth / _DECODE_BATCH,
+                2 * architecture.linear / device.flops,
+            )
+            flops, seconds = flops + written * 2 * architecture.linear, seconds + written * step / share
             tokens += written
         money = None if price is None else seconds / 3600 * price
         found.append(
@@ -141,28 +144,28 @@ def cost(
     return found
 
 
-def shape_of(name: str) -> Shape:
-    """A known model's shape, or one read from a local folder's config (weights are not read).
+def architecture_of(name: str) -> Architecture:
+    """A known model's architecture, or one read from a local folder's config (weights are not read).
 
     Only a name with a slash, as hubs have them, is looked up outside this machine: tries without a network take long.
 
     Raises:
         SettingsError: the name is neither.
     """
-    if name.lower() in SHAPES:
-        return SHAPES[name.lower()]
+    if name.lower() in ARCHITECTURES:
+        return ARCHITECTURES[name.lower()]
     from transformers import AutoConfig
 
     try:
         config = AutoConfig.from_pretrained(name, local_files_only="/" not in name)
     except (OSError, ValueError) as error:
         raise SettingsError(
-            f"--model {name!r} is neither a folder with a config.json nor one of {', '.join(SHAPES)}"
+            f"--model {name!r} is neither a folder with a config.json nor one of {', '.join(ARCHITECTURES)}"
         ) from error
-    return shape_from_config(config)
+    return architecture_from_config(config)
 
 
-def shape_from_config(config: Any) -> Shape:
+def architecture_from_config(config: Any) -> Architecture:
     """Count the linear parameters of an architecture without making its weights."""
     import torch
     from transformers import AutoModel
@@ -173,7 +176,7 @@ def shape_from_config(config: Any) -> Shape:
     heads = int(config.num_attention_heads)
     width = int(getattr(config, "head_dim", None) or config.hidden_size // heads)
     causal = not type(model).__name__.startswith(("Bert", "Roberta", "XLMRoberta", "MPNet", "DistilBert", "ModernBert"))
-    return Shape(float(linear), int(config.num_hidden_layers), heads * width, causal)
+    return Architecture(float(linear), int(config.num_hidden_layers), heads * width, causal)
 
 
 def matrix_rate(device: str, dtype: str, seconds: float = 1.0) -> float:
@@ -225,19 +228,19 @@ class ShortRun:
     factor: float
 
 
-def short_run(reasoner: Any, texts: Sequence[str], shape: Shape, rate: float) -> ShortRun:
+def short_run(reasoner: Any, texts: Sequence[str], architecture: Architecture, rate: float) -> ShortRun:
     """Read some texts and compare with the formula.
 
     Args:
         reasoner: what reads them.
         texts: at least two; every other one is in the second half.
-        shape: of the reasoner's model.
+        architecture: of the reasoner's model.
         rate: the machine's matrix-product rate, operations per second.
     """
     halves = [texts[::2], texts[1::2]]
     lengths = [np.minimum(reasoner.tokens(half), reasoner.max_tokens) for half in halves]
     reasoner.encode(halves[0][:2])
-    formula, taken = [shape.flops(long) / rate for long in lengths], []
+    formula, taken = [architecture.flops(long) / rate for long in lengths], []
     for half in halves:
         begin = time.perf_counter()
         reasoner.encode(half)

@@ -12,12 +12,9 @@ Loading needs no process group and unpickles nothing.
 
 from __future__ import annotations
 
-import json
-import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -26,8 +23,9 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from core.contracts.bundle_spec import BundleSpec
+from core.contracts.bundle_spec import BundleManifest, BundleMetrics, BundleSpec
 from core.contracts.dataset_spec import FeatureSpec
+from core.contracts.results import Epoch
 from core.digest import sha256_file, sha256_json
 from core.errors import BundleError
 from core.files import write_json
@@ -35,6 +33,7 @@ from models.data import RequestBatch, TrainingData, request_batch_from_rows
 from models.embeddings import FusedTables
 from models.encoded import EncodedItems, EncodedRows
 from models.encoder import Encoder
+from models.golden import Golden, GoldenBatch, GoldenScores
 from models.inputs import part_name
 from models.ranker import Head, Parts
 from models.vocabulary import Vocabulary
@@ -80,7 +79,7 @@ class Bundle:
         self,
         path: Path,
         spec: BundleSpec,
-        manifest: dict[str, Any],
+        manifest: BundleManifest,
         encoder: Encoder,
         tables: FusedTables,
         head: Head,
@@ -131,9 +130,9 @@ class Bundle:
         Raises:
             BundleError: a score differs by more than 1e-5.
         """
-        golden = json.loads((self.path / "golden.json").read_text(encoding="utf-8"))
-        found = self.score(_batch_from_json(golden["batch"]))
-        for name, expected in golden["scores"].items():
+        golden = Golden.read(self.path)
+        found = self.score(golden.batch.as_request())
+        for name, expected in golden.scores:
             gap = float(np.abs(getattr(found, name) - np.asarray(expected)).max(initial=0.0))
             if not gap <= TOLERANCE:
                 raise BundleError(
@@ -150,8 +149,8 @@ def write_bundle(
     head: Head,
     *,
     name: str,
-    metrics: Mapping[str, Any],
-    curves: list[dict[str, Any]],
+    metrics: BundleMetrics,
+    curves: Sequence[Epoch],
 ) -> None:
     """Write a bundle folder; equal models make equal bytes.
 
@@ -174,18 +173,17 @@ def write_bundle(
     weights = {f"tables.{table}": value for table, value in tables.items()}
     weights |= {f"head.{key}": value.detach().cpu() for key, value in head.state_dict().items()}
     save_file({key: value.contiguous() for key, value in weights.items()}, out / "weights.safetensors")
-    write_json(out / "metrics.json", metrics)
-    write_json(out / "curves.json", curves)
-    write_json(out / "golden.json", {})
-    _write_manifest(out, name)
-    rows = _golden_rows(data)
-    batch = request_batch_from_rows(data, rows)
+    metrics.write(out)
+    write_json(out / "curves.json", [epoch.model_dump() for epoch in curves])
+    write_json(out / Golden.FILE, {})
+    write_manifest(out, name)
+    batch = request_batch_from_rows(data, _golden_rows(data))
     scores = load_bundle(out).score(batch)
-    write_json(
-        out / "golden.json",
-        {"batch": _batch_to_json(batch), "scores": {key: value.tolist() for key, value in scores.__dict__.items()}},
-    )
-    _write_manifest(out, name)
+    Golden(
+        batch=GoldenBatch.of(batch),
+        scores=GoldenScores(**{key: value.tolist() for key, value in scores.__dict__.items()}),
+    ).write(out)
+    write_manifest(out, name)
 
 
 def load_bundle(path: Path) -> Bundle:
@@ -272,17 +270,19 @@ def _golden_rows(data: TrainingData) -> np.ndarray:
     return rows[np.unique(np.linspace(0, len(rows) - 1, min(GOLDEN_ROWS, len(rows))).astype(np.int64))]
 
 
-def _write_manifest(out: Path, name: str) -> None:
+def write_manifest(out: Path, name: str) -> None:
+    """Write the digests of a bundle's files, which are as they should be."""
     files = {str(p.relative_to(out)): sha256_file(p) for p in _files(out)}
-    write_json(out / "manifest.json", {"name": name, "files": files, "digest": sha256_json(files)})
+    BundleManifest(name=name, files=files, digest=sha256_json(files)).write(out)
 
 
-def _verified_manifest(path: Path) -> dict[str, Any]:
+def _verified_manifest(path: Path) -> BundleManifest:
+    file = path / BundleManifest.FILE
     try:
-        manifest: dict[str, Any] = json.loads((path / "manifest.json").read_text(encoding="utf-8"))
-        files = manifest["files"]
-    except (OSError, ValueError, KeyError) as error:
-        raise BundleError(f"{path / 'manifest.json'}: no readable manifest ({error}); this is not a bundle") from error
+        manifest = BundleManifest.read(path)
+    except OSError as error:
+        raise BundleError(f"{file}: no readable manifest ({error}); this is not a bundle") from error
+    files = manifest.files
     for name, digest in files.items():
         file = path / name
         if not file.is_file():
@@ -291,48 +291,10 @@ def _verified_manifest(path: Path) -> dict[str, Any]:
             raise BundleError(f"{file}: not the bytes the manifest promises; copy the bundle again or train again")
     if extra := sorted({str(p.relative_to(path)) for p in _files(path)} - set(files)):
         raise BundleError(f"{path / extra[0]}: not part of the bundle; remove it")
-    if manifest.get("digest") != sha256_json(files):
-        raise BundleError(f"{path / 'manifest.json'}: its digest does not fit its list of files")
+    if manifest.digest != sha256_json(dict(files)):
+        raise BundleError(f"{file}: its digest does not fit its list of files")
     return manifest
 
 
 def _files(path: Path) -> Iterator[Path]:
-    return (p for p in sorted(path.rglob("*")) if p.is_file() and p != path / "manifest.json")
-
-
-def _batch_to_json(batch: RequestBatch) -> dict[str, Any]:
-    vectors = {kind: _rows_to_json(v) for kind, v in batch.user_vectors.items() if v is not None}
-    return {
-        **batch.__dict__,
-        "user_index": batch.user_index.tolist(),
-        "user_vectors": vectors,
-        "item_text": None if batch.item_text is None else _rows_to_json(batch.item_text),
-        "scenario_vectors": {key: vector.tolist() for key, vector in batch.scenario_vectors.items()},
-    }
-
-
-def _batch_from_json(body: Mapping[str, Any]) -> RequestBatch:
-    vectors = {kind: _rows_from_json(rows) for kind, rows in body["user_vectors"].items()}
-    scenarios = {key: np.asarray(vector, np.float32) for key, vector in body["scenario_vectors"].items()}
-    return RequestBatch(
-        **{
-            **body,
-            "user_index": np.asarray(body["user_index"], np.int64),
-            "user_vectors": vectors,
-            "item_text": None if body["item_text"] is None else _rows_from_json(body["item_text"]),
-            "scenario_vectors": scenarios,
-        }
-    )
-
-
-def _rows_to_json(vectors: np.ndarray) -> list[list[float] | None]:
-    """Rows of numbers; one with NaN becomes null."""
-    return [None if any(math.isnan(v) for v in row) else row for row in vectors.tolist()]
-
-
-def _rows_from_json(rows: list[list[float] | None]) -> np.ndarray | None:
-    """The inverse; None where all rows are unknown, since nothing then says how wide they are."""
-    dim = next((len(row) for row in rows if row is not None), 0)
-    if not dim:
-        return None
-    return np.asarray([row if row is not None else [math.nan] * dim for row in rows], np.float32)
+    return (p for p in sorted(path.rglob("*")) if p.is_file() and p != path / BundleManifest.FILE)

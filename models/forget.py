@@ -5,7 +5,6 @@ What remains of them is what the shared weights learned from everybody's rows, u
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Collection
 from pathlib import Path
@@ -21,7 +20,8 @@ from core.contracts.bundle_spec import BundleSpec
 from core.errors import BundleError
 from core.files import write_json
 from core.forgotten import belongs
-from models.bundle import TOLERANCE, _batch_from_json, _write_manifest, load_bundle
+from models.bundle import TOLERANCE, load_bundle, write_manifest
+from models.golden import Golden, GoldenBatch, GoldenScores
 from models.inputs import USER_ID
 
 _ASIDE, _WORK = ".forgetting", ".forgotten"
@@ -56,8 +56,7 @@ def forget_in_bundle(path: Path, users: Collection[Any]) -> int:
 
 
 def _take_out(path: Path, users: Collection[Any]) -> None:
-    manifest = json.loads((path / "manifest.json").read_text())
-    load_bundle(path)  # its files are what they should be
+    name = load_bundle(path).manifest.name  # its files are what they should be
     file = path / "vocabulary" / f"{USER_ID}.parquet"
     keys = pq.read_table(file)["key"].combine_chunks()
     stay = pc.invert(belongs(keys, users))
@@ -69,25 +68,25 @@ def _take_out(path: Path, users: Collection[Any]) -> None:
     save_file(weights, path / "weights.safetensors")
     spec = BundleSpec.read(path)
     spec.model_copy(update={"encoder": spec.encoder.with_rows(USER_ID, len(rows))}).write(path)
-    golden = json.loads((path / "golden.json").read_text())
-    places = _make_unknown(golden["batch"], users)
-    write_json(path / "golden.json", {})
-    _write_manifest(path, manifest["name"])
-    found = load_bundle(path).score(_batch_from_json(golden["batch"]))
-    for name, before in golden["scores"].items():
-        now = getattr(found, name)
+    golden = Golden.read(path)
+    batch, places = _without(golden.batch, users)
+    write_json(path / Golden.FILE, {})
+    write_manifest(path, name)
+    found, scores = load_bundle(path).score(batch.as_request()), {}
+    for score, before in golden.scores:
+        now = getattr(found, score)
         gap = np.abs(now - np.asarray(before))
         gap[places] = 0.0
         if not gap.max(initial=0.0) <= TOLERANCE:
-            raise BundleError(f"{path}: without the forgotten users other golden rows have another {name}")
-        golden["scores"][name] = now.tolist()
-    write_json(path / "golden.json", golden)
-    _write_manifest(path, manifest["name"])
+            raise BundleError(f"{path}: without the forgotten users other golden rows have another {score}")
+        scores[score] = now.tolist()
+    Golden(batch=batch, scores=GoldenScores(**scores)).write(path)
+    write_manifest(path, name)
 
 
-def _make_unknown(batch: dict[str, Any], users: Collection[Any]) -> list[int]:
-    """Golden rows of the users become rows of somebody of whom nothing is known; returns which rows those are."""
-    hidden = {str(user) for user in users}
+def _without(golden: GoldenBatch, users: Collection[Any]) -> tuple[GoldenBatch, list[int]]:
+    """Golden rows of the users as rows of somebody of whom nothing is known, and which rows those are."""
+    batch, hidden = golden.model_dump(), {str(user) for user in users}
     found = [place for place, user in enumerate(batch["user"][USER_ID]) if str(user) in hidden]
     for place in found:
         for column in batch["user"].values():
@@ -95,4 +94,4 @@ def _make_unknown(batch: dict[str, Any], users: Collection[Any]) -> list[int]:
         batch["history"][place] = []
         for vectors in batch["user_vectors"].values():
             vectors[place] = None
-    return [row for row, user in enumerate(batch["user_index"]) if user in found]
+    return GoldenBatch(**batch), [row for row, user in enumerate(batch["user_index"]) if user in found]

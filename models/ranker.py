@@ -168,7 +168,7 @@ class Head(nn.Module):
         return [neutral(v, k) for neutral, v, k in zip(self.user_neutral, side.user_vectors, known, strict=True)]
 
 
-class Ranker(nn.Module):
+class RankingNetwork(nn.Module):
     """Tables and head: what is trained.
 
     Args:

@@ -18,6 +18,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from core.contracts.bundle_spec import BundleMetrics
+from core.contracts.results import Epoch, Quality
 from core.errors import DataError, SettingsError
 from core.log import logger
 from core.pace import progress
@@ -42,7 +44,7 @@ from models.encoded import EncodedRows
 from models.encoder import Encoder
 from models.loss import GradedLoss
 from models.measures import auc
-from models.ranker import Head, Ranker, user_vectors_read
+from models.ranker import Head, RankingNetwork, user_vectors_read
 
 LOG = logger("models")
 VALIDATION_BATCH = 16_384
@@ -71,8 +73,8 @@ class TrainReport:
     path: Path
     epochs: int
     best_epoch: int
-    validation: dict[str, float | None]
-    curves: list[dict[str, Any]]
+    validation: Quality
+    curves: list[Epoch]
     rows: int
     parameters: dict[str, int]
     samples_per_second: float
@@ -86,7 +88,7 @@ class Fit:
     encoder: Encoder
     tables: dict[str, Tensor]
     head: Head
-    curves: list[dict[str, Any]] = field(default_factory=list)
+    curves: list[Epoch] = field(default_factory=list)
     best: int = 0
     samples_per_second: float = 0.0
     samples_per_cpu_second: float = 0.0
@@ -116,7 +118,7 @@ def train(data: TrainingData, model: ModelSettings, train: TrainSettings, out: P
         fitted = fit(data, model, train, world, name)
         report = _report(fitted, out, name)
         if world.first:
-            metrics = {"best_epoch": report.best_epoch, "validation": report.validation}
+            metrics = BundleMetrics(best_epoch=report.best_epoch, validation=report.validation)
             write_bundle(
                 out, data, fitted.encoder, fitted.tables, fitted.head, name=name, metrics=metrics, curves=fitted.curves
             )
@@ -127,7 +129,7 @@ def train(data: TrainingData, model: ModelSettings, train: TrainSettings, out: P
         name,
         report.best_epoch,
         report.epochs,
-        report.validation["auc"],
+        report.validation.auc,
         f"{report.samples_per_second:,.0f}",
     )
     return report
@@ -150,14 +152,14 @@ def fit(data: TrainingData, model: ModelSettings, train: TrainSettings, world: W
     rates = _Rates(train, optimizer, wrapped)
     rule = StoppingRule(train.patience)
     head.trust.fill_(0.0)
-    begin: list[dict[str, Any]] = [
+    begin = [
         quality(validate(wrapped, encoder, encoded, part, world), encoded.label[part]) for part in (rows, held_out)
     ]
-    rule.keeps(0, begin[1]["logloss"], begin[1]["auc"])
+    rule.keeps(0, begin[1].logloss, begin[1].auc)
     kept = snapshot(wrapped)
     head.trust.fill_(1.0)
     run = Fit(encoder, {}, head, rows=len(rows))
-    run.curves.append({"epoch": 0, "loss": begin[0]["logloss"], **begin[1]})
+    run.curves.append(Epoch(epoch=0, loss=begin[0].logloss, **dict(begin[1])))
     averages, speeds = Averages(wrapped, train.averaging), []
     # Most trainings stop early: the time left is the longest it can be.
     for epoch in progress(range(1, train.epochs + 1), f"training {name}", unit="epochs at most", share=0.95):
@@ -173,9 +175,10 @@ def fit(data: TrainingData, model: ModelSettings, train: TrainSettings, world: W
         average_buffers(wrapped, world)
         averages.enter()
         scores = validate(wrapped, encoder, encoded, held_out, world)
-        run.curves.append({"epoch": epoch, "loss": loss, **quality(scores, encoded.label[held_out])})
-        LOG.info("%s: epoch %d, loss %.5f, validation AUC %s", name, epoch, loss, run.curves[-1]["auc"])
-        if rule.keeps(epoch, run.curves[-1]["logloss"], run.curves[-1]["auc"]):
+        found = quality(scores, encoded.label[held_out])
+        run.curves.append(Epoch(epoch=epoch, loss=loss, **dict(found)))
+        LOG.info("%s: epoch %d, loss %.5f, validation AUC %s", name, epoch, loss, found.auc)
+        if rule.keeps(epoch, found.logloss, found.auc):
             kept = snapshot(wrapped)
         if rule.done:
             break
@@ -204,7 +207,7 @@ def build(encoder: Encoder, model: ModelSettings, train: TrainSettings, world: W
     head = Head(model, encoder.layout).to(world.device)
     tables = Tables(encoder.layout, model.embedding_dim, device=torch.device("meta"))
     wrapped = shard(
-        Ranker(tables, head),
+        RankingNetwork(tables, head),
         world,
         learning_rate=train.embedding_learning_rate,
         # The loss is a sum over rows divided by the size of a batch, and so are its gradients.
@@ -266,10 +269,10 @@ def validate(model: nn.Module, encoder: Encoder, encoded: EncodedRows, rows: np.
     return scores
 
 
-def quality(logits: np.ndarray, label: np.ndarray) -> dict[str, float | None]:
-    """AUC (None where only one class is there) and log loss."""
+def quality(logits: np.ndarray, label: np.ndarray) -> Quality:
+    """AUC and log loss."""
     sign = np.where(label > 0, -1.0, 1.0)
-    return {"auc": auc(label, logits), "logloss": float(np.logaddexp(0, sign * logits).mean())}
+    return Quality(auc=auc(label, logits), logloss=float(np.logaddexp(0, sign * logits).mean()))
 
 
 def _epoch(
@@ -379,14 +382,14 @@ def _threads(count: int) -> Iterator[None]:
 
 
 def _report(fitted: Fit, out: Path, name: str) -> TrainReport:
-    best = next(point for point in fitted.curves if point["epoch"] == fitted.best)
+    best = next(point for point in fitted.curves if point.epoch == fitted.best)
     counted: Callable[[Any], int] = lambda tensors: sum(tensor.numel() for tensor in tensors)  # noqa: E731
     return TrainReport(
         name=name,
         path=out,
-        epochs=fitted.curves[-1]["epoch"],
+        epochs=fitted.curves[-1].epoch,
         best_epoch=fitted.best,
-        validation={key: best[key] for key in ("auc", "logloss")},
+        validation=Quality(auc=best.auc, logloss=best.logloss),
         curves=fitted.curves,
         rows=fitted.rows,
         parameters={"tables": counted(fitted.tables.values()), "dense": counted(fitted.head.parameters())},

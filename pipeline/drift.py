@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from core import Built, Manifest, Settings, Window
 from core.contracts.dataset_spec import DatasetSpec
+from core.contracts.drift import Drift
 from core.contracts.pointers import BundlePointer
 from core.contracts.statistics import COUNTED, statistic_columns
-from core.files import write_json
 from core.training_table import columns_of, read_rows
 from pipeline.declared import declared, shaping
 from pipeline.graph import GRAPH
@@ -39,11 +38,11 @@ def measure_drift(settings: Settings, window: Window = Window()) -> Manifest:
     reference = _champion_dataset(settings, table)
 
     def build(out: Path) -> Built:
-        body = {"verdict": "no champion", "features": {}, "drifted": []}
+        found = Drift(verdict="no champion", features={}, drifted=())
         if reference is not None:
-            body = _compare(declared(settings, "drift"), reference.path, table.path)
-        write_json(out / "drift.json", body)
-        return Built(rows={"drifted": len(body["drifted"])}, versions={"drift": body["verdict"]})
+            found = _compare(declared(settings, "drift"), reference.path, table.path)
+        found.write(out)
+        return Built(rows={"drifted": len(found.drifted)}, versions={"drift": found.verdict})
 
     return store.build(
         "drift",
@@ -55,7 +54,7 @@ def measure_drift(settings: Settings, window: Window = Window()) -> Manifest:
     )
 
 
-def _compare(settings: Settings, reference: Path, current: Path) -> dict[str, Any]:
+def _compare(settings: Settings, reference: Path, current: Path) -> Drift:
     from validation import compare
 
     spec = DatasetSpec.read(current)

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
 
+from core.contracts.contract import SpecFile
+from core.contracts.drift import Drift
 from core.contracts.results import Controls, Lift, Measures, Metrics, OverCounting, Promotion, System
 
 Level = Literal["alarm", "warning", "note"]
@@ -25,8 +27,14 @@ class Finding:
     level: Level
     text: str
 
-    def as_json(self) -> dict[str, str]:
-        return asdict(self)
+
+class Findings(SpecFile):
+    """`findings.json`: what the report says first, the most pressing first."""
+
+    FILE: ClassVar[str] = "findings.json"
+    REMAKE: ClassVar[str] = "delete the artifact and run `llm4msr report` again"
+
+    findings: tuple[Finding, ...]
 
 
 def findings(
@@ -35,7 +43,7 @@ def findings(
     lift: Lift,
     over_counting: OverCounting,
     verdict: Promotion,
-    drift: Mapping[str, Any],
+    drift: Drift,
     rejected: list[dict[str, Any]],
     rows_in: int,
     unknown_share: float,
@@ -50,7 +58,7 @@ def findings(
         lift: the model with knowledge over the plain one.
         over_counting: the model that may go live over counting.
         verdict: the promotion's.
-        drift: as `measure_drift` writes it.
+        drift: as `measure_drift` found it.
         rejected: table, rule and rows of the quarantine.
         rows_in: rows of all tables that came in.
         unknown_share: share of the training table's rows whose user has no vector of any kind.
@@ -201,9 +209,9 @@ def _calibration(scenarios: Mapping[str, Measures]) -> Iterator[Finding]:
             )
 
 
-def drift_finding(drift: Mapping[str, Any]) -> Iterator[Finding]:
+def drift_finding(drift: Drift) -> Iterator[Finding]:
     """The feature that drifted most, and how many others did."""
-    sizes = [(drift["features"][name][group]["psi"], name, group) for name, group in drift["drifted"]]
+    sizes = [(drift.features[name][group].psi or 0.0, name, group) for name, group in drift.drifted]
     if sizes:
         psi, name, group = max(sizes)
         where = "all rows" if group == "all" else group

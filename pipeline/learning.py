@@ -19,6 +19,7 @@ from core.contracts.kinds import by_name
 from core.contracts.pointers import BundlePointer, Release
 from core.contracts.results import (
     Choice,
+    Curves,
     DrawnNegatives,
     Ladder,
     Lift,
@@ -77,7 +78,7 @@ def train(settings: Settings, window: Window = Window()) -> Manifest:
             shutil.rmtree(work)
         for other, scored in others.items():
             pq.write_table(scored, out / f"predictions_{other}.parquet", compression="zstd")
-        (out / "curves.json").write_text(json.dumps(curves, indent=1, sort_keys=True) + "\n")
+        Curves(**curves).write(out)
         pq.write_table(_seen(data.rows), out / "seen.parquet", compression="zstd")
         return Built(rows=rows, versions={**source.versions, "dataset": source.digest})
 
@@ -228,14 +229,14 @@ def package(settings: Settings, window: Window = Window()) -> Manifest:
     champion = BundlePointer.read(store.root)
     if champion is None:
         raise MissingArtifactError(f"no champion yet ({BundlePointer.path(store.root)}); run `llm4msr promote` first")
-    from bento.package import LOCK, ROOMS, build_bento, has_bento
+    from bento.package import LOCK, ROOMS, Packaged, build_bento, has_bento
 
     def build(out: Path) -> Built:
         tag = build_bento(settings, champion.folder(store.root), out / "run")
         LOG.info("packaged as %s", tag)
         # Every build has a tag of its own, so it is no part of what makes two packages the same.
         (out / "run" / "tag").write_text(tag)
-        _write(out / "bento.json", {"tag_name": tag.split(":")[0], "bundle": champion.bundle})
+        Packaged(tag_name=tag.split(":")[0], bundle=champion.bundle).write(out)
         return Built(versions={"bundle": champion.digest})
 
     return store.build(
@@ -372,7 +373,7 @@ def _track(settings: Settings, source: Manifest, scores: Manifest) -> None:
     from pipeline import tracking
 
     metrics, choice = Metrics.read(scores.path), Choice.read(scores.path)
-    curves = json.loads(source.file("curves.json").read_text())
+    curves = Curves.read(source.path).as_json()
     for name in SYSTEMS:
         bundle = source.path / f"bundle_{name}"
         params = {**settings.section("model", "train"), "system": name, "dataset": source.versions.get("dataset", "")}

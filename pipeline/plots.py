@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import matplotlib
@@ -16,7 +17,8 @@ import matplotlib.pyplot as plt
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
-from core.contracts.results import Comparison, Measures, SystemMetrics
+from core.contracts.drift import Drift
+from core.contracts.results import Comparison, Epoch, Measures, System, SystemMetrics
 from pipeline.ladder import Rung
 
 PLAIN, KNOWING, MUTED, WORSE = "#6b7280", "#2457a6", "#c9ced6", "#b42318"
@@ -98,16 +100,16 @@ def ladder(rungs: list[Rung]) -> str:
         return _svg(figure)
 
 
-def curves(systems: dict[str, Any]) -> str:
+def curves(systems: Mapping[System, Sequence[Epoch]]) -> str:
     """Training loss and validation AUC per epoch of both systems."""
     colours = {name: KNOWING if name == "knowledge" else PLAIN for name in systems}
     with plt.rc_context(_STYLE):
         figure, (left, right) = plt.subplots(1, 2, figsize=(_WIDTH, 2.6))
         for name, rows in systems.items():
-            epochs = [row["epoch"] for row in rows]
+            epochs = [row.epoch for row in rows]
             marker = "o" if len(rows) == 1 else None
-            left.plot(epochs, [row["loss"] for row in rows], color=colours[name], marker=marker)
-            right.plot(epochs, [row["auc"] for row in rows], color=colours[name], marker=marker)
+            left.plot(epochs, [row.loss for row in rows], color=colours[name], marker=marker)
+            right.plot(epochs, [row.auc for row in rows], color=colours[name], marker=marker)
         for axes, title in ((left, "training loss"), (right, "validation AUC")):
             axes.set(xlabel="epoch", title=title)
             axes.xaxis.get_major_locator().set_params(integer=True)
@@ -153,20 +155,20 @@ def volume(rows: pa.Table) -> str:
         return _svg(figure)
 
 
-def drift(found: dict[str, Any]) -> str:
+def drift(found: Drift) -> str:
     """Stability index and KL divergence per feature: a dot per scenario, a ring for all rows, a line at the limit."""
-    names = list(found["features"])[::-1]
+    names = list(found.features)[::-1]
     titles = {"psi": "stability index (PSI)", "kl": "KL divergence (nats)"}
     with plt.rc_context(_STYLE):
         figure, both = plt.subplots(1, 2, sharey=True, figsize=(_WIDTH, 1.5 + 0.28 * max(len(names), 1)))
         for axes, (measure, title) in zip(both, titles.items(), strict=True):
-            limit = found["limits"][measure]
+            limit = getattr(found.limits, measure)
             for place, name in enumerate(names):
-                for group, body in found["features"][name].items():
-                    if body[measure] is not None:
-                        colour = WORSE if body[measure] > limit else PLAIN
+                for group, body in found.features[name].items():
+                    if (size := getattr(body, measure)) is not None:
+                        colour = WORSE if size > limit else PLAIN
                         face = "none" if group == "all" else colour
-                        axes.plot(body[measure], place, "o", color=colour, mfc=face, ms=8 if group == "all" else 4)
+                        axes.plot(size, place, "o", color=colour, mfc=face, ms=8 if group == "all" else 4)
             axes.axvline(limit, color=MUTED, lw=1, zorder=0)
             axes.set_xlim(left=0)
             axes.set_xlabel(title)

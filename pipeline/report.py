@@ -14,14 +14,15 @@ import pyarrow.parquet as pq
 from markupsafe import Markup
 
 from core import Built, Manifest, Settings, Window
+from core.contracts.bundle_spec import BundleMetrics
 from core.contracts.dataset_spec import DatasetSpec
+from core.contracts.drift import Drift
 from core.contracts.kinds import is_of, kinds_of
-from core.contracts.results import Change, Controls, Ladder, Lift, Metrics, OverCounting, Promotion
-from core.files import write_json
+from core.contracts.results import Change, Controls, Curves, Ladder, Lift, Metrics, OverCounting, Promotion
 from core.training_table import read_rows
 from pipeline.declared import declared
 from pipeline.drift import measure_drift
-from pipeline.findings import findings
+from pipeline.findings import Findings, findings
 from pipeline.graph import GRAPH
 from pipeline.ladder import ladder, worth
 from pipeline.stages import DATA_DOCS
@@ -77,9 +78,10 @@ def _write(out: Path, settings: Settings, parts: dict[str, Manifest]) -> Built:
     )
     environment.filters |= {"number": _number, "count": "{:,}".format, "interval": _interval, "loss": _loss}
     (out / "report.html").write_text(environment.get_template("report.html.j2").render(**content), encoding="utf-8")
-    found = [finding.as_json() for finding in content["findings"]]
-    write_json(out / "findings.json", {"findings": found})
-    return Built(rows={"findings": len(found), "alarms": sum(one["level"] == "alarm" for one in found)})
+    found = Findings(findings=content["findings"])
+    found.write(out)
+    alarms = sum(one.level == "alarm" for one in found.findings)
+    return Built(rows={"findings": len(found.findings), "alarms": alarms})
 
 
 def _content(settings: Settings, parts: dict[str, Manifest]) -> dict[str, Any]:
@@ -93,8 +95,8 @@ def _content(settings: Settings, parts: dict[str, Manifest]) -> dict[str, Any]:
 
     rejected = _rejected(parts["validate"])
     withdrawn = {name: parts["validate"].rows.get(f"withdrawn_{name}", 0) for name in ("users", "items")}
-    verdict, drift = Promotion.read(parts["promote"].path), _json(parts["drift"], "drift.json")
-    curves, controls = _json(parts["train"], "curves.json"), Controls.read(parts["controls"].path)
+    verdict, drift = Promotion.read(parts["promote"].path), Drift.read(parts["drift"].path)
+    curves, controls = Curves.read(parts["train"].path).by_system, Controls.read(parts["controls"].path)
     rungs = ladder(metrics, Ladder.read(scores), controls)
     texts = bool(parts["knowledge"].rows.get("item_text", 1))
     return {
@@ -117,7 +119,7 @@ def _content(settings: Settings, parts: dict[str, Manifest]) -> dict[str, Any]:
         "ladder": rungs,
         "worth": worth(controls, texts),
         "verdict": verdict,
-        "best_epoch": {name: _json(parts["train"], f"bundle_{name}/metrics.json")["best_epoch"] for name in curves},
+        "best_epoch": {name: BundleMetrics.read(parts["train"].file(f"bundle_{name}")).best_epoch for name in curves},
         "versions": parts["knowledge"].versions,
         "artifacts": {name: manifest.digest for name, manifest in parts.items()},
         "plots": {
@@ -126,7 +128,7 @@ def _content(settings: Settings, parts: dict[str, Manifest]) -> dict[str, Any]:
             "curves": Markup(plots.curves(curves)),
             "calibration": Markup(plots.calibration(metrics.knowledge)),
             "volume": Markup(plots.volume(rows)),
-            "drift": Markup(plots.drift(drift)) if drift["features"] else None,
+            "drift": Markup(plots.drift(drift)) if drift.features else None,
         },
         "drift": drift,
         "findings": findings(
@@ -206,10 +208,6 @@ def _rejected(clean: Manifest) -> list[dict[str, Any]]:
 def _counts(column: pa.ChunkedArray) -> dict[str, int]:
     found = sorted(pc.value_counts(column).to_pylist(), key=lambda v: (-v["counts"], str(v["values"])))
     return {v["values"]: v["counts"] for v in found}
-
-
-def _json(manifest: Manifest, name: str) -> Any:
-    return json.loads(manifest.file(name).read_text(encoding="utf-8"))
 
 
 def _number(value: float | None, digits: int = 4, sign: bool = False) -> str:

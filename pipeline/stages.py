@@ -18,6 +18,7 @@ from core import (
     Window,
     logger,
 )
+from core.contracts.gates import GateResults
 from core.contracts.pointers import CataloguePointer, PublishedCatalogue, PushPointer
 from core.forgotten import Forgotten
 from pipeline.declared import declared, shaping
@@ -84,7 +85,6 @@ def validate(settings: Settings, window: Window = Window()) -> Manifest:
     def build(out: Path) -> Built:
         from validation import validate_source
 
-        results = [json.loads(manifest.file("results.json").read_text()) for manifest in before]
         return validate_source(
             source.path,
             out,
@@ -92,7 +92,7 @@ def validate(settings: Settings, window: Window = Window()) -> Manifest:
             clock,
             run_id=source.digest[:16],
             window=window,
-            earlier=results,
+            earlier=[GateResults.read(manifest.path) for manifest in before],
             previous=before[-1].path if before else None,
             replaced=replaced,
         )
@@ -240,8 +240,7 @@ def materialize(settings: Settings, window: Window = Window()) -> Manifest:
 
 def _any_text(clean: list[Manifest]) -> bool:
     """Whether an item of any window has a text."""
-    results = (json.loads(m.file("results.json").read_text()) for m in clean)
-    return any(result["tables"]["items"]["facts"].get("share_with_text") for result in results)
+    return any(GateResults.read(m.path).tables["items"].facts.share_with_text for m in clean)
 
 
 def later_window(store: ArtifactStore, window: Window) -> str | None:

@@ -17,6 +17,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from core.contracts.drift import ComparedRows, Divergence, Drift, DriftLimits
 from core.limits import ValidationSettings
 
 BINS = 10
@@ -37,9 +38,7 @@ def profile(rows: pa.Table, columns: Sequence[str]) -> dict[str, Any]:
     return {name: _bins(rows[name]) for name in columns if name in rows.column_names}
 
 
-def compare(
-    reference: pa.Table, current: pa.Table, columns: Sequence[str], settings: ValidationSettings
-) -> dict[str, Any]:
+def compare(reference: pa.Table, current: pa.Table, columns: Sequence[str], settings: ValidationSettings) -> Drift:
     """Drift of each column, over all rows and within each scenario, and of the scenarios themselves.
 
     Args:
@@ -49,13 +48,11 @@ def compare(
         settings: `max_psi`, `max_kl` and `min_drift_rows` are the limits.
 
     Returns:
-        {"verdict": "drift" | "stable" | "too few rows", "limits", "rows", "features": {column: {group: {"psi", "kl",
-        "rows", "drift"}}}, "drifted": [[column, group], ...], "unknown": [column, ...]}; JSON-able. Groups are `all`
-        and the scenarios; one that has too few rows on a side has nulls.
+        What was found, of every column and group: `all` and the scenarios.
     """
     bins = profile(reference, ["scenario", *columns])
     masks = _groups(reference, current)
-    features: dict[str, Any] = {}
+    features: dict[str, dict[str, Divergence]] = {}
     for name, where in bins.items():
         if name not in current.column_names:
             continue
@@ -65,16 +62,16 @@ def compare(
         features[name] = {
             group: _measure(old[mine], new[theirs], size, settings) for group, (mine, theirs) in groups.items()
         }
-    drifted = [[name, group] for name, groups in features.items() for group, body in groups.items() if body["drift"]]
+    drifted = [(name, group) for name, groups in features.items() for group, body in groups.items() if body.drift]
     enough = min(reference.num_rows, current.num_rows) >= settings.min_drift_rows
-    return {
-        "verdict": "too few rows" if not enough else "drift" if drifted else "stable",
-        "limits": {"psi": settings.max_psi, "kl": settings.max_kl},
-        "rows": {"reference": reference.num_rows, "current": current.num_rows},
-        "features": features,
-        "drifted": drifted,
-        "unknown": sorted(set(columns) - set(features)),
-    }
+    return Drift(
+        verdict="too few rows" if not enough else "drift" if drifted else "stable",
+        limits=DriftLimits(psi=settings.max_psi, kl=settings.max_kl),
+        rows=ComparedRows(reference=reference.num_rows, current=current.num_rows),
+        features=features,
+        drifted=tuple(drifted),
+        unknown=tuple(sorted(set(columns) - set(features))),
+    )
 
 
 def divergences(old: np.ndarray, new: np.ndarray) -> tuple[float, float]:
@@ -84,12 +81,12 @@ def divergences(old: np.ndarray, new: np.ndarray) -> tuple[float, float]:
     return float(((q - p) * ratio).sum()), float((q * ratio).sum())
 
 
-def _measure(old: np.ndarray, new: np.ndarray, size: int, settings: ValidationSettings) -> dict[str, Any]:
+def _measure(old: np.ndarray, new: np.ndarray, size: int, settings: ValidationSettings) -> Divergence:
     if min(len(old), len(new)) < settings.min_drift_rows:
-        return {"psi": None, "kl": None, "rows": len(new), "drift": False}
+        return Divergence(psi=None, kl=None, rows=len(new), drift=False)
     psi, kl = divergences(np.bincount(old, minlength=size), np.bincount(new, minlength=size))
     drift = psi > settings.max_psi or kl > settings.max_kl
-    return {"psi": round(psi, 6), "kl": round(kl, 6), "rows": len(new), "drift": drift}
+    return Divergence(psi=round(psi, 6), kl=round(kl, 6), rows=len(new), drift=drift)
 
 
 def _groups(reference: pa.Table, current: pa.Table) -> dict[str, tuple[np.ndarray, np.ndarray]]:

@@ -1,15 +1,13 @@
-"""Files beside the tables: JSON objects and vector matrices."""
+"""Files beside the tables: vector matrices and their digests."""
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from core.contracts.kinds import KINDS, KnowledgeKind, find_kind
-from core.errors import DataError, GateError, MissingArtifactError
+from core.errors import GateError, MissingArtifactError
 
 
 def need_kind(view: str, place: Path) -> KnowledgeKind:
@@ -23,24 +21,6 @@ def need_kind(view: str, place: Path) -> KnowledgeKind:
         known = ", ".join(kind.view for kind in KINDS)
         raise GateError(f"{place}: {view!r} is no kind of knowledge; there are {known}")
     return kind
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object from a file.
-
-    Raises:
-        MissingArtifactError: there is no such file.
-        DataError: it is not a JSON object.
-    """
-    if not path.is_file():
-        raise MissingArtifactError(f"{path} does not exist; run the stage that writes it first")
-    try:
-        body = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise DataError(f"is not a JSON object ({error})", file=path) from error
-    if not isinstance(body, dict):
-        raise DataError("is not a JSON object", file=path)
-    return body
 
 
 def read_matrix(path: Path) -> tuple[np.ndarray, str]:

@@ -14,13 +14,14 @@ import pyarrow.parquet as pq
 
 from core import Clock, Settings
 from core.contracts.kinds import KINDS, KnowledgeKind, kinds_named
+from core.contracts.knowledge_versions import KnowledgeVersions
 from core.duck import name_of
 from core.tables import knowledge_schema, knowledge_text_schema
 from validation import frames, identity
 from validation.database import database, one_row, view
 from validation.docs import write_data_docs
 from validation.engine import Checker
-from validation.files import need_kind, read_digests, read_json, read_matrix
+from validation.files import need_kind, read_digests, read_matrix
 from validation.report import Outcome
 from validation.suites import knowledge as suites
 
@@ -61,7 +62,7 @@ def validate_knowledge(
     users = kinds_named(settings.knowledge.user_vectors)
     wanted = [kind.view for kind in (*(kind for kind in KINDS if kind.entity != "user"), *users)]
     extra = sorted(path.parent.name for path in folder.glob("*/index.parquet"))
-    versions = read_json(folder / "versions.json")
+    versions = KnowledgeVersions.read(folder).by_kind
     outcomes = [
         _vectors(folder / name, name, settings, clock, active, versions, previous and previous / name, texts)
         for name in dict.fromkeys([*wanted, *extra])

@@ -15,8 +15,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from core import Built, Clock, Settings, Window, catalogues, logger, to_micros
+from core.contracts.gates import GateResults
 from core.duck import name_of
-from core.files import write_json
 from core.manifest import RUN_FOLDER
 from core.tables import GRADE, ROW_NUMBER, SCENARIOS, IdTypes, conform, interactions_schema, items_schema, users_schema
 from validation import frames, history, withdrawals
@@ -41,7 +41,7 @@ def validate_source(
     run_id: str,
     *,
     window: Window = Window(),
-    earlier: Sequence[Mapping[str, Any]] = (),
+    earlier: Sequence[GateResults] = (),
     docs: bool = True,
     part_of: Path | None = None,
     previous: Path | None = None,
@@ -92,7 +92,9 @@ def validate_source(
         shutil.copyfile(source / catalogues.FILE, out / catalogues.FILE)
         withdrawn = _check_withdrawn(outcomes, out, previous, replaced)
     _check_history(outcomes["interactions"], out, settings, window, earlier, previous)
-    write_json(out / "results.json", {"verdict": "passed", "tables": {n: o.as_json() for n, o in outcomes.items()}})
+    GateResults.model_validate({"verdict": "passed", "tables": {n: o.as_json() for n, o in outcomes.items()}}).write(
+        out
+    )
     if docs:
         write_data_docs(list(outcomes.values()), out / RUN_FOLDER / "data_docs", clock, run_id)
     rows = {name: int(outcomes[name].facts["clean_rows"]) for name in TABLES}
@@ -382,7 +384,7 @@ def _check_history(
     out: Path,
     settings: Settings,
     window: Window,
-    results: Sequence[Mapping[str, Any]],
+    results: Sequence[GateResults],
     previous: Path | None,
 ) -> None:
     """Describe the window for later ones, and compare it with earlier ones."""
@@ -395,9 +397,9 @@ def _check_history(
             withdrawals.view_of_known(connection, name, out, previous)
         now, past = history.describe(connection, settings, window), history.earlier(results, settings)
         new = history.new_scenarios(now, past, settings)
-        known = [name for name in now["scenarios"] if name not in new]
+        known = [name for name in now.scenarios if name not in new]
         like = history.describe(connection, settings, window, known) if new else now
-    outcome.facts[history.KEY] = now
+    outcome.facts["window"] = now
     outcome.judge({**history.judge(like, past, settings), "new_scenarios": ", ".join(new)})
 
 

@@ -1,4 +1,4 @@
-"""`spec.json` of a bundle: what training hands to serving beside the weights."""
+"""What training hands to serving beside the weights: a bundle's `spec.json`, `metrics.json` and `manifest.json`."""
 
 from __future__ import annotations
 
@@ -7,7 +7,9 @@ from typing import ClassVar, Self
 
 from pydantic import BaseModel, ConfigDict
 
+from core.contracts.contract import SpecFile
 from core.contracts.dataset_spec import FeatureSpec
+from core.contracts.results import Quality
 from core.errors import BundleError, Llm4msrError
 from core.settings import ModelSettings
 
@@ -74,3 +76,35 @@ class BundleSpec(FeatureSpec):
     name: str
     model: ModelSettings
     encoder: EncoderSpec
+
+
+class BundleFile(SpecFile):
+    """Another file of a bundle."""
+
+    REMAKE: ClassVar[str] = "copy the bundle again or train again"
+    ERROR: ClassVar[type[Llm4msrError]] = BundleError
+
+
+class BundleMetrics(BundleFile):
+    """`metrics.json`: the epoch whose weights were kept, and what they came to on validation rows."""
+
+    FILE: ClassVar[str] = "metrics.json"
+
+    best_epoch: int
+    validation: Quality
+
+
+class BundleManifest(BundleFile):
+    """`manifest.json`.
+
+    Attributes:
+        name: the system.
+        files: name to SHA-256 of its bytes.
+        digest: of `files`.
+    """
+
+    FILE: ClassVar[str] = "manifest.json"
+
+    name: str
+    files: Mapping[str, str]
+    digest: str

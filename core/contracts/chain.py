@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
-from typing import ClassVar, Self
+from typing import ClassVar
 
-from core.contracts.contract import Contract
-from core.files import write_json
+from core.contracts.contract import Part, SpecFile
 
 
-class Chain(Contract):
-    """Of an artifact in segments.
+class Chain(SpecFile):
+    """Of an artifact in segments; one that an earlier version wrote whole has none.
 
     Attributes:
         sources: how many validated artifacts it was built from, the oldest window's first.
@@ -25,22 +23,8 @@ class Chain(Contract):
     until: int | None = None
     segments: tuple[int, ...] = ()
 
-    @classmethod
-    def read(cls, folder: Path) -> Self:
-        """The chain of an artifact's folder.
 
-        Raises:
-            FileNotFoundError: it has none: an earlier version wrote it whole.
-            CorruptArtifactError: it cannot be used.
-        """
-        return cls.read_file(folder / cls.FILE)
-
-    def write(self, folder: Path) -> None:
-        """Write it into a folder."""
-        write_json(folder / self.FILE, self.as_json())
-
-
-class IndexState(Contract):
+class IndexState(Part):
     """The entries of an index that rows were joined with.
 
     Attributes:

@@ -12,6 +12,12 @@ from core.errors import CorruptArtifactError, Llm4msrError
 from core.files import write_json
 
 
+class Part(BaseModel):
+    """A part of such a file."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
 class Contract(BaseModel):
     """The content of such a file. A file without a `format` is of format 1.
 
@@ -85,7 +91,7 @@ class Contract(BaseModel):
 
 
 class SpecFile(Contract):
-    """A contract that lies as `spec.json` in the folder of what it describes."""
+    """A contract that lies as `FILE` in the folder of what it describes."""
 
     FILE: ClassVar[str] = "spec.json"
 

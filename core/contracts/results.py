@@ -7,7 +7,7 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from core.contracts.contract import SpecFile
+from core.contracts.contract import Part, SpecFile
 
 System = Literal["plain", "knowledge"]
 Says = Literal["better", "worse", "no difference can be told", "undefined"]
@@ -21,11 +21,7 @@ class ResultFile(SpecFile):
         return self.model_dump(mode="json", exclude_unset=True)
 
 
-class _Part(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class CalibrationBin(_Part):
+class CalibrationBin(Part):
     """Rows of about equal scores: their mean prediction, and the share that is positive."""
 
     rows: int
@@ -33,7 +29,7 @@ class CalibrationBin(_Part):
     actual: float
 
 
-class Calibration(_Part):
+class Calibration(Part):
     """Predictions over positives, the mean gap of the bins, and the bins."""
 
     ratio: float | None
@@ -41,7 +37,7 @@ class Calibration(_Part):
     bins: tuple[CalibrationBin, ...]
 
 
-class Measures(_Part):
+class Measures(Part):
     """Measures of one system on some rows; what is undefined is None."""
 
     rows: int
@@ -65,7 +61,7 @@ class DrawnNegatives(BaseModel):
     strategy: str
 
 
-class SystemMetrics(_Part):
+class SystemMetrics(Part):
     """What `models.evaluate` says of a system: all rows, each scenario, cold users."""
 
     overall: Measures
@@ -95,7 +91,7 @@ class Metrics(ResultFile):
         return {"plain": self.plain, "knowledge": self.knowledge}[system]
 
 
-class Change(_Part):
+class Change(Part):
     """A measure of two systems, the second minus the first, with a confidence interval.
 
     Attributes:
@@ -115,7 +111,7 @@ class Change(_Part):
     says: Says
 
 
-class GroupChange(_Part):
+class GroupChange(Part):
     """AUC and log loss of two systems on some rows."""
 
     rows: int
@@ -129,7 +125,7 @@ class GroupChange(_Part):
         return iter((("AUC", self.auc), ("log loss", self.logloss)))
 
 
-class Comparison(_Part):
+class Comparison(Part):
     """What `models.compare` says of two systems: all rows, each scenario, cold users."""
 
     overall: GroupChange
@@ -225,7 +221,41 @@ class Promotion(ResultFile):
     champion: str | None
 
 
-class Placebo(_Part):
+class Quality(Part):
+    """AUC, None where only one class is there, and log loss of validation rows."""
+
+    auc: float | None
+    logloss: float
+
+
+class Epoch(Quality):
+    """What an epoch of a training came to; epoch 0 is the base, before any step.
+
+    Attributes:
+        epoch: its number.
+        loss: mean loss of its training rows.
+    """
+
+    epoch: int
+    loss: float
+
+
+class Curves(ResultFile):
+    """`curves.json`: every epoch of both systems' trainings."""
+
+    FILE: ClassVar[str] = "curves.json"
+    REMAKE: ClassVar[str] = "delete the artifact and run `llm4msr train` again"
+
+    plain: tuple[Epoch, ...]
+    knowledge: tuple[Epoch, ...]
+
+    @property
+    def by_system(self) -> dict[System, tuple[Epoch, ...]]:
+        """Both by their names."""
+        return {"knowledge": self.knowledge, "plain": self.plain}
+
+
+class Placebo(Part):
     """A placebo's metrics, and the model with knowledge over it."""
 
     metrics: SystemMetrics

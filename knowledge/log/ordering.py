@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import ClassVar
 
 import duckdb
 import numpy as np
@@ -16,9 +15,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from core.contracts.contract import SpecFile
 from core.digest import sha256_file, sha256_json
 from core.duck import arrow_of, quoted, slices, tables_of
-from core.files import write_json
+from core.errors import CorruptArtifactError
 from core.log import logger
 from core.manifest import data_digest
 from knowledge.storage.buckets import HASH_BITS
@@ -29,6 +29,23 @@ KEY = ("user_id", "t", "item_id", "scenario")
 # Raise it when the files' content changes.
 _FORMAT = 1
 _GROUP = 65_536
+
+
+class OrderedRows(SpecFile):
+    """`meta.json` beside a source in order.
+
+    Attributes:
+        part: its number in their column `part`.
+        rows: how many.
+        sha256: file to the hash of its bytes.
+    """
+
+    FILE: ClassVar[str] = "meta.json"
+    REMAKE: ClassVar[str] = "it is made again"
+
+    part: int
+    rows: int
+    sha256: Mapping[str, str]
 
 
 @dataclass(frozen=True)
@@ -51,13 +68,15 @@ def put_in_order(connection: duckdb.DuckDBPyConnection, source: Path, folder: Pa
     )[:16]
     target = folder / name
     if target.is_dir() and (meta := _sound(target)) is not None:
-        return OrderedSource(target, meta["part"], meta["rows"])
+        return OrderedSource(target, meta.part, meta.rows)
     scratch = folder / f".{name}.{uuid.uuid4().hex}"
     scratch.mkdir(parents=True)
     try:
-        meta = {"part": int(name[:15], 16), "rows": _write_rows(connection, file, cut, int(name[:15], 16), scratch)}
+        part = int(name[:15], 16)
+        rows = _write_rows(connection, file, cut, part, scratch)
         _write_users(connection, scratch)
-        write_json(scratch / "meta.json", meta | {"sha256": {n: sha256_file(scratch / n) for n in FILES}})
+        meta = OrderedRows(part=part, rows=rows, sha256={n: sha256_file(scratch / n) for n in FILES})
+        meta.write(scratch)
         try:
             scratch.rename(target)
         except OSError:
@@ -65,7 +84,7 @@ def put_in_order(connection: duckdb.DuckDBPyConnection, source: Path, folder: Pa
                 raise
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
-    return OrderedSource(target, meta["part"], meta["rows"])
+    return OrderedSource(target, meta.part, meta.rows)
 
 
 def _write_rows(connection: duckdb.DuckDBPyConnection, file: Path, cut: int | None, part: int, folder: Path) -> int:
@@ -123,14 +142,14 @@ def _write_users(connection: duckdb.DuckDBPyConnection, folder: Path) -> None:
         writer.close()
 
 
-def _sound(folder: Path) -> Mapping[str, Any] | None:
+def _sound(folder: Path) -> OrderedRows | None:
     """A source's meta data, None (and the source thrown away) where a file is not the one that was written."""
     try:
-        meta: Mapping[str, Any] = json.loads((folder / "meta.json").read_text())
-        if all(sha256_file(folder / name) == meta["sha256"][name] for name in FILES):
+        meta = OrderedRows.read(folder)
+        if all(sha256_file(folder / name) == meta.sha256.get(name) for name in FILES):
             return meta
         problem = "checksum differs"
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, CorruptArtifactError) as error:
         problem = str(error)
     LOG.warning("the log in order at %s is damaged (%s); it is made again", folder, problem)
     trash = folder.with_name(f".{folder.name}.{uuid.uuid4().hex}")

@@ -2,22 +2,30 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from core.contracts.contract import SpecFile
 from core.contracts.kinds import PUSHED
+from core.contracts.knowledge_versions import KnowledgeVersions
 from core.errors import MissingArtifactError
-from core.files import write_json
 from knowledge.pooling.means import pool_one, weights
 from knowledge.storage.compressor import FILE, Compressor
 
-DECAY = "decay.json"
+
+class Decay(SpecFile):
+    """`decay.json` beside pooled vectors whose rows count less with age: after how many microseconds half."""
+
+    FILE: ClassVar[str] = "decay.json"
+    REMAKE: ClassVar[str] = KnowledgeVersions.REMAKE
+
+    half_life: int
 
 
 class Pooler:
@@ -69,13 +77,12 @@ def load_pooler(folder: Path) -> Pooler:
         )
     ids = pq.read_table(folder / "item_text" / "raw_index.parquet").column("item_id").combine_chunks()
     raw = np.load(folder / "item_text" / "raw.npy", mmap_mode="r", allow_pickle=False)
-    version = json.loads((folder / "versions.json").read_text())[PUSHED.name]
-    decay = own / DECAY
-    half_life = json.loads(decay.read_text())["half_life"] if decay.is_file() else None
+    version = KnowledgeVersions.of(folder, PUSHED.name)
+    half_life = Decay.read(own).half_life if (own / Decay.FILE).is_file() else None
     return Pooler(ids, raw, Compressor.load(own / FILE), version, half_life)
 
 
 def save_decay(folder: Path, half_life: int | None) -> None:
     """Let `load_pooler` know the half-life (microseconds) of the pooled vectors in the folder, if there is one."""
     if half_life is not None:
-        write_json(folder / DECAY, {"half_life": half_life})
+        Decay(half_life=half_life).write(folder)

@@ -13,10 +13,10 @@ import numpy as np
 import torch
 
 from core.errors import SettingsError
+from knowledge.reasoners.answering import Answering
 from knowledge.reasoners.base import Progress, to_half
 from knowledge.reasoners.batching import batches, packs
 from knowledge.reasoners.frozen import FrozenModel, Prefix
-from knowledge.reasoners.generation import Answering
 from knowledge.reasoners.packing import pack
 
 

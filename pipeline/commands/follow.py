@@ -23,7 +23,7 @@ from core.errors import DataError, StorageError
 from core.objects import read_json
 
 if TYPE_CHECKING:
-    from feature_repo.live import CurrentPusher
+    from feature_repo.pusher import CurrentPusher
 
 LOG = logger("cli")
 LONGEST = 1 << 20

@@ -7,19 +7,20 @@ serving goes on; each says that it was (`rewritten`), and is built anew when its
 
 from __future__ import annotations
 
-import json
 import shutil
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from pydantic import Field
 
 from core import ArtifactStore, Manifest, Settings, logger, wall
+from core.contracts.contract import Contract
 from core.contracts.ingested import Ingested
 from core.contracts.kinds import KINDS, kinds_of
 from core.contracts.pointers import rename_digests
@@ -146,6 +147,18 @@ def is_pending(settings: Settings) -> bool:
     return _pending_file(settings.root).is_file()
 
 
+class Pending(Contract):
+    """What a call keeps until it has ended, so that another goes on where it was cut short.
+
+    Attributes:
+        digests: of rewritten artifacts, old to new.
+    """
+
+    REMAKE: ClassVar[str] = "delete it and run `llm4msr forget` again"
+
+    digests: Mapping[str, str] = Field(default_factory=dict)
+
+
 class _Forgetting:
     """The places of a root, one after another; with `act` they are changed, else only counted."""
 
@@ -155,12 +168,11 @@ class _Forgetting:
         self.found = Found()
         self.pending_file = _pending_file(self.root)
         self.pending = act and self.pending_file.is_file()
-        body = json.loads(self.pending_file.read_text()) if self.pending else {}
-        self.digests: dict[str, str] = body.get("digests", {})
+        self.digests = dict(Pending.read_file(self.pending_file).digests) if self.pending else {}
 
     def note(self) -> None:
         """Keep which digests artifacts had, before they have others."""
-        replace_json(self.pending_file, {"digests": self.digests})
+        replace_json(self.pending_file, Pending(digests=self.digests).as_json())
 
     def places(self) -> Found:
         """Go through all of them."""

@@ -31,7 +31,16 @@ def make_plan(
     Where the plan is for this machine and model, the measured share of the limit takes the place of `share`.
     """
     from knowledge import make_reasoner
-    from knowledge.plan import DEVICES, Device, cost, layer_share, matrix_rate, shape_from_config, shape_of, short_run
+    from knowledge.plan import (
+        DEVICES,
+        Device,
+        architecture_from_config,
+        architecture_of,
+        cost,
+        layer_share,
+        matrix_rate,
+        short_run,
+    )
 
     chosen = settings.knowledge
     here = device in (None, "here") and tflops is None
@@ -46,25 +55,27 @@ def make_plan(
     local = chosen.reasoner != "openai"
     if local:
         reasoner: Any = make_reasoner(chosen)
-        own = shape_from_config(reasoner.model.config)
+        own = architecture_from_config(reasoner.model.config)
     if local and (measure or here):
         rate = matrix_rate(chosen.device if chosen.device != "auto" else "cuda", chosen.dtype)
     if local and own and rate and measure and len(sample) > 1:
         check = asdict(short_run(reasoner, sample[:: max(1, len(sample) // _MEASURED)][:_MEASURED], own, rate))
         check["model"] = chosen.model or chosen.reasoner
     tried = not model or chosen.model == model
-    shape = own if tried else shape_of(model or "")
-    if shape is None:
-        raise SettingsError("the model runs on a server: name its --model (a folder or a known shape) and its --device")
+    architecture = own if tried else architecture_of(model or "")
+    if architecture is None:
+        raise SettingsError(
+            "the model runs on a server: name its --model (a folder or a known architecture) and its --device"
+        )
     if here and rate is None:
         raise SettingsError("the model does not run on this machine: name its --device or --tflops")
     named = DEVICES.get(device or "", Device(rate or 1.0, 1e11))
     limit = Device(tflops * 1e12, named.bandwidth) if tflops else named
     reached = check["share"] if here and check and tried else share
     # The loaded model is already cut at its layer; another model is cut in proportion.
-    layers = 1.0 if tried else layer_share(chosen, shape.layers)
+    layers = 1.0 if tried else layer_share(chosen, architecture.layers)
     answer = chosen.generate.max_new_tokens if chosen.generate else 0
-    costs = cost(texts, shape, limit, share=max(reached, 1e-6), layers=layers, answer=answer, price=price)
+    costs = cost(texts, architecture, limit, share=max(reached, 1e-6), layers=layers, answer=answer, price=price)
     rows = [c.as_json() for c in costs]
     return {
         "model": model or chosen.model or chosen.reasoner,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shlex
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,6 +15,7 @@ from rich.table import Table
 from core import Manifest, Settings, Window
 from core.contracts.pointers import BundlePointer
 from core.contracts.results import Controls, Lift, Metrics, Promotion
+from pipeline.findings import Findings
 from pipeline.ladder import worth
 
 # What the numbers need, and a file gets; nothing is cut off where a terminal is narrower.
@@ -71,11 +71,11 @@ def _said(out: Console, name: str, *lines: str, style: str = "") -> None:
 
 def _print_findings(out: Console, report: Manifest) -> None:
     """As the report has them, the most pressing first; an alarm looks like one."""
-    found = json.loads(report.file("findings.json").read_text(encoding="utf-8"))["findings"]
+    found = Findings.read(report.path).findings
     name = "Look at"
     for finding in found:
-        alarm = finding["level"] == "alarm"
-        _said(out, name, f"{'ALARM: ' if alarm else ''}{finding['text']}", style="red" if alarm else "")
+        alarm = finding.level == "alarm"
+        _said(out, name, f"{'ALARM: ' if alarm else ''}{finding.text}", style="red" if alarm else "")
         name = ""
     if not found:
         _said(out, name, "nothing stands out")

@@ -24,7 +24,7 @@ from core.contracts.pointers import CataloguePointer
 from core.tables import interactions_schema
 from core.training_table import read_rows
 from feature_repo import CurrentPusher, OnlineReader
-from feature_repo.log import id_types
+from feature_repo.interaction_log import id_types
 from models import load_bundle
 from pipeline.run import STAGES
 from pipeline.windows import artifact_store, clean_tables, stage_clock

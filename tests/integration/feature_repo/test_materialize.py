@@ -11,7 +11,8 @@ import pytest
 import feature_repo
 from core import replay, to_micros
 from core.errors import StorageError
-from feature_repo.materialization import apply, declared_generations, probe_of
+from feature_repo.generations import declared_generations
+from feature_repo.materialization import apply, probe_of
 from feature_repo.online import OnlineTable
 from feature_repo.online_ids import OnlineIds
 from feature_repo.views import value_views

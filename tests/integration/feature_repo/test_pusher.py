@@ -191,7 +191,7 @@ def test_users_wait_while_the_store_is_down_and_the_next_push_writes_them(behind
     mine = pusher(world, pooler=CountingPooler())
     first, second = late.slice(0, 1), late.slice(1, 1)
     with monkeypatch.context() as broken:
-        broken.setattr(feature_repo.live, "WRITE_BATCH", 1)
+        broken.setattr(feature_repo.pusher, "WRITE_BATCH", 1)
         broken.setattr(
             feature_repo.user_states.StateWriter, "write_states", lambda *_: (_ for _ in ()).throw(StorageError("down"))
         )

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 from benchmarks.prefill import CHATGLM2, measured
-from knowledge.plan import SHAPES, shape_from_config
+from knowledge.plan import ARCHITECTURES, architecture_from_config
 
 
 def test_the_part_for_a_gpu_runs_on_a_tiny_shape():
@@ -21,6 +21,6 @@ def test_the_part_for_a_gpu_runs_on_a_tiny_shape():
 def test_the_full_size_is_chatglm2s():
     from transformers import GlmConfig
 
-    shape = shape_from_config(GlmConfig(**{**CHATGLM2, "pad_token_id": 0}))
-    assert abs(shape.linear / SHAPES["chatglm2-6b"].linear - 1) < 0.01
-    assert (shape.layers, shape.attention, shape.causal) == (28, 4096, True)
+    architecture = architecture_from_config(GlmConfig(**{**CHATGLM2, "pad_token_id": 0}))
+    assert abs(architecture.linear / ARCHITECTURES["chatglm2-6b"].linear - 1) < 0.01
+    assert (architecture.layers, architecture.attention, architecture.causal) == (28, 4096, True)

@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 import torch
 from specs import bundle_spec
 
+from core.contracts.bundle_spec import BundleManifest
 from core.contracts.pointers import PublishedCatalogue
 from core.digest import sha256_file
 from core.errors import StorageError
@@ -23,7 +24,7 @@ from feature_repo import OnlineReader, UserState
 
 if TYPE_CHECKING:
     from bento.catalogue import Catalogue
-    from bento.live import Generation
+    from bento.live import LiveModel
     from models.bundle import Bundle
 
 SCENARIOS = ["home", "search"]
@@ -135,7 +136,8 @@ def make_bundle(
         item_categorical=["genre"],
         item_dense=["year"],
     )
-    return Bundle(Path("made-by-hand"), spec, {"digest": "bundle"}, encoder, tables, head.requires_grad_(False))
+    manifest = BundleManifest(name="knowledge", files={}, digest="bundle")
+    return Bundle(Path("made-by-hand"), spec, manifest, encoder, tables, head.requires_grad_(False))
 
 
 @dataclass
@@ -179,12 +181,12 @@ class Reader:
             raise StorageError("online store: gone")
 
 
-def make_generation(bundle: Bundle, catalogue: Catalogue) -> Generation:
-    """The generation of a bundle and a catalogue, with knowledge of one of two scenarios."""
-    from bento.live import Generation, Origin, encode_items
+def make_live_model(bundle: Bundle, catalogue: Catalogue) -> LiveModel:
+    """The live model of a bundle and a catalogue, with knowledge of one of two scenarios."""
+    from bento.live import LiveModel, Origin, encode_items
     from core import wall
 
     items, reduced = encode_items(bundle, catalogue)
     vectors = {"home": np.ones(SCENARIO_DIM, np.float32)}
     reader = cast("OnlineReader", Store().reader())
-    return Generation(bundle, catalogue, items, reader, wall(), vectors, Origin(Path("b"), "m", 1), True, reduced)
+    return LiveModel(bundle, catalogue, items, reader, wall(), vectors, Origin(Path("b"), "m", 1), True, reduced)

@@ -7,7 +7,7 @@ import re
 import pytest
 from bentoml.exceptions import BentoMLException, InvalidArgument
 from pydantic import BaseModel, ValidationError
-from unit.bento.handmade import make_generation
+from unit.bento.handmade import make_live_model
 
 from bento.logs import quiet_callers
 from bento.page import HEADERS, examples, openapi, page
@@ -17,7 +17,7 @@ from core.settings import PushSettings
 
 @pytest.fixture
 def live(bundle, catalogue):
-    return make_generation(bundle, catalogue)
+    return make_live_model(bundle, catalogue)
 
 
 @pytest.fixture(scope="module")

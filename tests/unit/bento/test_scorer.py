@@ -6,7 +6,7 @@ import dataclasses
 
 import numpy as np
 import pytest
-from unit.bento.handmade import SCENARIO_DIM, TEXT_DIM, USER_DIM, make_bundle, make_generation, write_catalogue
+from unit.bento.handmade import SCENARIO_DIM, TEXT_DIM, USER_DIM, make_bundle, make_live_model, write_catalogue
 
 from bento.catalogue import load_catalogue
 from bento.scorer import nearest_history, pick_candidates, rank, score_parts, user_side
@@ -23,7 +23,7 @@ KNOWN = UserState(
 
 @pytest.fixture
 def live(bundle, catalogue):
-    return make_generation(bundle, catalogue)
+    return make_live_model(bundle, catalogue)
 
 
 def raw_request(live, user: UserState, scenario: str, rows: np.ndarray) -> RequestBatch:
@@ -95,7 +95,7 @@ def test_too_many_candidates_are_cut_and_reported(live):
 def test_text_ids_rank_as_numbers_do(tmp_path):
     ids = ("i1", "i2", "i3", "i4", "i5")
     write_catalogue(tmp_path / "c", ids=ids)
-    live = make_generation(make_bundle(ids[:4], string_ids=True), load_catalogue(tmp_path / "c"))
+    live = make_live_model(make_bundle(ids[:4], string_ids=True), load_catalogue(tmp_path / "c"))
     chosen = pick_candidates(live, "home", ["i4", "i1", "11"], 10)
     rows, scores = rank(live, UserState("u1", KNOWN.values, ["i1", "i2"]), "home", chosen.rows, 10)
     assert {live.catalogue.columns["item_id"][row] for row in rows} == {"i4", "i1"}
@@ -105,7 +105,7 @@ def test_text_ids_rank_as_numbers_do(tmp_path):
 
 def test_text_of_another_version_counts_as_unknown_and_is_reported(tmp_path, live):
     write_catalogue(tmp_path / "new", text_version="t2")
-    other = make_generation(live.bundle, load_catalogue(tmp_path / "new"))
+    other = make_live_model(live.bundle, load_catalogue(tmp_path / "new"))
     assert other.reduced == ("item_text:other_version",)
     assert live.reduced == ()
     assert not other.items.known.any()
@@ -114,7 +114,7 @@ def test_text_of_another_version_counts_as_unknown_and_is_reported(tmp_path, liv
 
 def test_a_column_that_the_catalogue_lost_counts_as_unknown_and_is_reported(tmp_path, bundle):
     write_catalogue(tmp_path / "new", columns=("genre",))
-    live = make_generation(bundle, load_catalogue(tmp_path / "new"))
+    live = make_live_model(bundle, load_catalogue(tmp_path / "new"))
     assert live.reduced == ("item_features:missing",)
     assert np.isfinite(rank(live, KNOWN, "home", np.arange(5), 5)[1]).all()
 

@@ -11,9 +11,10 @@ from core.contracts.bundle_spec import BundleSpec
 from core.contracts.catalogue_spec import CatalogueSpec
 from core.contracts.dataset_spec import DatasetSpec
 from core.contracts.kinds import KINDS, by_name, find_kind, is_of, kinds_named, kinds_of
+from core.contracts.knowledge_versions import KnowledgeVersions
 from core.contracts.pointers import BundlePointer, CataloguePointer, PublishedCatalogue, PushPointer, rename_digests
 from core.contracts.statistics import STATISTICS, find_statistic, statistic_columns
-from core.errors import BundleError, CorruptArtifactError, DataError
+from core.errors import BundleError, CorruptArtifactError, DataError, MissingArtifactError
 
 LIVE = {
     "bundle": "objects/train/ab/bundle_knowledge",
@@ -131,6 +132,18 @@ def test_specs_that_cannot_be_used_say_what_to_do(tmp_path):
     (tmp_path / "spec.json").write_text(json.dumps(bundle_spec().as_json() | {"format": 0}))
     with pytest.raises(BundleError, match=r"format 0, this code reads 1, 2, 3; train again"):
         BundleSpec.read(tmp_path)
+
+
+def test_versions_of_knowledge_that_are_not_there_name_the_file_and_the_kind(tmp_path):
+    with pytest.raises(MissingArtifactError, match=r"holds no versions\.json; run `llm4msr knowledge`"):
+        KnowledgeVersions.read(tmp_path)
+    KnowledgeVersions(pooled="v1").write(tmp_path)
+    assert KnowledgeVersions.of(tmp_path, "pooled") == "v1"
+    with pytest.raises(CorruptArtifactError, match=r"versions\.json: prompt: missing"):
+        KnowledgeVersions.of(tmp_path, "prompt")
+    (tmp_path / "versions.json").write_text('{"pooled": 1}')
+    with pytest.raises(CorruptArtifactError, match=r"versions\.json: pooled: "):
+        KnowledgeVersions.read(tmp_path)
 
 
 def test_kinds_are_looked_up():

@@ -10,7 +10,7 @@ import pytest
 
 from core.errors import StorageError
 from core.filesystem import locked
-from feature_repo.live import pushing
+from feature_repo.pusher import pushing
 
 HOLD = """
 import fcntl, sys

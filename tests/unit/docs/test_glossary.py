@@ -5,11 +5,12 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-GLOSSARY = Path(__file__).resolve().parents[3] / "docs" / "glossary.md"
+ROOT = Path(__file__).resolve().parents[3]
+GLOSSARY = ROOT / "docs" / "glossary.md"
 # What pages use before they explain it.
 USED = set(
-    """watermark, lag, tick, kind of knowledge, bucket, shard, part, generation, champion, challenger, placebo, scenario, pooled,
-    prompt vector, compressor, segment (of a log), segment (of a table), window, pin, artifact, manifest, content digest, pointer, release, bundle, catalogue,
+    """watermark, lag, tick, kind of knowledge, bucket, shard, part, generation, live model, champion, challenger, placebo, scenario,
+    pooled, prompt vector, compressor, segment (of a log), segment (of a table), window, pin, artifact, manifest, content digest, pointer, release, bundle, catalogue,
     materialise, quarantine, replay, push, cold user, snapshot (of a user), snapshot (of a catalogue), gate (of data),
     gate (of a network), probe""".replace("\n   ", "").split(", ")
 )
@@ -36,3 +37,10 @@ def test_a_term_takes_one_to_three_short_sentences():
 
 def test_the_terms_that_pages_use_are_there():
     assert USED - terms().keys() == set()
+
+
+def test_a_generation_is_what_models_read_and_nothing_else():
+    """What serves is the live model; a language model writes answers."""
+    rooms = [ROOT / room for room in ("bento", "ingest", "knowledge", "models", "validation")]
+    files = [path for room in rooms for path in room.rglob("*.py")]
+    assert [path.name for path in files if re.search(r"\bgenerations?\b", path.read_text(), re.IGNORECASE)] == []

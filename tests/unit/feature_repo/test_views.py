@@ -1,5 +1,4 @@
 import datetime as dt
-import json
 
 import numpy as np
 import pyarrow as pa
@@ -92,10 +91,6 @@ def test_undeclared_user_columns_make_no_view(generation, paths):
     values, refs, (online, train) = both(bare, paths)
     assert "user_features" not in values
     assert "user_features_ref" not in {p.name for p in train.feature_view_projections}
-
-
-def test_a_generation_survives_json(generation):
-    assert Generation.from_json(json.loads(json.dumps(generation.as_json()))) == generation
 
 
 @pytest.mark.parametrize(

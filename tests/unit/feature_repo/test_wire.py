@@ -75,6 +75,6 @@ def test_times_are_protobufs(micros):
 
 
 def test_a_push_imports_neither_feast_nor_torch():
-    code = "import feature_repo.live, knowledge.pooling.pooler, sys; print({'feast', 'torch', 'pandas', 'sqlalchemy', 'mlflow'} & set(sys.modules))"
+    code = "import feature_repo.pusher, knowledge.pooling.pooler, sys; print({'feast', 'torch', 'pandas', 'sqlalchemy', 'mlflow'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.stdout.strip() == "set()", done.stderr

@@ -13,7 +13,7 @@ from unit.knowledge.knowledge_worlds import Build, log_rows, run_of, write_sourc
 from core import Settings
 from core.errors import MissingArtifactError, SettingsError
 from knowledge import Run, difference, user_state
-from knowledge.plan import SHAPES, Device, Shape, Texts, cost, shape_of
+from knowledge.plan import ARCHITECTURES, Architecture, Device, Texts, architecture_of, cost
 
 
 def regular(tmp_path: Path, settings: Settings, cache: str = "cache") -> Run:
@@ -163,22 +163,22 @@ def test_a_workload_counts_texts_and_what_the_cache_lacks(tmp_path: Path, settin
 
 def test_the_formula_gives_the_known_users_per_second() -> None:
     texts = [Texts("prompt", 24_752, np.full(10, 800), prompted=True)]
-    [line] = cost(texts, SHAPES["chatglm2-6b"], Device(790e12, 4.8e12), share=0.6, price=3.0)
+    [line] = cost(texts, ARCHITECTURES["chatglm2-6b"], Device(790e12, 4.8e12), share=0.6, price=3.0)
     assert line.hours * 60 == pytest.approx(8.1, rel=0.02)
     assert line.money == pytest.approx(line.hours * 3.0)
-    half = cost(texts, SHAPES["chatglm2-6b"], Device(790e12, 4.8e12), layers=0.5)[0]
+    half = cost(texts, ARCHITECTURES["chatglm2-6b"], Device(790e12, 4.8e12), layers=0.5)[0]
     assert half.flops == pytest.approx(line.flops / 2)
-    longer = cost(texts, SHAPES["chatglm2-6b"], Device(790e12, 4.8e12), answer=200)[0]
+    longer = cost(texts, ARCHITECTURES["chatglm2-6b"], Device(790e12, 4.8e12), answer=200)[0]
     assert longer.tokens == 24_752 * 1000
     assert longer.hours > line.hours
 
 
-def test_a_shape_is_read_from_a_folder_without_its_weights(llama: Path, tmp_path: Path) -> None:
+def test_an_architecture_is_read_from_a_folder_without_its_weights(llama: Path, tmp_path: Path) -> None:
     (tmp_path / "config.json").write_bytes((llama / "config.json").read_bytes())
-    shape = shape_of(str(tmp_path))
-    assert shape == Shape(3 * (16 * 16 * 2 + 2 * 16 * 8 + 3 * 16 * 32), 3, 16, causal=True)
+    architecture = architecture_of(str(tmp_path))
+    assert architecture == Architecture(3 * (16 * 16 * 2 + 2 * 16 * 8 + 3 * 16 * 32), 3, 16, causal=True)
     with pytest.raises(SettingsError, match="chatglm2-6b"):
-        shape_of("no-such-model")
+        architecture_of("no-such-model")
 
 
 def test_a_plan_tries_the_model_it_is_for_and_says_how_well_its_halves_foretell_each_other(

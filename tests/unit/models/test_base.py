@@ -56,7 +56,7 @@ def test_where_only_numbers_say_something_the_base_is_what_is_kept(data, tmp_pat
     )
     report = models.train(noise, model, wild, tmp_path / "b", name="k")
     assert report.best_epoch == 0 and report.epochs == 2
-    assert report.curves[0]["epoch"] == 0
+    assert report.curves[0].epoch == 0
     bundle = load_bundle(tmp_path / "b")
     assert bundle.head.trust == 0
     # Rows of one scenario are in the order of the logistic regression alone.
@@ -74,8 +74,8 @@ def test_where_only_numbers_say_something_the_base_is_what_is_kept(data, tmp_pat
 def test_where_ids_say_more_training_goes_on_from_it(data, tmp_path, model, settings):
     report = models.train(data, model, settings.model_copy(update={"epochs": 8}), tmp_path / "b", name="k")
     assert report.best_epoch > 0
-    best = next(point for point in report.curves if point["epoch"] == report.best_epoch)
-    assert best["logloss"] < report.curves[0]["logloss"]
+    best = next(point for point in report.curves if point.epoch == report.best_epoch)
+    assert best.logloss < report.curves[0].logloss
     assert load_bundle(tmp_path / "b").head.trust == 1
 
 

@@ -78,7 +78,7 @@ def worker(folder, out):
         out / "bundle",
         name="two",
     )
-    (out / f"report{os.environ['RANK']}.json").write_text(json.dumps(report.curves))
+    (out / f"report{os.environ['RANK']}.json").write_text(json.dumps([epoch.model_dump() for epoch in report.curves]))
 
 
 @pytest.fixture(scope="module")

@@ -89,7 +89,7 @@ def test_grades_teach_what_the_label_hides(data, tmp_path, model, settings):
     found = []
     for levels in ([], [2.0]):
         train = settings.model_copy(update={"grade_levels": levels, "grade_weight": 5.0})
-        found.append(models.train(graded, model, train, tmp_path / str(len(levels)), name="k").validation["auc"])
+        found.append(models.train(graded, model, train, tmp_path / str(len(levels)), name="k").validation.auc)
     assert found[0] < 0.65 and found[1] > 0.75
 
 

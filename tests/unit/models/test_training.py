@@ -23,7 +23,7 @@ def test_training_learns_a_planted_signal(data, tmp_path, model, settings, backb
     settings = settings.model_copy(update={"epochs": 12, "learning_rate": 0.01})
     system = model.model_copy(update={"backbone": backbone})
     report = models.train(data, system, settings, tmp_path / "b", name="k")
-    assert report.validation["auc"] > 0.75
+    assert report.validation.auc > 0.75
     predictions = models.predict(models.load_bundle(tmp_path / "b"), data, "test")
     assert models.evaluate(predictions).overall.auc > 0.72
 
@@ -186,13 +186,12 @@ def test_training_stops_after_patience_epochs_without_gain(data, tmp_path, model
     settings = settings.model_copy(update={"epochs": 40, "patience": 1, "learning_rate": 0.05})
     report = models.train(data, model, settings, tmp_path / "b", name="k")
     *before, last = report.curves
-    assert last["epoch"] == report.epochs < 40
-    assert last["logloss"] >= min(point["logloss"] for point in before)
-    assert last["auc"] <= max(point["auc"] for point in before)
+    assert last.epoch == report.epochs < 40
+    assert last.logloss >= min(point.logloss for point in before)
+    assert last.auc <= max(point.auc for point in before)
     # Each epoch before the last was the best so far in something.
     assert all(
-        point["logloss"] < min(p["logloss"] for p in before[:place])
-        or point["auc"] > max(p["auc"] for p in before[:place])
+        point.logloss < min(p.logloss for p in before[:place]) or point.auc > max(p.auc for p in before[:place])
         for place, point in enumerate(before)
         if place
     )
@@ -281,8 +280,8 @@ def test_dropout_keeps_the_mean_and_the_share():
 
 
 def test_quality_of_one_class_has_no_auc():
-    assert quality(np.zeros(4, np.float32), np.ones(4))["auc"] is None
-    assert quality(np.zeros(4, np.float32), np.array([0, 1, 0, 1]))["logloss"] == pytest.approx(np.log(2))
+    assert quality(np.zeros(4, np.float32), np.ones(4)).auc is None
+    assert quality(np.zeros(4, np.float32), np.array([0, 1, 0, 1])).logloss == pytest.approx(np.log(2))
 
 
 def test_what_is_validated_and_kept_are_averages_over_epochs_and_training_goes_on_from_the_weights(

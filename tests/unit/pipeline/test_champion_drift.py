@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -11,6 +9,7 @@ import pytest
 from specs import dataset_spec, pointer
 
 from core import Built, Settings, Window
+from core.contracts.drift import Drift
 from core.contracts.pointers import BundlePointer
 from core.tables import TIMESTAMP
 from pipeline import plots
@@ -59,7 +58,7 @@ def publish(settings, number, price):
 
 def drift(settings, number):
     manifest = measure_drift(settings, WINDOWS[number - 1])
-    return manifest, json.loads(manifest.file("drift.json").read_text())
+    return manifest, Drift.read(manifest.path)
 
 
 def test_the_first_champion_has_nothing_to_be_compared_with(settings):
@@ -72,7 +71,7 @@ def test_a_planted_shift_of_the_new_rows_is_found_and_plotted(settings):
     publish(settings, 1, 10.0)
     publish(settings, 2, 14.0)
     manifest, body = drift(settings, 2)
-    assert manifest.versions["drift"] == "drift" and {name for name, _ in body["drifted"]} == {"price"}
+    assert manifest.versions["drift"] == "drift" and {name for name, _ in body.drifted} == {"price"}
     (found,) = drift_finding(body)
     assert found.text.startswith("price in ") and "2 more pairs" in found.text
     assert plots.drift(body).startswith("<svg") and plots.drift(body) == plots.drift(body)

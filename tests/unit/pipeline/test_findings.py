@@ -9,6 +9,7 @@ import pytest
 from pydantic import BaseModel
 from results import filled
 
+from core.contracts.drift import Drift
 from core.contracts.results import Controls, Lift, Metrics, OverCounting, Promotion
 from pipeline import findings as module
 from pipeline.findings import Finding
@@ -32,7 +33,7 @@ GOOD: dict[str, Any] = {
     "lift": {"overall": CHANGE, "scenarios": {"feed": CHANGE}},
     "over_counting": {"overall": CHANGE},
     "verdict": {"promote": True, "reason": "better", "details": {}},
-    "drift": {"features": {}, "drifted": []},
+    "drift": {},
     "rejected": [],
     "rows_in": 100,
     "unknown_share": 0.0,
@@ -47,6 +48,7 @@ KINDS: dict[str, type[BaseModel]] = {
     "over_counting": OverCounting,
     "verdict": Promotion,
     "controls": Controls,
+    "drift": Drift,
 }
 
 

@@ -9,7 +9,8 @@ import pyarrow as pa
 import pytest
 from results import filled
 
-from core.contracts.results import Lift, SystemMetrics
+from core.contracts.drift import Drift
+from core.contracts.results import Epoch, Lift, SystemMetrics
 from core.tables import TIMESTAMP
 from pipeline import plots
 
@@ -37,7 +38,7 @@ def test_no_rows_make_an_empty_plot():
 
 
 def test_both_systems_stand_in_the_legend_of_the_curves():
-    points = [{"epoch": 1, "loss": 0.6, "auc": 0.7}]
+    points = [Epoch(epoch=1, loss=0.6, auc=0.7, logloss=0.6)]
     assert {"plain", "knowledge"} <= set(texts(plots.curves({"plain": points, "knowledge": points})))
 
 
@@ -63,8 +64,6 @@ def test_the_lift_says_what_its_colours_mean_and_leaves_room_below_the_lowest_ro
 
 
 def test_drift_says_what_a_ring_a_dot_and_the_line_are():
-    found = {
-        "features": {"price": {"all": {"psi": 0.4, "kl": 0.1}, "feed": {"psi": 0.1, "kl": None}}},
-        "limits": {"psi": 0.25, "kl": 0.2},
-    }
+    psi = {"all": {"psi": 0.4, "kl": 0.1}, "feed": {"psi": 0.1, "kl": None}}
+    found = filled(Drift, {"features": {"price": psi}, "limits": {"psi": 0.25, "kl": 0.2}})
     assert {"all rows", "one scenario", "over the limit", "limit"} <= set(texts(plots.drift(found)))

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import copy
-
 import duckdb
 import numpy as np
 import pyarrow as pa
 import pytest
 
 from core import Settings, Window, from_micros, replay
+from core.contracts.gates import Facts, GateResults, TableResult
 from core.tables import TIMESTAMP
 from validation import history
 
@@ -148,11 +147,15 @@ def test_windows_with_few_rows_are_not_compared_with():
     assert problems(Day(6), sparse) == set()
 
 
+def results(look):
+    table = TableResult(success=True, facts=Facts(window=look), quarantined_by_rule={}, notes=(), rules=())
+    return GateResults(verdict="passed", tables={"interactions": table})
+
+
 def test_unbounded_windows_are_not_compared_with(past):
-    unbounded = copy.deepcopy(past[0]) | {"bounded": False}
-    results = [{"tables": {"interactions": {"facts": {"window": body}}}} for body in [unbounded, *past[1:]]]
-    assert history.earlier(results, SETTINGS) == past[1:]
-    assert history.earlier([{"tables": {"interactions": {"facts": {}}}}], SETTINGS) == []
+    unbounded = past[0].model_copy(update={"bounded": False})
+    assert history.earlier(map(results, [unbounded, *past[1:]]), SETTINGS) == past[1:]
+    assert history.earlier([results(None)], SETTINGS) == []
 
 
 def graded(number, **changes):
@@ -214,7 +217,7 @@ def judged(day, past, settings=SETTINGS):
     """The day's new scenarios and problems, as the gate of the source finds them."""
     whole = day.described()
     new = history.new_scenarios(whole, past, settings)
-    like = day.described([name for name in whole["scenarios"] if name not in new]) if new else whole
+    like = day.described([name for name in whole.scenarios if name not in new]) if new else whole
     return new, {name for name, text in history.judge(like, past, settings).items() if text}
 
 

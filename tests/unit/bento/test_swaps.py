@@ -1,4 +1,4 @@
-"""How one generation takes over from another."""
+"""How one live model takes over from another."""
 
 from __future__ import annotations
 
@@ -86,8 +86,8 @@ def test_whatever_a_bundle_raises_is_a_refusal(project, live, error):
 
 
 def test_a_bundle_that_cannot_score_is_refused(project):
-    def exercise(generation):
-        if generation.origin.folder.name == "two":
+    def exercise(model):
+        if model.origin.folder.name == "two":
             raise ValueError("does not score")
 
     live = Live(project.settings, exercise)

@@ -25,8 +25,8 @@ from core.errors import DataError, MissingArtifactError, StorageError
 from core.filesystem import locked
 from core.forgotten import Forgotten
 from core.tables import TIMESTAMP, conform, interactions_schema
-from feature_repo.fresh import Fault, find_faults, read_columns, read_records
-from feature_repo.log import id_types
+from feature_repo.fresh import RowFault, find_faults, read_columns, read_records
+from feature_repo.interaction_log import id_types
 from feature_repo.statistics import entity_state
 from feature_repo.user_log import Rows, UserLog
 from feature_repo.user_states import Pooler, StateWriter, due_snapshots
@@ -53,7 +53,7 @@ class Pushed:
     rows: int = 0
     users: int = 0
     views: dict[str, int] = field(default_factory=dict)
-    faults: tuple[Fault, ...] = ()
+    faults: tuple[RowFault, ...] = ()
     unknown_items: tuple[Any, ...] = ()
     forgotten: int = 0
 
@@ -122,7 +122,7 @@ class Pusher:
             raise DataError(faults[0].reason, row=faults[0].row + 1, column=faults[0].field)
         return self.push_sound(rows)
 
-    def faults(self, rows: pa.Table) -> list[Fault]:
+    def faults(self, rows: pa.Table) -> list[RowFault]:
         """Rows in the schema of interactions that cannot be pushed, and why."""
         span = self.settings.validation.max_future // dt.timedelta(microseconds=1)
         return find_faults(rows, self.scenarios, self.clock.now_micros() + span)
@@ -143,14 +143,14 @@ class Pusher:
         """
         return self._push_read(read_columns(columns, count, self.ids, self.settings.data, self.scenarios))
 
-    def _push_read(self, read: tuple[pa.Table, list[int], list[Fault]]) -> Pushed:
+    def _push_read(self, read: tuple[pa.Table, list[int], list[RowFault]]) -> Pushed:
         rows, places, unread = read
         wrong = self.faults(rows)
         if wrong:
             sound = np.ones(rows.num_rows, dtype=bool)
             sound[[fault.row for fault in wrong]] = False
             rows = rows.filter(pa.array(sound))
-        faults = [*unread, *(Fault(places[f.row], f.field, f.reason) for f in wrong)]
+        faults = [*unread, *(RowFault(places[f.row], f.field, f.reason) for f in wrong)]
         return replace(self.push_sound(rows), faults=tuple(sorted(faults, key=lambda fault: fault.row)))
 
     def prepare(self) -> None:
