@@ -343,12 +343,13 @@ def _write_knowledge(folder: Path, log: pa.Table) -> None:
 
 
 def _write_kind(folder: Path, kind: str, rows: Any, dim: int, rng: np.random.Generator) -> None:
-    from knowledge.storage.matrix import create, write_index
+    from knowledge.storage.compressor import fit
+    from knowledge.storage.matrix import write_matrix
 
     count = len(rows.watermarks)
-    vectors = create(folder, count, dim)
-    vectors[:] = rng.standard_normal((count, dim))
-    write_index(folder, rows, kind, "v1", [f"{kind}{n:060x}" for n in range(count)])
+    vectors = rng.standard_normal((count, dim)).astype(np.float32)
+    hashes = [f"{kind}{n:060x}" for n in range(count)]
+    write_matrix(folder, rows, kind, "v1", hashes, [vectors], fit(vectors, dim))
 
 
 def _write_texts(file: Path, key: str, ids: pa.Array, times: list[int]) -> None:

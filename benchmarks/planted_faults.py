@@ -13,6 +13,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from core.digest import vector_digests
+from core.matrix import open_matrix
 
 HOUR = 3_600_000_000
 Rng = np.random.Generator
@@ -253,7 +254,7 @@ def robot(place: Place, size: float, rng: Rng) -> int:
 
 
 def vectors_of(place: Place, kind: str = "user_pooled") -> np.ndarray:
-    return np.load(place.folder / kind / "vectors.npy")
+    return np.array(open_matrix(place.folder / kind / "vectors.npy"))
 
 
 def put_vectors(place: Place, vectors: np.ndarray, kind: str = "user_pooled", sign: bool = True) -> int:

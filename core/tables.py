@@ -113,7 +113,7 @@ def user_log_schema(ids: IdTypes) -> pa.Schema:
 
 
 def knowledge_schema(key: str, key_type: pa.DataType) -> pa.Schema:
-    """Index of a knowledge matrix: which row of `vectors.npy` holds the vector of `key` at `watermark`."""
+    """Index of a knowledge matrix: which row of the matrix `vectors` holds the vector of `key` at `watermark`."""
     return pa.schema(
         [
             pa.field(key, key_type, nullable=False),

@@ -24,6 +24,7 @@ sys.path.insert(0, str(REPOSITORY))
 
 from core import Manifest, Settings, Window, load_settings
 from core.contracts.bundle_spec import BundleSpec
+from core.matrix import open_matrix
 from core.segments import table_path
 from core.training_table import read_rows
 from feature_repo import OnlineReader
@@ -59,7 +60,7 @@ def write(settings: Settings, user: int, place: int) -> str:
     snapshot = max((one for one in snapshots if one["event_timestamp"] <= at(moment)), key=lambda one: one["watermark"])
     assert mine["user_pooled_watermark"] == snapshot["watermark"]
     seen = [one for one in raw if at(int(one["timestamp"])) < snapshot["watermark"]]
-    vector = np.load(store.get("knowledge").file("user_pooled/vectors.npy"), mmap_mode="r")[snapshot["row"]]
+    vector = open_matrix(store.get("knowledge").file("user_pooled/vectors.npy"))[snapshot["row"]]
 
     last = trained[-1]
     scores = {name: score(store.get("train"), name, last["row_id"]) for name in ("counting", "plain", "knowledge")}

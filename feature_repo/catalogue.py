@@ -18,6 +18,7 @@ from core.contracts.knowledge_versions import KnowledgeVersions
 from core.contracts.statistics import statistic_columns
 from core.duck import arrow_of, database, name_of
 from core.errors import MissingArtifactError
+from core.matrix import open_matrix
 from core.segments import table_path
 from core.tables import SCENARIOS
 from feature_repo.dimension import listed, without_withdrawn
@@ -125,7 +126,7 @@ def _scenarios(sources: Sequence[Path]) -> pa.Table:
 
 def _write_text(rows: pa.ChunkedArray, vectors: Path, out: Path) -> int:
     """Copy the vectors of `rows` into one matrix, block by block; returns how many items have one."""
-    matrix = np.load(vectors, mmap_mode="r")
+    matrix = open_matrix(vectors)
     chosen = rows.fill_null(-1).to_numpy()
     if not len(chosen):
         np.save(out, np.empty((0, matrix.shape[1]), dtype=np.float32))

@@ -20,6 +20,7 @@ import pyarrow.parquet as pq
 
 from core.contracts.statistics import find_statistic
 from core.duck import database, tables_of
+from core.matrix import Rows, open_matrix
 from core.segments import schema_of as schema_of_table
 from core.segments import segments, table_path
 from core.tables import UNDATED_MICROS
@@ -120,7 +121,7 @@ def newest(
         query = _HISTORY.format(newest=query, key=key, log=log, length=history_length)
     vectors = None
     if generation.vector(view) is not None:
-        vectors = np.load(file.parent / "vectors.npy", mmap_mode="r")
+        vectors = open_matrix(file.parent / "vectors.npy")
     with database(paths.online) as connection:
         for batch in connection.sql(f"{query} ORDER BY {key}").to_arrow_reader(ROWS):
             yield _shape(batch, schema, vectors)
@@ -172,7 +173,7 @@ def newest_query(
     )
 
 
-def _shape(batch: pa.RecordBatch, schema: pa.Schema, vectors: np.ndarray | None) -> pa.RecordBatch:
+def _shape(batch: pa.RecordBatch, schema: pa.Schema, vectors: Rows | None) -> pa.RecordBatch:
     published = batch.column("event_timestamp").cast(pa.timestamp("us", tz="UTC"))
     names = batch.schema.names
     # A catalogue row has no watermark of its own: it is known from its event time on.

@@ -27,6 +27,7 @@ from core.contracts.kinds import is_of
 from core.digest import canonical_json
 from core.duck import arrow_of, database, name_of, tables_of
 from core.errors import GateError
+from core.matrix import link_matrix
 from core.resources import memory
 from core.segments import link, merged_from, segment_file, segments
 from core.splits import SAMPLED
@@ -340,7 +341,7 @@ def _key(vector: Vector) -> str:
 def _link_vectors(generation: Generation, knowledge: Path, out: Path) -> None:
     """Link each matrix into `out`, and say whose the vectors of items are."""
     for vector in generation.vectors:
-        link(knowledge / vector.view / "vectors.npy", out / "vectors" / f"{vector.view}.npy")
+        link_matrix(knowledge / vector.view / "vectors.npy", out / "vectors" / f"{vector.view}.npy")
         if is_of(vector.view, "item"):
             index = pq.read_table(knowledge / vector.view / "index.parquet", columns=[_key(vector), "row"])
             ids = index.sort_by("row").select([_key(vector)])

@@ -29,7 +29,6 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -39,6 +38,7 @@ from core.contracts.knowledge_versions import KnowledgeVersions
 from core.contracts.statistics import COUNTED, statistic_columns
 from core.digest import sha256_json
 from core.errors import SettingsError
+from core.matrix import open_matrix
 from core.segments import table_path
 from feature_repo.feast_names import (
     Array,
@@ -399,7 +399,7 @@ def _declared(schema: pa.Schema, columns: list[str], file: Path) -> dict[str, st
 
 
 def _dim(folder: Path) -> int:
-    return int(np.load(folder / "vectors.npy", mmap_mode="r").shape[1])
+    return int(open_matrix(folder / "vectors.npy").shape[1])
 
 
 def shared_paths(settings: Settings, *, users: Path, items: Path, features: Path, knowledge: Path) -> SourcePaths:

@@ -16,6 +16,7 @@ from core.contracts.kinds import kinds_of
 from core.contracts.knowledge_versions import KnowledgeVersions
 from core.errors import MissingArtifactError, SettingsError
 from core.ids import read_id
+from core.matrix import Rows, open_matrix
 
 # In the order in which they are shown: folder -> (kind, key)
 KINDS: Mapping[str, tuple[str, str]] = {
@@ -33,7 +34,7 @@ class _Newest:
     ids: pa.Array
     rows: np.ndarray
     hashes: pa.Array
-    vectors: np.ndarray
+    vectors: Rows
     version: str
 
 
@@ -58,7 +59,7 @@ def user_state(folder: Path, user_id: str) -> dict[str, Any]:
         column = pq.read_schema(folder / name / "index.parquet").field(key).type
         state["user_id"] = wanted = _parse(user_id, column)
         index = pq.read_table(folder / name / "index.parquet", filters=[(key, "=", wanted)]).sort_by("watermark")
-        vectors = np.load(folder / name / "vectors.npy", mmap_mode="r", allow_pickle=False)
+        vectors = open_matrix(folder / name / "vectors.npy")
         snapshots = [
             {
                 "watermark": row["watermark"].isoformat(),
@@ -174,7 +175,7 @@ def _newest(folder: Path, name: str) -> _Newest:
     """Index and matrix are in order of watermark, so the last row of an id is its newest."""
     kind, key = KINDS[name]
     index = pq.read_table(folder / name / "index.parquet", columns=[key, "row", "prompt_sha256"])
-    vectors = np.load(folder / name / "vectors.npy", mmap_mode="r", allow_pickle=False)
+    vectors = open_matrix(folder / name / "vectors.npy")
     last = index.append_column("place", pa.array(np.arange(index.num_rows))).group_by(key).aggregate([("place", "max")])
     last = last.sort_by(key)
     kept = index.take(last["place_max"].combine_chunks()).combine_chunks()

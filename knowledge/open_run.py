@@ -71,6 +71,7 @@ class OpenRun(OpenLog):
         moments: microseconds; when scenario vectors are made, the start of training first.
         reasoner: reads items and scenarios.
         generator: reads the users' prompts: the reasoner, or the same model writing an answer first.
+        earlier: the artifact of the window before.
     """
 
     moments: Sequence[int]
@@ -78,7 +79,12 @@ class OpenRun(OpenLog):
     compressors: ArtifactStore
     reasoner: Reasoner
     generator: Reasoner
+    earlier: Path | None = None
     caches: dict[tuple[int, int] | None, Cache] = field(default_factory=dict)
+
+    def earlier_of(self, kind: str) -> Path | None:
+        """The folder of a kind in the artifact before."""
+        return None if self.earlier is None else self.earlier / FOLDERS[kind]
 
     def prompted_users(self, users: pa.Array) -> pa.Array:
         """Whether each of the users gets prompts: all do, or the most active ones within the cap."""

@@ -40,6 +40,7 @@ class Run:
         cache: reasoner outputs by prompt hash, the log in order of users, users' tables; outlives artifacts.
         compressors: keeps fitted compressors, so that later windows use the same.
         window_ends: microseconds; a scenario vector is also made at each that lies after `train_start`.
+        earlier: the artifact of the window before, whose vectors are linked as far as they are the same.
 
     Example:
         >>> run = Run([clean.path], settings.knowledge, settings.data, clock, start, root / "cache", store)
@@ -54,6 +55,7 @@ class Run:
     cache: Path
     compressors: ArtifactStore
     window_ends: Sequence[int] = ()
+    earlier: Path | None = None
 
     def build(self, out: Path) -> Built:
         """Build every kind of knowledge that the settings ask for.
@@ -149,6 +151,7 @@ class Run:
                 compressors=self.compressors,
                 reasoner=reasoner,
                 generator=make_generator(self.settings, reasoner),
+                earlier=self.earlier,
             )
 
     @contextmanager

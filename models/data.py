@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from core.contracts.dataset_spec import DatasetSpec
 from core.contracts.kinds import is_of
 from core.contracts.statistics import statistic_columns
 from core.errors import DataError, MissingArtifactError
+from core.matrix import Rows, open_matrix
 from core.segments import segments, table_path
 from core.training_table import columns_of, read_rows
 
@@ -38,7 +39,7 @@ class TrainingData:
 
     rows: pa.Table
     user_log: pa.Table
-    vectors: dict[str, np.ndarray]
+    vectors: Mapping[str, Rows]
     spec: DatasetSpec
 
     def indices(self, split: str) -> np.ndarray:
@@ -197,11 +198,11 @@ def _read(path: Path, columns: Sequence[str]) -> pa.Table:
     return table
 
 
-def _matrix(path: Path, dim: int) -> np.ndarray:
+def _matrix(path: Path, dim: int) -> Rows:
     try:
-        matrix = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError) as error:
+        matrix = open_matrix(path)
+    except (OSError, ValueError, MissingArtifactError) as error:
         raise DataError(f"cannot be read ({error}); run `llm4msr knowledge` again", file=path) from error
-    if matrix.ndim != 2 or matrix.shape[1] != dim:
+    if len(matrix.shape) != 2 or matrix.shape[1] != dim:
         raise DataError(f"holds {matrix.shape}, not rows of {dim} numbers as spec.json says", file=path)
     return matrix

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from core.errors import DataError
+from core.matrix import Rows
 from models.inputs import Bags, Side
 
 
@@ -30,7 +31,7 @@ class EncodedRows:
     label: np.ndarray  # float32 [N]
     weight: np.ndarray  # float32 [N]
     grade: np.ndarray  # float32 [N], NaN: unknown
-    vectors: Mapping[str, np.ndarray]
+    vectors: Mapping[str, Rows]
 
     def bags(self, index: np.ndarray) -> Bags:
         """Embedding ids of some rows."""
@@ -90,12 +91,12 @@ def distinct(keys: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return found - 1, place[keys + 1]
 
 
-def gather(matrix: np.ndarray | None, rows: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
+def gather(matrix: Rows | None, rows: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
     """Rows of a (memory-mapped) matrix, float32 [n, d], and which are known, 1 or 0 [n, 1]; row -1 is unknown."""
     known = torch.from_numpy((rows >= 0).astype(np.float32)[:, None])
     if matrix is None or not len(matrix):
         return torch.zeros(len(rows), 0 if matrix is None else matrix.shape[1]), known
-    return torch.from_numpy(np.take(matrix, np.maximum(rows, 0), axis=0)), known
+    return torch.from_numpy(matrix[np.maximum(rows, 0)]), known
 
 
 def fill_unknown(vectors: np.ndarray | None, count: int, dim: int, kind: str) -> tuple[torch.Tensor, torch.Tensor]:

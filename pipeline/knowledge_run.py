@@ -22,8 +22,10 @@ def knowledge_run(settings: Settings, window: Window) -> Run:
     return run_of(settings, clean, stage_clock(settings, window), training_start(settings, clean))
 
 
-def run_of(settings: Settings, clean: Sequence[Manifest], clock: Clock, train_start: int) -> Run:
-    """The same of validated tables that are known."""
+def run_of(
+    settings: Settings, clean: Sequence[Manifest], clock: Clock, train_start: int, earlier: Manifest | None = None
+) -> Run:
+    """The same of validated tables that are known, and of the artifact of the window before."""
     from knowledge import Run
 
     store, now = artifact_store(settings), clock.now_micros()
@@ -36,5 +38,6 @@ def run_of(settings: Settings, clean: Sequence[Manifest], clock: Clock, train_st
         cache=store.root / "cache",
         compressors=store,
         # A replayed clock may stand before the window's end: nothing is built from later than its now.
+        earlier=None if earlier is None else earlier.path,
         window_ends=[min(to_micros(as_utc(m.window["end"])), now) for m in clean if m.window["end"]],
     )

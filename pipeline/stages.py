@@ -144,7 +144,7 @@ def knowledge(settings: Settings, window: Window = Window()) -> Manifest:
         from validation import validate_knowledge
 
         seen = declared(settings, "knowledge")
-        built = run_of(seen, clean, clock, train_start).build(out)
+        built = run_of(seen, clean, clock, train_start, before[-1] if before else None).build(out)
         active = [m for m in clean if m.stage == "validate"][-1].file("interactions.parquet")
         previous = before[-1].path if before else None
         gate = validate_knowledge(

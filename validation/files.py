@@ -7,7 +7,8 @@ from pathlib import Path
 import numpy as np
 
 from core.contracts.kinds import KINDS, KnowledgeKind, find_kind
-from core.errors import GateError, MissingArtifactError
+from core.errors import GateError
+from core.matrix import Matrix, Rows, open_matrix
 
 
 def need_kind(view: str, place: Path) -> KnowledgeKind:
@@ -23,33 +24,30 @@ def need_kind(view: str, place: Path) -> KnowledgeKind:
     return kind
 
 
-def read_matrix(path: Path) -> tuple[np.ndarray, str]:
+def read_matrix(path: Path) -> tuple[Rows, str]:
     """A memory-mapped matrix and what is wrong with it; an empty one where it cannot be read.
 
     Raises:
         MissingArtifactError: there is no such file.
     """
-    if not path.is_file():
-        raise MissingArtifactError(f"{path} does not exist; run the stage that writes it first")
     try:
-        matrix = np.load(path, mmap_mode="r", allow_pickle=False)
+        matrix = open_matrix(path)
     except (ValueError, OSError, EOFError) as error:
         return np.empty((0, 0), np.float32), f"{path.name} cannot be read ({error})"
-    if matrix.ndim != 2 or matrix.dtype != np.float32 or not matrix.flags.c_contiguous:
+    parts = matrix.parts if isinstance(matrix, Matrix) else [matrix]
+    if len(matrix.shape) != 2 or matrix.dtype != np.float32 or not all(part.flags.c_contiguous for part in parts):
         return np.empty((0, 0), np.float32), f"{path.name} is {matrix.dtype} {list(matrix.shape)}, not float32 [n, dim]"
     return matrix, ""
 
 
-def read_digests(path: Path, rows: int) -> tuple[np.ndarray, str]:
+def read_digests(path: Path, rows: int) -> tuple[Rows, str]:
     """The digests beside an index, uint8 [rows, 32], and what is wrong with them; an empty array then.
 
     Raises:
         MissingArtifactError: there is no such file.
     """
-    if not path.is_file():
-        raise MissingArtifactError(f"{path} does not exist; run the stage that writes it first")
     try:
-        found = np.load(path, mmap_mode="r", allow_pickle=False)
+        found = open_matrix(path)
     except (ValueError, OSError, EOFError) as error:
         return np.empty((0, 32), np.uint8), f"{path.name} cannot be read ({error})"
     if found.dtype != np.uint8 or found.shape != (rows, 32):

@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 from core.digest import vector_digests
 from core.duck import name_of, slices
 from core.limits import ValidationSettings
+from core.matrix import Rows
 from validation.database import database, view
 from validation.files import read_digests, read_matrix
 from validation.report import share
@@ -180,7 +181,7 @@ def reference_problems(
 
 
 def _not_as_made(
-    connection: duckdb.DuckDBPyConnection, kind: str, key: str, vectors: np.ndarray, digests: np.ndarray
+    connection: duckdb.DuckDBPyConnection, kind: str, key: str, vectors: Rows, digests: Rows
 ) -> tuple[int, Any]:
     """How many entries that rows point to do not have the vector that they were written with, and one of them."""
     count, example = 0, None
@@ -203,7 +204,7 @@ def _commonest(counted: Counter[int], least: int) -> float | None:
     return counted.most_common(1)[0][1] / total if total >= least else None
 
 
-def _changes(old: np.ndarray, new: np.ndarray, pairs: dict[str, np.ndarray]) -> np.ndarray:
+def _changes(old: Rows, new: Rows, pairs: dict[str, np.ndarray]) -> np.ndarray:
     """How far each pair of vectors is apart, relative to the old one's length; float64 [pairs], 0 only if equal."""
     found = np.zeros(len(pairs["new"]))
     for first in range(0, len(found), _BLOCK):

@@ -16,6 +16,7 @@ from core import Clock, Settings
 from core.contracts.kinds import KINDS, KnowledgeKind, kinds_named
 from core.contracts.knowledge_versions import KnowledgeVersions
 from core.duck import name_of
+from core.matrix import Rows
 from core.tables import knowledge_schema, knowledge_text_schema
 from validation import frames, identity
 from validation.database import database, one_row, view
@@ -42,7 +43,7 @@ def validate_knowledge(
     """Judge a knowledge artifact.
 
     Args:
-        folder: holds KIND/index.parquet and KIND/vectors.npy for item_text, scenario and user_*, versions.json,
+        folder: holds KIND/index.parquet and KIND/vectors/ for item_text, scenario and user_*, versions.json,
             user_text.parquet and scenario_text.parquet.
         settings: section `knowledge` gives dimensions and lags, `validation` the limits.
         clock: knowledge readable later than its now plus the kind's lag is from the future.
@@ -129,7 +130,7 @@ def _vectors(
 
 
 def _check_vectors(
-    outcome: Outcome, index: pq.ParquetFile, matrix: np.ndarray, key: str, settings: Settings, digests: np.ndarray
+    outcome: Outcome, index: pq.ParquetFile, matrix: Rows, key: str, settings: Settings, digests: Rows
 ) -> dict[str, Any]:
     """Run the row rules over the index with each row's vector beside it."""
     checker = Checker(outcome.suite.table, outcome.suite.of("row"))
@@ -165,7 +166,7 @@ def _check_vectors(
     }
 
 
-def _typical_norm(matrix: np.ndarray) -> float:
+def _typical_norm(matrix: Rows) -> float:
     """The median norm of a sample of the vectors."""
     sample = np.asarray(matrix[:: max(len(matrix) // 4096, 1)], dtype=np.float64)
     norms = np.linalg.norm(sample, axis=1)
@@ -201,7 +202,7 @@ def _latest(settings: Settings, clock: Clock, kind: str) -> dt.datetime:
     return clock.now() + settings.knowledge.lag.get(kind, dt.timedelta(0))
 
 
-def _dimension(kind: KnowledgeKind, matrix: np.ndarray, settings: Settings) -> str:
+def _dimension(kind: KnowledgeKind, matrix: Rows, settings: Settings) -> str:
     # Scenario vectors are standardised only: they keep whatever width the reasoner has.
     knowledge = settings.knowledge
     wanted = {"item": knowledge.item_dim, "scenario": None, "user": knowledge.user_dim}[kind.entity]

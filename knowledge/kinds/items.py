@@ -7,16 +7,19 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from core import logger
 from core.digest import sha256_text
+from core.matrix import MatrixWriter
 from knowledge.open_run import FOLDERS, OpenRun, slices
 from knowledge.storage import matrix
 from knowledge.storage.matrix import Rows
 from knowledge.storage.user_tables import item_digests
 
 LOG = logger("knowledge")
+_BLOCK = 65_536
 
 
 @dataclass(frozen=True)
@@ -61,8 +64,12 @@ def write_items(run: OpenRun, items: Items, out: Path) -> tuple[int, str]:
     """
     folder, catalogue = out / FOLDERS["item_text"], run.catalogue
     folder.mkdir(parents=True, exist_ok=True)
-    np.save(folder / "raw.npy", items.raw[items.known], allow_pickle=False)
-    ids = catalogue.item_ids.filter(pa.array(items.known))
+    earlier = run.earlier_of("item_text")
+    place = _places(items, catalogue.item_ids, earlier)
+    with MatrixWriter(folder / "raw.npy", items.raw.shape[1], np.float16, earlier and earlier / "raw.npy") as raw:
+        for part in slices(len(place), _BLOCK):
+            raw.write(items.raw[place[part]])
+    ids = catalogue.item_ids.take(pa.array(place))
     pq.write_table(pa.table({"item_id": ids}), folder / "raw_index.parquet", compression="zstd")
 
     def fitted() -> np.ndarray:
@@ -71,10 +78,19 @@ def write_items(run: OpenRun, items: Items, out: Path) -> tuple[int, str]:
 
     compressor, version = run.compressor("item_text", run.item_recipe(), fitted, run.settings.item_dim)
     rows = Rows("item_id", catalogue.item_ids, catalogue.item_times, run.lag("item_text"))
-    order = np.lexsort((np.arange(len(items.raw)), catalogue.item_times))
-    order = order[items.known[order]]
-    vectors = matrix.create(folder, len(order), compressor.dim)
-    for part in slices(len(order), 65_536):
-        vectors[part] = compressor.apply(items.raw[order[part]])
+    order = place[np.argsort(catalogue.item_times[place], kind="stable")]
+    vectors = (compressor.apply(items.raw[order[part]]) for part in slices(len(order), _BLOCK))
     hashes = [sha256_text(catalogue.texts[i]) for i in order]
-    return matrix.finish(folder, rows.take(order), "item_text", version, hashes, vectors, compressor), version
+    count = matrix.write_matrix(folder, rows.take(order), "item_text", version, hashes, vectors, compressor, earlier)
+    return count, version
+
+
+def _places(items: Items, ids: pa.Array, earlier: Path | None) -> np.ndarray:
+    """Places in the catalogue of the items with a text: those that the artifact before had in its order, then the others."""
+    known = np.flatnonzero(items.known)
+    if earlier is None or not (file := earlier / "raw_index.parquet").is_file():
+        return known
+    before = pc.index_in(pq.read_table(file)["item_id"].combine_chunks().cast(ids.type), value_set=ids)
+    kept = before.drop_null().to_numpy().astype(np.int64)
+    kept = kept[items.known[kept]]
+    return np.concatenate([kept, np.setdiff1d(known, kept)])

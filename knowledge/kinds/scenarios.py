@@ -67,10 +67,11 @@ def write_scenarios(run: OpenRun, statistics: LogStatistics, out: Path) -> tuple
     rows = Rows("scenario", pa.array(keys, pa.string()), watermarks, run.lag("scenario"))
     order = np.array(sorted(range(len(texts)), key=lambda i: (watermarks[i], keys[i])), dtype=np.int64)
     folder = out / FOLDERS["scenario"]
-    vectors = matrix.create(folder, len(texts), compressor.dim)
-    vectors[:] = compressor.apply(raw[order])
     hashes = [sha256_text(texts[i]) for i in order]
-    count = matrix.finish(folder, rows.take(order), "scenario", version, hashes, vectors, compressor)
+    vectors = [compressor.apply(raw[order])]
+    count = matrix.write_matrix(
+        folder, rows.take(order), "scenario", version, hashes, vectors, compressor, run.earlier_of("scenario")
+    )
     return count, version, raw[-len(names) :]
 
 

@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 
 from core import logger, progress
 from core.contracts.kinds import kinds_of
+from core.matrix import open_matrix
 from knowledge.kinds.items import Items
 from knowledge.kinds.user_kind import OfItems, user_kind
 from knowledge.log.sources import item_positions
@@ -37,7 +38,7 @@ def shuffled_titles(run: OpenLog, artifact: Path, groups: pa.Table, seed: int) -
         `item_text` and the artifact's kinds of user vectors that are made of item vectors, e.g. `user_pooled`: float32, the
         shape and order of the artifact's matrices.
     """
-    raw, known_ids = np.load(artifact / FOLDERS["item_text"] / "raw.npy"), _raw_ids(artifact)
+    raw, known_ids = np.asarray(open_matrix(artifact / FOLDERS["item_text"] / "raw.npy")), _raw_ids(artifact)
     source = _exchange(known_ids, groups, seed)
     found = {"item_text": _items(artifact, known_ids, source)}
     there = {kind.view: user_kind(kind.name) for kind in kinds_of("user") if (artifact / kind.view).is_dir()}
@@ -68,7 +69,7 @@ def _exchange(ids: pa.Array, groups: pa.Table, seed: int) -> np.ndarray:
 def _items(artifact: Path, ids: pa.Array, source: np.ndarray) -> np.ndarray:
     """The compressed text vectors in the artifact's order, each another item's."""
     folder = artifact / FOLDERS["item_text"]
-    vectors = np.load(folder / "vectors.npy")
+    vectors = open_matrix(folder / "vectors.npy")
     owners = pq.read_table(folder / "index.parquet", columns=["item_id"])["item_id"].combine_chunks()
     row_of = pc.index_in(ids, value_set=owners).to_numpy(zero_copy_only=False)
     mine = pc.index_in(owners, value_set=ids).to_numpy(zero_copy_only=False)
@@ -78,7 +79,7 @@ def _items(artifact: Path, ids: pa.Array, source: np.ndarray) -> np.ndarray:
 def _of_users(run: OpenLog, kind: OfItems, items: Items, folder: Path) -> np.ndarray:
     """A kind's vectors at all snapshots in the order of the artifact's matrix; rows of users that the log lacks are kept."""
     sample = kind.sample(run, items)
-    old = np.load(folder / "vectors.npy", mmap_mode="r")
+    old = open_matrix(folder / "vectors.npy")
     compress = compressor.fit(sample if len(sample) >= 2 else kind.stand_in(items), old.shape[1])
     index = pq.read_table(folder / "index.parquet", columns=["user_id", "watermark", "row"])
     index = index.set_column(1, "watermark", index["watermark"].cast(pa.int64()))

@@ -60,9 +60,8 @@ class Users:
                         merge.add(name, table)
             for name, kind in self.kinds.items():
                 folder = out / FOLDERS[name]
-                rows[FOLDERS[name]] = merge.matrix(
-                    name, folder, name, kind.version, self._run.lag(name), kind.compressor.dim
-                )
+                lag, earlier = self._run.lag(name), self._run.earlier_of(name)
+                rows[FOLDERS[name]] = merge.matrix(name, folder, name, kind.version, lag, kind.compressor.dim, earlier)
                 kind.compressor.save(folder / FILE)
                 kind.kind.save(self._run, folder)
             rows["user_text"] = merge.texts("text", out / "user_text.parquet", self._run.lag(DEFAULT.name))

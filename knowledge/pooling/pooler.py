@@ -15,6 +15,7 @@ from core.contracts.contract import SpecFile
 from core.contracts.kinds import PUSHED
 from core.contracts.knowledge_versions import KnowledgeVersions
 from core.errors import MissingArtifactError
+from core.matrix import Rows, open_matrix
 from knowledge.pooling.means import pool_one, weights
 from knowledge.storage.compressor import FILE, Compressor
 
@@ -37,7 +38,7 @@ class Pooler:
     """
 
     def __init__(
-        self, item_ids: pa.Array, raw: np.ndarray, compressor: Compressor, version: str, half_life: int | None = None
+        self, item_ids: pa.Array, raw: Rows, compressor: Compressor, version: str, half_life: int | None = None
     ) -> None:
         self._ids, self._raw, self._compressor, self._half_life = item_ids, raw, compressor, half_life
         self.version, self.dim = version, compressor.dim
@@ -76,7 +77,7 @@ def load_pooler(folder: Path) -> Pooler:
             f"{folder} holds no {PUSHED.name} vectors; put `{PUSHED.name}` into knowledge.user_vectors"
         )
     ids = pq.read_table(folder / "item_text" / "raw_index.parquet").column("item_id").combine_chunks()
-    raw = np.load(folder / "item_text" / "raw.npy", mmap_mode="r", allow_pickle=False)
+    raw = open_matrix(folder / "item_text" / "raw.npy")
     version = KnowledgeVersions.of(folder, PUSHED.name)
     half_life = Decay.read(own).half_life if (own / Decay.FILE).is_file() else None
     return Pooler(ids, raw, Compressor.load(own / FILE), version, half_life)

@@ -1,14 +1,12 @@
-"""A knowledge matrix on disk: `index.parquet` says which row of `vectors.npy` belongs to whom and when.
+"""A knowledge matrix on disk: `index.parquet` says which row of the matrix `vectors` belongs to whom and when.
 
-`digests.npy` binds each vector to its owner, so that swapped vectors are noticed.
-
-`vectors.npy` is float32 [n, d] in C order and can be memory-mapped; index and matrix are in order of (watermark, id).
+`digests` binds each vector to its owner, so that swapped vectors are noticed. Both lie in segments (`core.matrix`): float32
+[n, d] and uint8 [n, 32]. Index and matrix are in order of (watermark, id).
 """
 
 from __future__ import annotations
 
-import errno
-import os
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,9 +15,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from core.digest import vector_digests
-from core.errors import StorageError
+from core.matrix import MatrixWriter
 from core.tables import TIMESTAMP, conform, knowledge_schema, knowledge_text_schema
 from knowledge.storage.compressor import FILE, Compressor
+
+# Bytes of a digest.
+DIGEST = 32
 
 
 @dataclass(frozen=True)
@@ -49,38 +50,45 @@ class Rows:
         return {self.key: self.ids, "event_timestamp": event, "watermark": watermark, "created_timestamp": event}
 
 
-def create(folder: Path, rows: int, dim: int) -> np.ndarray:
-    """An empty `vectors.npy` to be filled, memory-mapped float32 [rows, dim], its place on the disk taken.
+def write_matrix(
+    folder: Path,
+    rows: Rows,
+    kind: str,
+    version: str,
+    hashes: list[str],
+    vectors: Iterable[np.ndarray],
+    compressor: Compressor,
+    earlier: Path | None = None,
+) -> int:
+    """Write a matrix, its index and digests, and its compressor.
 
-    Raises:
-        StorageError: the disk has no room for it.
+    Args:
+        folder: where to.
+        rows: whose they are, n.
+        kind, version: as the index names them.
+        hashes: SHA-256 of what each was made from, hex, n.
+        vectors: some rows at a time, float32 [m, d], n in all.
+        compressor: what made them.
+        earlier: the same folder of the artifact before, whose first rows are linked as far as they are the same.
+
+    Returns:
+        n.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    if rows == 0:
-        np.save(folder / "vectors.npy", np.zeros((0, dim), dtype=np.float32))
-        return np.zeros((0, dim), dtype=np.float32)
-    path = folder / "vectors.npy"
-    vectors = np.lib.format.open_memmap(path, mode="w+", dtype=np.float32, shape=(rows, dim))
-    # A page of a sparse file for which the disk has no room when it is written ends the process.
-    with path.open("r+b") as stream:
-        try:
-            os.posix_fallocate(stream.fileno(), 0, path.stat().st_size)
-        except OSError as error:
-            if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-                raise
-            raise StorageError(
-                f"{path}: no room for {path.stat().st_size:,} bytes ({error.strerror}); free some, or move `root`"
-            ) from error
-    return vectors
-
-
-def write_index(folder: Path, rows: Rows, kind: str, version: str, hashes: list[str]) -> None:
-    """Write the index of the folder's matrix, whose row i belongs to entry i, and digests of entries and vectors."""
-    table = index_table(rows, kind, version, pa.array(hashes, pa.string()))
-    pq.write_table(table, folder / "index.parquet", compression="zstd")
-    vectors = np.load(folder / "vectors.npy", mmap_mode="r", allow_pickle=False)
-    digests = vector_digests(rows.ids.to_pylist(), version, hashes, vectors)
-    np.save(folder / "digests.npy", digests, allow_pickle=False)
+    index = index_table(rows, kind, version, pa.array(hashes, pa.string()))
+    pq.write_table(index, folder / "index.parquet", compression="zstd")
+    place = 0
+    with (
+        MatrixWriter(folder / "vectors.npy", compressor.dim, np.float32, earlier and earlier / "vectors.npy") as made,
+        MatrixWriter(folder / "digests.npy", DIGEST, np.uint8, earlier and earlier / "digests.npy") as digests,
+    ):
+        for block in vectors:
+            made.write(block)
+            ids, own = rows.ids.slice(place, len(block)).to_pylist(), hashes[place : place + len(block)]
+            digests.write(vector_digests(ids, version, own, block))
+            place += len(block)
+    compressor.save(folder / FILE)
+    return len(hashes)
 
 
 def index_table(rows: Rows, kind: str, version: str, hashes: pa.Array, first: int = 0) -> pa.Table:
@@ -96,17 +104,6 @@ def index_table(rows: Rows, kind: str, version: str, hashes: pa.Array, first: in
         }
     )
     return conform(table, knowledge_schema(rows.key, rows.ids.type), f"{kind} knowledge")
-
-
-def finish(
-    folder: Path, rows: Rows, kind: str, version: str, hashes: list[str], vectors: np.ndarray, compressor: Compressor
-) -> int:
-    """Flush the folder's matrix and write index, digests and compressor beside it; returns the rows."""
-    if isinstance(vectors, np.memmap):
-        vectors.flush()
-    write_index(folder, rows, kind, version, hashes)
-    compressor.save(folder / FILE)
-    return len(hashes)
 
 
 def write_text(path: Path, rows: Rows, texts: list[str], versions: list[str], sources: list[str]) -> None:

@@ -9,13 +9,13 @@ import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from core.duck import slices, tables_of
+from core.matrix import MatrixWriter
 from knowledge.storage import queries
 from knowledge.storage.matrix import Rows, index_table, text_table
 
@@ -69,24 +69,33 @@ class Merge:
         pq.write_table(table, self._scratch / f"{name}.{number}.parquet")
         self._counts[name] = self._counts.get(name, 0) + table.num_rows
 
-    def matrix(self, name: str, folder: Path, kind: str, version: str, lag: int, dim: int) -> int:
-        """Write `index.parquet`, `vectors.npy` (float32 [n, dim]) and `digests.npy` of a kind; returns its rows."""
+    def matrix(
+        self, name: str, folder: Path, kind: str, version: str, lag: int, dim: int, earlier: Path | None = None
+    ) -> int:
+        """Write `index.parquet`, and in segments `vectors` (float32 [n, dim]) and `digests` of a kind; returns its rows.
+
+        Args:
+            name: of the tables that were added.
+            folder: where to.
+            kind, version: as the index names them.
+            lag: microseconds from watermark to readable.
+            dim: of the vectors.
+            earlier: the kind's folder in the artifact before, whose first rows are linked as far as they are the same.
+        """
         folder.mkdir(parents=True, exist_ok=True)
         count, row = self._counts[name], 0
         with (
-            (folder / "vectors.npy").open("wb") as vectors,
-            (folder / "digests.npy").open("wb") as digests,
+            MatrixWriter(folder / "vectors.npy", dim, np.float32, earlier and earlier / "vectors.npy") as vectors,
+            MatrixWriter(folder / "digests.npy", _DIGEST, np.uint8, earlier and earlier / "digests.npy") as digests,
             _Parquet(folder / "index.parquet") as index,
             _Scattered(self._scratch / f"{name}.records") as scattered,
         ):
-            _header(vectors, (count, dim), "<f4")
-            _header(digests, (count, 32), "|u1")
             for table in self._sorted(name):
                 records = np.frombuffer(b"".join(scattered.take(table)), np.uint8).reshape(
                     -1, 4 * dim + _DIGEST + _HASH
                 )
-                vectors.write(records[:, : 4 * dim].tobytes())
-                digests.write(records[:, 4 * dim : 4 * dim + _DIGEST].tobytes())
+                vectors.write(np.ascontiguousarray(records[:, : 4 * dim]).view("<f4").reshape(len(table), dim))
+                digests.write(records[:, 4 * dim : 4 * dim + _DIGEST])
                 hashes = np.ascontiguousarray(records[:, 4 * dim + _DIGEST :]).view(f"S{_HASH}").ravel()
                 rows = Rows("user_id", table["user_id"].combine_chunks(), table["watermark"].to_numpy(), lag)
                 index.write(index_table(rows, kind, version, pa.array(hashes, pa.binary()).cast(pa.string()), row))
@@ -170,7 +179,3 @@ def _fixed(column: pa.Array) -> memoryview:
     """The bytes of a fixed-size binary column."""
     width = column.type.byte_width
     return memoryview(column.buffers()[1])[column.offset * width : (column.offset + len(column)) * width]
-
-
-def _header(stream: IO[bytes], shape: tuple[int, ...], descr: str) -> None:
-    np.lib.format.write_array_header_1_0(stream, {"descr": descr, "fortran_order": False, "shape": shape})

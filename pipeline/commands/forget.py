@@ -39,6 +39,7 @@ from pipeline.commands.forget_files import (
     lines_of,
     named_in,
     renumber,
+    rows_by_file,
     rows_of,
     tables_of_users,
     without_matrix_rows,
@@ -266,14 +267,15 @@ class _Forgetting:
             self._rename_inputs()
 
     def _matrix_rows(self) -> dict[str, np.ndarray]:
-        """Digest of a user matrix to the users' rows in it."""
+        """Digest of a segment of a user matrix to the users' rows in it."""
         found = {}
         for manifest in self.store.find("knowledge"):
             for index in _user_indexes(manifest.path):
                 rows = rows_of(index, self.users)
-                digest = manifest.files.get(f"{index.parent.name}/vectors.npy")
-                if len(rows) and digest:
-                    found[digest] = rows
+                for file, own in rows_by_file(index.with_name("vectors.npy"), rows).items():
+                    digest = manifest.files.get(str(file.relative_to(manifest.path)))
+                    if len(own) and digest:
+                        found[digest] = own
         return found
 
     def _vectors(self, folder: Path) -> list[str]:
@@ -282,23 +284,27 @@ class _Forgetting:
         for index in _user_indexes(folder):
             rows, whole = rows_of(index, self.users), pq.ParquetFile(index).metadata.num_rows
             for name in ("vectors.npy", "digests.npy") if self.act and len(rows) else ():
-                without_matrix_rows(index.with_name(name), rows, whole)
-                changed.append(f"{index.parent.name}/{name}")
+                files = without_matrix_rows(index.with_name(name), rows, whole)
+                changed += [str(file.relative_to(folder)) for file in files]
         return changed
 
     def _copies(self, manifest: Manifest, matrices: dict[str, np.ndarray]) -> list[str]:
         """Blank the users' rows in a training table's matrices."""
         changed, folder = [], manifest.path
         own = {file: rows_of(file, self.users) for file in segments(table_of(folder))} if self.act else {}
-        for matrix in filter(Path.is_file, (folder / "vectors" / f"{kind.view}.npy" for kind in kinds_of("user"))):
-            rows = matrices.get(manifest.files.get(f"vectors/{matrix.name}", ""))
-            if rows is None and any(map(len, own.values())):
-                column = f"{matrix.stem}_row"
-                named = [pq.read_table(file, columns=[column]).column(0).take(pa.array(at)) for file, at in own.items()]
-                rows = pa.chunked_array([part for one in named for part in one.chunks]).drop_null().to_numpy()
-            if self.act and rows is not None and len(rows):
-                blank_matrix_rows(matrix, rows)
-                changed.append(f"vectors/{matrix.name}")
+        for view in (kind.view for kind in kinds_of("user")):
+            column, matrix = f"{view}_row", folder / "vectors" / f"{view}.npy"
+            named = [pq.read_table(file, columns=[column]).column(0).take(pa.array(at)) for file, at in own.items()
+                     if len(at) and column in pq.read_schema(file).names]  # fmt: skip
+            rows = [part.drop_null().to_numpy() for one in named for part in one.chunks]
+            parts = rows_by_file(matrix, np.unique(np.concatenate([np.zeros(0, np.int64), *rows])))
+            for file, theirs in parts.items():
+                name = str(file.relative_to(folder))
+                known = matrices.get(manifest.files.get(name, ""))
+                chosen = theirs if known is None else known
+                if self.act and len(chosen):
+                    blank_matrix_rows(file, chosen)
+                    changed.append(name)
         return changed
 
     def _bundles(self, folder: Path) -> list[str]:

@@ -14,8 +14,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from core.errors import MissingArtifactError
 from core.files import replace_file
 from core.forgotten import belongs
+from core.matrix import matrix_files, open_matrix
 
 KEY = "user_id"
 # Shorter ids, and numbers with fewer digits, are found in any file by chance.
@@ -55,13 +57,36 @@ def without_rows(file: Path, users: Collection[Any]) -> int:
     return count
 
 
-def without_matrix_rows(file: Path, rows: np.ndarray, whole: int) -> None:
-    """Replace a matrix of `whole` rows by one without some of them; one that lacks them already stays as it is."""
-    matrix = np.load(file, mmap_mode="r", allow_pickle=False)
-    if len(matrix) != whole:
-        return
-    kept = np.delete(np.asarray(matrix), rows, axis=0)
-    _save(file, kept)
+def rows_by_file(matrix: Path, rows: np.ndarray) -> dict[Path, np.ndarray]:
+    """Rows of a matrix by the file of it that holds them, as the file numbers them; none where there is no such matrix."""
+    found, start = {}, 0
+    try:
+        files = matrix_files(matrix)
+    except MissingArtifactError:
+        return {}
+    for file in files:
+        end = start + len(np.load(file, mmap_mode="r", allow_pickle=False))
+        found[file] = rows[(rows >= start) & (rows < end)] - start
+        start = end
+    return found
+
+
+def without_matrix_rows(matrix: Path, rows: np.ndarray, whole: int) -> list[Path]:
+    """Replace a matrix of `whole` rows by one without some of them; one that lacks them already stays as it is.
+
+    It is left in the one file NAME.npy, which counts before its segments: a kill leaves the one or the other.
+
+    Returns:
+        Its files, before and after.
+    """
+    files = [matrix, *sorted(matrix.with_suffix("").glob("*.npy"))]
+    found = open_matrix(matrix)
+    if len(found) == whole:
+        _save(matrix, np.delete(np.asarray(found), rows, axis=0))
+    if matrix.is_file():
+        for file in files[1:]:
+            file.unlink()
+    return files
 
 
 def blank_matrix_rows(file: Path, rows: np.ndarray) -> None:

@@ -27,6 +27,7 @@ import pyarrow.parquet as pq
 from bento.live import Live
 from bento.scorer import pick_candidates, rank
 from core import Window, load_settings, to_micros
+from core.matrix import open_matrix
 from core.training_table import read_rows
 from knowledge.storage.compressor import FILE, Compressor
 from pipeline.run import STAGES
@@ -42,7 +43,7 @@ now = live.current
 log = pq.read_table(clean_tables(settings, Window())[-1].file("interactions.parquet")).sort_by(
     [("user_id", "ascending"), ("event_timestamp", "ascending"),
      ("item_id", "ascending"), ("scenario", "ascending")])
-raw = np.load(folder / "item_text" / "raw.npy")
+raw = np.array(open_matrix(folder / "item_text" / "raw.npy"))
 place = {item: row for row, item in enumerate(
     pq.read_table(folder / "item_text" / "raw_index.parquet")["item_id"].to_pylist())}
 compressor = Compressor.load(folder / "user_recent" / FILE)

@@ -5,6 +5,7 @@ import pyarrow.parquet as pq
 import pytest
 
 import feature_repo
+from core.matrix import open_matrix
 
 pytestmark = pytest.mark.integration
 
@@ -21,7 +22,7 @@ def test_items_vectors_and_scenarios_are_aligned(make_world):
     items = pq.read_table(out / "items.parquet").to_pylist()
     text = np.load(out / "item_text.npy")
     index = pq.read_table(world.paths["knowledge"] / "item_text" / "index.parquet").to_pylist()
-    matrix = np.load(world.paths["knowledge"] / "item_text" / "vectors.npy")
+    matrix = np.array(open_matrix(world.paths["knowledge"] / "item_text" / "vectors.npy"))
     rows = {r["item_id"]: r["row"] for r in index}
     assert [i["item_id"] for i in items] == sorted(i["item_id"] for i in items)
     for item, vector in zip(items, text, strict=True):

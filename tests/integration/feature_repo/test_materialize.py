@@ -11,6 +11,7 @@ import pytest
 import feature_repo
 from core import replay, to_micros
 from core.errors import StorageError
+from core.matrix import open_matrix
 from feature_repo.generations import declared_generations
 from feature_repo.materialization import apply, probe_of
 from feature_repo.online import OnlineTable
@@ -76,7 +77,7 @@ def test_vectors_arrive_bit_for_bit(world):
     rows = online_rows(world)
     for view, key in (("user_pooled", "user_id"), ("scenario", "scenario")):
         folder = world.paths["knowledge"] / view
-        matrix = np.load(folder / "vectors.npy")
+        matrix = np.array(open_matrix(folder / "vectors.npy"))
         expected = newest(folder / "index.parquet", key)
         assert counts[f"{view}_ab12"] == len(expected) == len(rows[view])
         for name, row in expected.items():

@@ -8,6 +8,7 @@ import pytest
 import feature_repo
 from core import replay
 from core.errors import StorageError
+from core.matrix import open_matrix
 from core.settings import OnlineSettings
 from feature_repo import OnlineReader, UserState
 
@@ -25,7 +26,7 @@ def test_a_user_reads_back_as_the_sources_say(filled):
     stats = [r for r in pq.read_table(filled.paths["features"] / "user_stats").to_pylist() if r["user_id"] == 2]
     log = [r for r in pq.read_table(filled.paths["features"] / "user_log").to_pylist() if r["user_id"] == 2]
     index = pq.read_table(filled.paths["knowledge"] / "user_pooled" / "index.parquet").to_pylist()
-    matrix = np.load(filled.paths["knowledge"] / "user_pooled" / "vectors.npy")
+    matrix = np.array(open_matrix(filled.paths["knowledge"] / "user_pooled" / "vectors.npy"))
     row = [r["row"] for r in index if r["user_id"] == 2][-1]
     assert set(user.status.values()) == {"found"}
     assert user.values == {
@@ -82,7 +83,7 @@ def test_a_value_exactly_as_old_as_its_ttl_is_found(filled):
 def test_scenarios_and_texts(filled):
     reader = reader_of(filled)
     found = reader.read_scenarios(["red", "blue", "green"])
-    matrix = np.load(filled.paths["knowledge"] / "scenario" / "vectors.npy")
+    matrix = np.array(open_matrix(filled.paths["knowledge"] / "scenario" / "vectors.npy"))
     assert [found[s].tobytes() for s in ("red", "blue")] == [matrix[0].tobytes(), matrix[1].tobytes()]
     assert found["green"] is None
     assert reader.read_text("user", 1) == ("about 1", "summary")

@@ -6,6 +6,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from core.contracts.statistics import statistic_columns
+from core.matrix import open_matrix
 from core.tables import TIMESTAMP
 from feature_repo import OnlineReader
 from feature_repo.materialization import apply
@@ -35,7 +36,7 @@ def joined(filled, tmp_path):
 
 
 def matrix(filled, view):
-    return np.load(filled.paths["knowledge"] / view / "vectors.npy")
+    return np.array(open_matrix(filled.paths["knowledge"] / view / "vectors.npy"))
 
 
 def test_users_and_scenarios_resolve_to_equal_values(filled, joined):

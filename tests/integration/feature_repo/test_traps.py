@@ -18,6 +18,7 @@ import feature_repo
 from core import Settings, replay, to_micros
 from core.digest import vector_digests
 from core.errors import DataError, GateError, StorageError
+from core.matrix import open_matrix
 from core.tables import TIMESTAMP
 from feature_repo import OnlineReader
 from feature_repo.materialization import write_online
@@ -246,7 +247,7 @@ def test_trap_7_great_expectations_cannot_count_list_elements_and_our_gate_measu
     for kind, key in (("user_pooled", "user_id"), ("item_text", "item_id"), ("scenario", "scenario")):
         folder = world.paths["knowledge"] / kind
         index = pq.read_table(folder / "index.parquet").to_pydict()
-        vectors = np.load(folder / "vectors.npy")
+        vectors = np.array(open_matrix(folder / "vectors.npy"))
         np.save(folder / "digests.npy", vector_digests(index[key], "ab12", index["prompt_sha256"], vectors))
 
     def judge(dim):

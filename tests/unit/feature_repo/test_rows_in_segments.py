@@ -19,6 +19,7 @@ import core.segments
 from core import Settings, Window, from_micros, replay
 from core.contracts.chain import RowsChain
 from core.contracts.dataset_spec import DatasetSpec
+from core.matrix import open_matrix
 from core.resources import memory_limit
 from core.segments import segments
 from core.tables import UNDATED_MICROS
@@ -96,7 +97,7 @@ def same(one: Path, other: Path) -> bool:
     """Whether two tables have the same rows, references included, and the items' own vectors."""
     tables = [read_rows(folder) for folder in (one, other)]
     for folder, rows in zip((one, other), tables, strict=True):
-        vectors = np.load(folder / "vectors" / "item_text.npy")[rows["item_text_row"].to_numpy()]
+        vectors = open_matrix(folder / "vectors" / "item_text.npy")[rows["item_text_row"].to_numpy()]
         assert (vectors[:, 0] == rows["item_id"].to_numpy()).all()
     first, second = (rows.drop_columns(["item_text_row"]) for rows in tables)
     return first.combine_chunks().equals(second.combine_chunks())

@@ -14,6 +14,7 @@ from unit.feature_repo.feature_worlds import DIM, Row, Snapshot, at, random_rows
 
 from core import Window, from_micros, replay
 from core.errors import GateError
+from core.matrix import open_matrix
 from core.tables import UNDATED_MICROS, IdTypes
 from feature_repo import features
 from feature_repo.training_table import check_rows
@@ -190,7 +191,7 @@ def test_matrices_are_the_very_files_of_the_knowledge_and_nothing_else_is_left(w
     folder = made.root / "dataset"
     assert sorted(p.name for p in folder.iterdir()) == ["chain.json", "rows", "spec.json", "user_log", "vectors"]
     for view in ("user_pooled", "scenario", "item_text"):
-        assert (folder / f"vectors/{view}.npy").samefile(made.knowledge / view / "vectors.npy")
+        assert (folder / f"vectors/{view}/0000.npy").samefile(made.knowledge / view / "vectors.npy")
 
 
 def test_nothing_is_written_outside_the_root_and_the_output(world, tmp_path, monkeypatch):
@@ -272,7 +273,7 @@ def test_online_values_equal_what_training_references_resolve_to(world, seed):
     table = made.train_table(window=Window(from_micros(now), None))
     assert table.num_rows == len(probe)
     reader = OnlineReader(made.settings, made.clock, {"pooled": "p1", "scenario": "s1"})
-    matrices = {view: np.load(made.root / f"dataset/vectors/{view}.npy") for view in ("user_pooled", "scenario")}
+    matrices = {view: open_matrix(made.root / f"dataset/vectors/{view}.npy") for view in ("user_pooled", "scenario")}
     for row in table.to_pylist():
         state = reader.read_user(row["user_id"])
         assert state.values == {name: row[name] for name in ("gender", "user_rows", "user_positives", "user_rate")}

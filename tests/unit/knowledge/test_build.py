@@ -13,6 +13,7 @@ from unit.knowledge.knowledge_worlds import GENRES, TITLES, Build, log_rows, mic
 
 from core import Settings
 from core.clock import to_micros
+from core.matrix import open_matrix
 from core.tables import SCENARIOS, conform, knowledge_schema, knowledge_text_schema
 from knowledge import load_pooler
 
@@ -22,7 +23,7 @@ KINDS = {"item_text": "item_id", "user_pooled": "user_id", "user_prompt": "user_
 def snapshots(out: Path, kind: str) -> dict[tuple[Any, int], bytes]:
     """(id, watermark) -> the vector's bytes."""
     index = pq.read_table(out / kind / "index.parquet")
-    vectors = np.load(out / kind / "vectors.npy", mmap_mode="r")
+    vectors = np.array(open_matrix(out / kind / "vectors.npy"))
     rows = index.select([KINDS[kind], "watermark", "row"]).to_pylist()
     return {(r[KINDS[kind]], to_micros(r["watermark"])): vectors[r["row"]].tobytes() for r in rows}
 
@@ -46,7 +47,7 @@ def test_every_table_has_its_schema_its_order_and_one_version(build: Build) -> N
         assert index.num_rows == built.rows[folder] > 0
         order = list(zip(index["watermark"].to_pylist(), index[key].to_pylist(), strict=True))
         assert order == sorted(order)
-        vectors = np.load(out / folder / "vectors.npy", mmap_mode="r")
+        vectors = np.array(open_matrix(out / folder / "vectors.npy"))
         assert vectors.dtype == np.float32
         assert len(np.unique(vectors, axis=0)) > len(vectors) / 2
         assert sorted(index["row"].to_pylist()) == list(range(len(vectors)))
@@ -179,7 +180,7 @@ def test_what_makes_a_vector_changes_its_version(build: Build, settings: Setting
 def test_a_start_before_any_snapshot_still_gives_vectors(build: Build) -> None:
     out, built = build(log_rows(), start=0.0)
     assert built.rows["user_pooled"] > 0
-    assert np.abs(np.load(out / "user_pooled" / "vectors.npy")).max() > 0
+    assert np.abs(np.array(open_matrix(out / "user_pooled" / "vectors.npy"))).max() > 0
 
 
 def test_summaries_name_what_was_liked_and_are_the_same_every_time(build: Build) -> None:
@@ -225,4 +226,4 @@ def test_a_catalogue_without_any_text_is_built_and_what_is_lost_is_said(build: B
     assert built.rows["scenario"] == 2 * len({m for _, m in snapshots(out, "scenario")})
     later, again = build(log_rows())
     assert again.versions["item_text"] != built.versions["item_text"]
-    assert np.abs(np.load(later / "item_text" / "vectors.npy")).max() > 0
+    assert np.abs(np.array(open_matrix(later / "item_text" / "vectors.npy"))).max() > 0

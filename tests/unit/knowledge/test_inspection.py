@@ -12,6 +12,7 @@ from unit.knowledge.knowledge_worlds import Build, log_rows, run_of, write_sourc
 
 from core import Settings
 from core.errors import MissingArtifactError, SettingsError
+from core.matrix import open_matrix
 from knowledge import Run, difference, user_state
 from knowledge.plan import ARCHITECTURES, Architecture, Device, Texts, architecture_of, cost
 
@@ -75,7 +76,7 @@ def test_difference_sees_a_moved_vector(build: Build, tmp_path: Path) -> None:
     old, _ = build(log_rows())
     new = tmp_path / "moved"
     shutil.copytree(old, new)
-    vectors = np.load(new / "user_pooled" / "vectors.npy")
+    vectors = np.array(open_matrix(new / "user_pooled" / "vectors.npy"))
     vectors[-1] *= -1.0
     np.save(new / "user_pooled" / "vectors.npy", vectors)
     found = difference(old, new)["pooled"]
@@ -94,7 +95,7 @@ def test_difference_of_two_versions_compares_neighbourhoods(build: Build, settin
     assert (found["neighbours"], found["compared"]) == (3, 8), "of eight items, the nearer half of the others"
 
     index = pq.read_table(old / "item_text" / "index.parquet").to_pylist()
-    vectors = np.load(old / "item_text" / "vectors.npy")
+    vectors = np.array(open_matrix(old / "item_text" / "vectors.npy"))
     vectors[index[5]["row"]] *= -1.0
     np.save(new / "item_text" / "vectors.npy", vectors)
     turned = difference(old, new, most=1)["item_text"]

@@ -18,6 +18,7 @@ from unit.knowledge.knowledge_worlds import TITLES, Letters, Row, log_rows, run_
 import knowledge.run
 import knowledge.storage.buckets
 from core import Settings
+from core.matrix import open_matrix
 from knowledge import Run
 from knowledge.kinds.users import Users
 from knowledge.log.sources import Log
@@ -267,4 +268,4 @@ def test_a_log_in_which_nobody_is_due_gives_empty_tables(home: Home, made: list[
         table = pq.read_table(out / f"{name}.parquet")
         assert table.num_rows == 0
         assert table.schema.field("user_id").type == pa.int64()
-    assert np.load(out / "user_pooled" / "vectors.npy").shape == (0, 8)
+    assert np.array(open_matrix(out / "user_pooled" / "vectors.npy")).shape == (0, 8)

@@ -12,6 +12,7 @@ import pytest
 from unit.knowledge.knowledge_worlds import TITLES, log_rows, run_of, write_source
 
 from core import Settings
+from core.matrix import open_matrix
 from knowledge.kinds.shuffled import _exchange
 
 GROUPS = pa.table({"item_id": list(range(8)), "scenario": ["home"] * 5 + ["search"] * 3})
@@ -46,9 +47,9 @@ def test_vectors_are_those_of_a_log_whose_titles_were_exchanged(
     found = shuffled(tmp_path / "a", source, settings)
     expected = made(tmp_path / "b", other, settings)
     assert set(found) == {"item_text", "user_pooled"}
-    assert np.array_equal(found["user_pooled"], np.load(expected / "user_pooled" / "vectors.npy"))
-    assert not np.array_equal(found["user_pooled"], np.load(true / "user_pooled" / "vectors.npy"))
-    before = np.load(true / "item_text" / "vectors.npy")
+    assert np.array_equal(found["user_pooled"], np.array(open_matrix(expected / "user_pooled" / "vectors.npy")))
+    assert not np.array_equal(found["user_pooled"], np.array(open_matrix(true / "user_pooled" / "vectors.npy")))
+    before = np.array(open_matrix(true / "item_text" / "vectors.npy"))
     ids = pq.read_table(true / "item_text" / "index.parquet")["item_id"].to_numpy()
     place = np.argsort(ids)
     assert np.array_equal(found["item_text"], before[place[order[ids]]])
@@ -73,7 +74,7 @@ def test_items_without_text_and_users_gone_from_the_log_are_left_alone(
     titles = [title if number != 2 else None for number, title in enumerate(TITLES)]
     source = write_source(tmp_path / "true", log_rows(), titles)
     out = made(tmp_path / "a", source, settings)
-    before = np.load(out / "user_pooled" / "vectors.npy")
+    before = np.array(open_matrix(out / "user_pooled" / "vectors.npy"))
     users = pq.read_table(out / "user_pooled" / "index.parquet")["user_id"].to_numpy()
     less = write_source(tmp_path / "less", [row for row in log_rows() if row[0] != 4], titles)
     found = shuffled(tmp_path / "a", less, settings)

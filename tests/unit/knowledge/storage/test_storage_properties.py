@@ -14,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from properties import examples
 
+from core.matrix import open_matrix
 from core.tables import TIMESTAMP, IdTypes, interactions_schema
 from knowledge.log.sources import Catalogue, Log
 from knowledge.log.store import open_log
@@ -186,7 +187,7 @@ def merged(folder: Path, parts: list[list[Snapshot]], kind: pa.DataType) -> dict
             work.add("text", texts_of(part, kind))
         rows = work.matrix("pooled", folder, "pooled", "p1", 7, DIM)
         assert rows == work.texts("text", folder / "text.parquet", 7) == sum(map(len, parts))
-    return {path.name: path.read_bytes() for path in folder.iterdir()}
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 @given(found=snapshots, kind=id_types, cuts=st.lists(st.integers(0, 25), max_size=4), several=st.integers(1, 9))
@@ -208,9 +209,11 @@ def test_any_split_into_parts_merges_into_the_same_bytes(
     assert index["event_timestamp"].cast(pa.int64()).to_pylist() == [watermark + 7 for _, watermark in ordered]
     assert index["prompt_sha256"].to_pylist() == expected["hash"].to_pylist()
     assert index["row"].to_pylist() == list(range(len(found)))
-    vectors = [vector.tobytes() for vector in np.load(folder / "vectors.npy")]
+    vectors = [vector.tobytes() for vector in np.array(open_matrix(folder / "vectors.npy"))]
     assert vectors == expected["vector"].to_pylist()
-    assert [digest.tobytes() for digest in np.load(folder / "digests.npy")] == expected["digest"].to_pylist()
+    assert [digest.tobytes() for digest in np.array(open_matrix(folder / "digests.npy"))] == expected[
+        "digest"
+    ].to_pylist()
     texts = pq.read_table(folder / "text.parquet")
     assert texts.select(["user_id", "text", "version"]).to_pylist() == [
         {name: row[name] for name in ("user_id", "text", "version")} for row in texts_of(ordered, kind).to_pylist()
