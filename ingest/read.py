@@ -15,6 +15,7 @@ from core.clock import from_micros, wall
 from core.contracts.ingested import Ingested
 from core.digest import sha256_json
 from core.errors import DataError, SettingsError
+from core.file_digests import FileDigests
 from core.forgotten import Forgotten
 from core.log import logger
 from core.manifest import Built
@@ -24,7 +25,6 @@ from core.tables import UNDATED_MICROS, graded, interactions_schema
 from core.window import Window
 from ingest.canonical import Entities, canonical_interactions, nullable
 from ingest.delimited import rebatch
-from ingest.file_digests import FileDigests
 from ingest.labels import WordCount
 from ingest.pushed import PushedLog, merge
 from ingest.scenarios import ScenarioMap, scenario_table

@@ -19,6 +19,7 @@ from core.contracts.contract import SpecFile
 from core.digest import sha256_file, sha256_json
 from core.duck import arrow_of, quoted, slices, tables_of
 from core.errors import CorruptArtifactError
+from core.file_digests import FileDigests
 from core.log import logger
 from core.manifest import data_digest
 from knowledge.storage.buckets import HASH_BITS
@@ -57,8 +58,10 @@ class OrderedSource:
     rows: int
 
 
-def put_in_order(connection: duckdb.DuckDBPyConnection, source: Path, folder: Path, before: int) -> OrderedSource:
-    """The source in order, from the disk where it is whole there."""
+def put_in_order(
+    connection: duckdb.DuckDBPyConnection, source: Path, folder: Path, before: int, known: FileDigests
+) -> OrderedSource:
+    """The source in order, from the disk where it is whole there; `known` has the digests of files that did not change."""
     file = source / "interactions.parquet"
     [(last,)] = connection.sql(f"SELECT epoch_us(max(event_timestamp)) FROM {tables_of(file)}").fetchall()
     cut = int(before) if last is not None and last >= before else None
@@ -67,7 +70,7 @@ def put_in_order(connection: duckdb.DuckDBPyConnection, source: Path, folder: Pa
         {"rows": data_digest(source, "interactions.parquet"), "before": cut, "format": [_FORMAT, duckdb.__version__]}
     )[:16]
     target = folder / name
-    if target.is_dir() and (meta := _sound(target)) is not None:
+    if target.is_dir() and (meta := _sound(target, known)) is not None:
         return OrderedSource(target, meta.part, meta.rows)
     scratch = folder / f".{name}.{uuid.uuid4().hex}"
     scratch.mkdir(parents=True)
@@ -142,11 +145,11 @@ def _write_users(connection: duckdb.DuckDBPyConnection, folder: Path) -> None:
         writer.close()
 
 
-def _sound(folder: Path) -> OrderedRows | None:
+def _sound(folder: Path, known: FileDigests) -> OrderedRows | None:
     """A source's meta data, None (and the source thrown away) where a file is not the one that was written."""
     try:
         meta = OrderedRows.read(folder)
-        if all(sha256_file(folder / name) == meta.sha256.get(name) for name in FILES):
+        if all(known.of(folder / name) == meta.sha256.get(name) for name in FILES):
             return meta
         problem = "checksum differs"
     except (OSError, CorruptArtifactError) as error:

@@ -3,6 +3,7 @@
     CACHE/log/SOURCE/rows.parquet    the source's rows in order of (hash of the user, user, time, item, scenario)
     CACHE/log/SOURCE/users.parquet   rows and a digest of them per user
     CACHE/log/SOURCE/meta.json       times of the first and last row, checksums
+    CACHE/log/digests.json           digests of the files above, which are not read again while they do not change
 
 A source is an immutable folder of validated tables and is put in order once. Which users have new, late, corrected or
 withdrawn rows is seen from the small tables alone: a user's key is a hash of the digests of all sources.
@@ -23,6 +24,7 @@ import pyarrow.parquet as pq
 
 from core.duck import arrow_of, tables_of
 from core.errors import DataError, MissingArtifactError
+from core.file_digests import FileDigests
 from core.log import logger
 from knowledge.log.ordering import FILES, KEY, OrderedSource, put_in_order
 from knowledge.log.sources import Catalogue, Log, item_positions, make_log
@@ -180,7 +182,9 @@ def open_log(sources: Sequence[Path], cache: Path, catalogue: Catalogue, before:
     scratch.mkdir(parents=True)
     try:
         with in_use(scratch), queries.database(scratch) as connection:
-            parts = [put_in_order(connection, source, folder, before) for source in sources]
+            known = FileDigests(folder / "digests.json")
+            parts = [put_in_order(connection, source, folder, before, known) for source in sources]
+            known.keep()
             yield LogStore(connection, parts, catalogue, ids)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)

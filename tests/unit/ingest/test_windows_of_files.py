@@ -14,12 +14,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from core import Settings, Window
+from core import Settings, Window, file_digests
 from core.clock import wall
 from core.digest import sha256_file
 from core.errors import DataError
-from ingest import file_digests, source_digest
-from ingest.file_digests import FileDigests
+from core.file_digests import FileDigests
+from ingest import source_digest
 from ingest.raw import RawFile
 
 DAY = 86_400

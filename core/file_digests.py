@@ -1,4 +1,4 @@
-"""Digests of the source's files, kept: a file that has not changed is not read again to know its digest."""
+"""Digests of files, kept: a file that has not changed is not read again to know its digest."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from core.digest import sha256_file
 from core.files import replace_json
 from core.log import logger
 
-LOG = logger("ingest")
+LOG = logger("core")
 # A file that was written so shortly before may be written again within one tick of its file system's clock.
 _SETTLED = 2_000_000_000
 
@@ -48,5 +48,5 @@ def _read(file: Path) -> dict[str, list[int | str]]:
     except FileNotFoundError:
         return {}
     except (OSError, ValueError, TypeError, AttributeError) as error:
-        LOG.warning("%s cannot be read (%s); the source's files are read once more", file, error)
+        LOG.warning("%s cannot be read (%s); files are read once more", file, error)
         return {}
