@@ -45,21 +45,24 @@ def examples(settings: Settings, live: LiveModel | None) -> dict[str, Any]:
     item = item.item() if hasattr(item, "item") else item
     found: dict[str, Any] = {"/rank": {"user_id": user, "scenario": scenario, "k": 5}}
     if item is not None:
-        found["/explain"] = {"user_id": user, "scenario": scenario, "item_id": item}
+        one = {"user_id": user, "scenario": scenario, "item_id": item}
+        if settings.serving.explain:
+            found["/explain"] = one
         if settings.push.http:
             row = {"event_timestamp": live.clock.now().isoformat(), "label": 1}
-            found["/push"] = {"interactions": [{**found["/explain"], **row}]}
+            found["/push"] = {"interactions": [{**one, **row}]}
     return found
 
 
 def openapi(document: dict[str, Any], settings: Settings, live: LiveModel | None) -> dict[str, Any]:
-    """BentoML's document with our title and version, working examples, and `/push` only where it is taken."""
+    """BentoML's document with our title and version, working examples, and `/push` and `/explain` only where they are taken."""
     document = json.loads(json.dumps(document))
     document["info"] = {"title": "llm4msr", "version": version(), "description": _DESCRIPTION}
     document.pop("servers", None)
     bodies = examples(settings, live)
-    if not settings.push.http:
-        document["paths"].pop("/push", None)
+    for route, taken in (("/push", settings.push.http), ("/explain", settings.serving.explain)):
+        if not taken:
+            document["paths"].pop(route, None)
     _any_id(document)
     for route, body in bodies.items():
         content = document["paths"].get(route, {}).get("post", {}).get("requestBody", {}).get("content", {})

@@ -32,6 +32,7 @@ from pydantic import BaseModel, Field, WithJsonSchema
 from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.routing import Route
 
+from bento.admission import Admission, Tokens
 from bento.announce import announce
 from bento.intake import Intake
 from bento.limits import BoundedBody, DistinctKeys, OnlyJson, bound_metrics
@@ -147,7 +148,9 @@ class Ranker:
 
     @bentoml.api
     async def explain(self, user_id: Id, scenario: str, item_id: Id) -> ExplainAnswer:
-        """Why an item has its score for a user in a scenario."""
+        """Why an item has its score for a user in a scenario. Off where `serving.explain` is false."""
+        if not self.settings.serving.explain:
+            raise NotFound("this service explains nothing; see serving.explain")
         if (live := self.live.current) is None:
             return self._nothing_yet()
         self._check_scenario(live, scenario)
@@ -283,6 +286,8 @@ def _service() -> Any:
     return Ranker
 
 
+_service().add_asgi_middleware(Tokens)
+_service().add_asgi_middleware(Admission)
 _service().add_asgi_middleware(OnlyJson)
 _service().add_asgi_middleware(BoundedBody)
 _service().add_asgi_middleware(DistinctKeys)  # within the bound

@@ -538,12 +538,29 @@ class RegistrySettings(Section):
     url: str | None = Field(None, description="sql only: postgresql+psycopg://user@host:5432/database")
 
 
+class TokenSettings(Section):
+    read: SecretStr | None = Field(
+        None,
+        min_length=16,
+        description="of all routes but /livez and /readyz; none: whoever reaches the port is answered",
+    )
+    write: SecretStr | None = Field(None, min_length=16, description="of /push; none: that of read")
+    admin: SecretStr | None = Field(None, min_length=16, description="of /metrics; none: that of read")
+
+
 class ServingSettings(Section):
     host: str = "127.0.0.1"
     port: int = 3000
     k: int = Field(10, ge=1)
     max_candidates: int = Field(5000, ge=1)
     poll_seconds: float = Field(2.0, gt=0, description="how often processes look for a new bundle or catalogue")
+    max_concurrency: int = Field(
+        64, ge=1, description="rankings and explanations a process has at hand at once; more are answered 429"
+    )
+    explain: bool = Field(
+        True, description="/explain answers; it tells a user's history and text. If not, texts do not go online either"
+    )
+    tokens: TokenSettings = TokenSettings()
 
 
 class PushSettings(Section):
@@ -552,6 +569,7 @@ class PushSettings(Section):
     batch_rows: int = Field(500, ge=1, le=100_000, description="push --follow writes after so many lines at the latest")
     batch_ms: int = Field(200, ge=0, description="and this long after a line came, at the latest")
     max_request_rows: int = Field(1000, ge=1, description="longer POST /push requests are refused")
+    max_concurrency: int = Field(16, ge=1, description="pushes a process has at hand at once; more are answered 429")
 
 
 class TrackingSettings(Section):

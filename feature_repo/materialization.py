@@ -111,7 +111,8 @@ def materialize(
     live, logged = clock.fixed is None, _Logged(sources)
     code = read_manifest(features).code if (features / MANIFEST).is_file() else ""
     written = {}
-    for view, feast_view in progress(views.value_views(generation, paths).items(), "writing online", unit="views"):
+    shown = views.online_views(settings, generation, paths)
+    for view, feast_view in progress(shown.items(), "writing online", unit="views"):
         probe = _live_probe(settings, table, feast_view)
         recipe = _recipe(settings, view, feast_view, generation, live, code)
         # What another recipe wrote does not count: beyond this window's end nobody makes it anew.
@@ -148,6 +149,9 @@ def materialize(
         written[feast_view.name] = rows
     if newest:
         _take_away_others(settings, store, table, paths, users, set(written))
+        for view, feast_view in views.value_views(generation, paths).items():
+            if view not in shown:
+                _take_all_away(settings, table, feast_view)
     LOG.info("online: %s", ", ".join(f"{name} {count:,}" for name, count in written.items()))
     return written
 
@@ -236,6 +240,15 @@ def _take_away(
         count += len(some)
     if count:
         LOG.info("online: %s entities taken out of %s", f"{count:,}", view.name)
+
+
+def _take_all_away(settings: Settings, table: OnlineTable, view: FeatureView) -> None:
+    """What was online before the settings said that it shall not be."""
+    ids = OnlineIds(_ids_file(settings, view.name), view.join_keys[0])
+    if ids.file.is_file():
+        _take_away(settings, table, view, ids, ids.batches())
+        ids.drop()
+    _probe_file(settings, view.name).unlink(missing_ok=True)
 
 
 def _take_away_others(

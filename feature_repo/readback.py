@@ -51,7 +51,7 @@ def sample_online(
     store, generation, paths = apply(settings, sources=sources, features=features, knowledge=knowledge)
     table, span = OnlineTable(store), Span(since, clock.now_micros(), live=clock.fixed is None)
     found = {}
-    for view, feast_view in views.value_views(generation, paths).items():
+    for view, feast_view in views.online_views(settings, generation, paths).items():
         if not newest and view in CATALOGUES:
             continue
         schema = schema_of(generation, view, feast_view)

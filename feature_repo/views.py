@@ -225,6 +225,12 @@ def value_views(generation: Generation, paths: SourcePaths) -> dict[str, Feature
     return views
 
 
+def online_views(settings: Settings, generation: Generation, paths: SourcePaths) -> dict[str, FeatureView]:
+    """The value views that are written online: texts only where the service explains."""
+    found = value_views(generation, paths)
+    return {view: one for view, one in found.items() if settings.serving.explain or not view.endswith("_text")}
+
+
 def ref_views(generation: Generation, paths: SourcePaths) -> dict[str, FeatureView]:
     """Unversioned view name to its `_ref` twin, which training joins point in time."""
     views = {}

@@ -129,6 +129,7 @@ GRAPH: dict[str, Stage] = {
                 "data.item_dense",
                 "knowledge.user_vectors",
                 "knowledge.lag",
+                "serving.explain",
                 "validation.max_online_age",
                 "validation.max_future",
             ),

@@ -63,11 +63,13 @@ def curl_lines(settings: Settings, url: str) -> list[str]:
     """Commands to try against a running service, with a user and an item that exist."""
     user, scenario, item = example_request(settings)
     head = f"curl -s -X POST {url}"
-    json_type = "-H 'Content-Type: application/json'"
+    token = ' -H "Authorization: Bearer $LLM4MSR_SERVING__TOKENS__READ"' if settings.serving.tokens.read else ""
+    json_type = f"-H 'Content-Type: application/json'{token}"
+    explain = {"user_id": user, "scenario": scenario, "item_id": item}
     return [
         f"{head}/rank {json_type} -d '{json.dumps({'user_id': user, 'scenario': scenario, 'k': 5})}'",
-        f"{head}/explain {json_type} -d '{json.dumps({'user_id': user, 'scenario': scenario, 'item_id': item})}'",
-        f"curl -s {url}/scenarios",
+        *([f"{head}/explain {json_type} -d '{json.dumps(explain)}'"] if settings.serving.explain else []),
+        f"curl -s {url}/scenarios{token}",
         f"curl -s {url}/readyz",
     ]
 
@@ -135,7 +137,7 @@ def ask(settings: Settings, route: str, body: dict[str, Any], url: str | None = 
     try:
         # A proxy of the environment knows nothing of this machine's own services.
         with httpx.Client(timeout=30, trust_env=not is_loopback(base)) as client:
-            answer = client.post(base + route, json=body)
+            answer = client.post(base + route, json=body, headers=_authorization(settings, route))
     except httpx.TransportError as error:
         hint = "start one with `llm4msr serve`" if url is None else "see --url"
         raise UserError(f"no service answers at {base} ({error}); {hint}") from error
@@ -152,6 +154,13 @@ def ask(settings: Settings, route: str, body: dict[str, Any], url: str | None = 
     if not isinstance(told, dict):
         raise UserError(f"what answers at {base} is no llm4msr service; see serving.port, or --url")
     return told
+
+
+def _authorization(settings: Settings, route: str) -> dict[str, str]:
+    """The header with the route's token, where the settings have one."""
+    tokens = settings.serving.tokens
+    token = (tokens.write if route == "/push" else None) or tokens.read
+    return {"Authorization": f"Bearer {token.get_secret_value()}"} if token else {}
 
 
 def service_url(settings: Settings, url: str | None) -> str:

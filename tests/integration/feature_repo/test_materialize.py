@@ -422,3 +422,26 @@ def test_a_late_windows_users_are_online_at_once(make_world):
     expected = newest(paths["early"]["features"] / "user_stats", "user_id")
     for user in only_early:
         assert reader.read_user(user).values["user_rows"] == expected[user]["user_rows"]
+
+
+def test_texts_are_online_only_where_the_service_explains(world):
+    texts = ("user_text", "scenario_text")
+    counts = written(world)
+    assert all(counts[view] for view in texts)
+    before = online_rows(world)
+    assert all(any(plain(row) for row in before[view].values()) for view in texts)
+    told = world.settings
+    silent = told.serving.model_copy(update={"explain": False})
+    world.settings = told.model_copy(update={"serving": silent})
+    assert not set(texts) & set(written(world))
+    after = online_rows(world)
+    assert not any(row for view in texts for row in after[view].values())
+    assert all(probe_of(world.settings, view) is None for view in texts)
+    others = before.keys() - set(texts)
+    assert {v: {k: plain(r) for k, r in after[v].items()} for v in others} == {
+        v: {k: plain(r) for k, r in before[v].items()} for v in others
+    }
+    shown = feature_repo.sample_online(world.settings, replay(world.now), **world.paths)
+    assert not set(texts) & set(shown)
+    world.settings = told
+    assert {view: written(world)[view] for view in texts} == {view: counts[view] for view in texts}

@@ -1,0 +1,119 @@
+"""Who is let in: callers with the right token, and no more of them at once than can be answered soon.
+
+Everything here is decided before a body is read: a refusal costs next to nothing, so that a crowd does not hold up those within.
+"""
+
+from __future__ import annotations
+
+import hmac
+import os
+from collections.abc import Callable
+from functools import cache
+from typing import Literal
+
+from prometheus_client import Counter
+from pydantic import SecretStr
+from starlette.responses import JSONResponse
+
+from bento.limits import App, Receive, Scope, Send
+from core import Settings, load_settings
+
+Group = Literal["read", "write", "admin"]
+# They say nothing but that the process lives, and who asks them has no token.
+OPEN = frozenset({"/livez", "/readyz"})
+_WRITE, _ADMIN = frozenset({"/push"}), frozenset({"/metrics"})
+# Routes that wait for processor time, each with its own room: rankings do not wait behind pushes, nor pushes behind them.
+_RANKING = frozenset({"/rank", "/explain"})
+REFUSED = Counter("llm4msr_refused_total", "Requests that were not let in", ["why"])
+
+
+@cache
+def service_settings() -> Settings:
+    """The settings of this process."""
+    return load_settings(os.environ.get("LLM4MSR_SETTINGS", "llm4msr.yaml"))
+
+
+def group_of(path: str) -> Group | None:
+    """Whose token a path asks for; None: nobody's."""
+    if path in OPEN:
+        return None
+    if path in _WRITE:
+        return "write"
+    return "admin" if path.startswith(tuple(_ADMIN)) else "read"
+
+
+def token_of(settings: Settings, group: Group) -> SecretStr | None:
+    """The token of a group; without one of its own, that of `read`."""
+    tokens = settings.serving.tokens
+    own: SecretStr | None = getattr(tokens, group)
+    return own or tokens.read
+
+
+class Tokens:
+    """ASGI middleware: a request without the token of its route is answered 401; where no token is set, all come in.
+
+    Args:
+        app: what answers the others.
+        settings: those of the service.
+    """
+
+    def __init__(self, app: App, settings: Callable[[], Settings] = service_settings) -> None:
+        self.app, self._settings = app, settings
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass a request on, if it may be answered."""
+        group = group_of(scope["path"]) if scope["type"] in ("http", "websocket") else None
+        wanted = token_of(self._settings(), group) if group is not None else None
+        if group is None or wanted is None or _bears(scope, wanted):
+            await self.app(scope, receive, send)
+            return
+        REFUSED.labels("token").inc()
+        reason = f"this route needs a token: send Authorization: Bearer TOKEN (settings: serving.tokens.{group})"
+        await JSONResponse({"error": reason}, 401, {"WWW-Authenticate": "Bearer"})(scope, receive, send)
+
+
+class Admission:
+    """ASGI middleware: a request that would have to wait behind too many others is answered 429, at once.
+
+    Args:
+        app: what answers the others.
+        settings: those of the service.
+    """
+
+    def __init__(self, app: App, settings: Callable[[], Settings] = service_settings) -> None:
+        self.app, self._settings = app, settings
+        self._within = {"rank": 0, "push": 0}
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass a request on, if there is room."""
+        room = self._room_of(scope["path"]) if scope["type"] == "http" else None
+        if room is None:
+            await self.app(scope, receive, send)
+            return
+        name, most, setting = room
+        if self._within[name] >= most:
+            REFUSED.labels("busy").inc()
+            reason = f"{most:,} such requests are being answered; try again in a second ({setting})"
+            await JSONResponse({"error": reason}, 429, {"Retry-After": "1"})(scope, receive, send)
+            return
+        self._within[name] += 1
+        try:
+            await self.app(scope, receive, send)
+        finally:
+            self._within[name] -= 1
+
+    def _room_of(self, path: str) -> tuple[str, int, str] | None:
+        settings = self._settings()
+        if path in _RANKING:
+            return "rank", settings.serving.max_concurrency, "serving.max_concurrency"
+        if path in _WRITE:
+            return "push", settings.push.max_concurrency, "push.max_concurrency"
+        return None
+
+
+def _bears(scope: Scope, token: SecretStr) -> bool:
+    """Whether a request has the token; takes as long for a nearly right one as for any other."""
+    given = dict(scope["headers"]).get(b"authorization", b"")
+    scheme, _, value = given.partition(b" ")
+    right = hmac.compare_digest(value.strip(), token.get_secret_value().encode())
+    return scheme.lower() == b"bearer" and right
