@@ -13,9 +13,9 @@ from typing import Literal
 
 from prometheus_client import Counter
 from pydantic import SecretStr
-from starlette.responses import JSONResponse
 
-from bento.limits import App, Receive, Scope, Send
+from bento.asgi import App, Receive, Scope, Send
+from bento.limits import refuse
 from core import Settings, load_settings
 
 Group = Literal["read", "write", "admin"]
@@ -69,7 +69,7 @@ class Tokens:
             return
         REFUSED.labels("token").inc()
         reason = f"this route needs a token: send Authorization: Bearer TOKEN (settings: serving.tokens.{group})"
-        await JSONResponse({"error": reason}, 401, {"WWW-Authenticate": "Bearer"})(scope, receive, send)
+        await refuse(scope, receive, send, 401, reason, {"WWW-Authenticate": "Bearer"})
 
 
 class Admission:
@@ -94,7 +94,7 @@ class Admission:
         if self._within[name] >= most:
             REFUSED.labels("busy").inc()
             reason = f"{most:,} such requests are being answered; try again in a second ({setting})"
-            await JSONResponse({"error": reason}, 429, {"Retry-After": "1"})(scope, receive, send)
+            await refuse(scope, receive, send, 429, reason, {"Retry-After": "1"})
             return
         self._within[name] += 1
         try:

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Awaitable, Callable, Iterable, Mapping, MutableMapping
+from collections.abc import Iterable, Mapping, MutableMapping
 from typing import Any
 from urllib.parse import urlsplit
 
 import bentoml
-from starlette.responses import JSONResponse
 
+from bento.asgi import App, Receive, Scope, Send
 from bento.bentoml_names import COUNTING_MIDDLEWARE, instruments
 from bento.logs import short
+from bento.problems import problem
 from core import logger
 from core.objects import TwiceError, read_json
 
@@ -20,10 +21,12 @@ _JSON_TYPE = re.compile(r"application/(json|[\w.!#$&^-]+\+json)")
 # 100,000 candidates with ids of a hundred letters are 10 MB; BentoML itself reads a body of any length into memory.
 MAX_BODY = 16 * 2**20
 
-Scope = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
-Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
-App = Callable[[Scope, Receive, Send], Awaitable[None]]
+
+async def refuse(
+    scope: Scope, receive: Receive, send: Send, status: int, reason: str, headers: Mapping[str, str] | None = None
+) -> None:
+    """Answer a request without handing it on."""
+    await problem(status, reason, headers)(scope, receive, send)
 
 
 class BoundedBody:
@@ -51,8 +54,7 @@ class BoundedBody:
         if held is not None:
             await self.app(scope, held, send)
             return
-        refusal = JSONResponse({"error": f"the body is longer than {self.limit:,} bytes"}, 413)
-        await refusal(scope, receive, send)
+        await refuse(scope, receive, send, 413, f"the body is longer than {self.limit:,} bytes")
 
     async def _read(self, receive: Receive) -> Receive | None:
         """The body of unannounced length, to be received again; None if it is too long."""
@@ -102,7 +104,7 @@ class OnlyJson:
             await self.app(scope, receive, send)
             return
         LOG.warning("%s %s refused (%d): %s", scope["method"], short(scope["path"], 80), status, reason)
-        await JSONResponse({"error": reason}, status)(scope, receive, send)
+        await refuse(scope, receive, send, status, reason)
 
 
 def _of_another_site(headers: Mapping[str, str]) -> bool:
@@ -135,7 +137,7 @@ class DistinctKeys:
         try:
             read_json(body)
         except TwiceError as error:
-            await JSONResponse({"error": str(error)}, 400)(scope, receive, send)
+            await refuse(scope, receive, send, 400, str(error))
             return
         except ValueError:
             pass

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import importlib.metadata
 import json
+from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 
 import jinja2
 
 from bento.live import LiveModel
+from bento.problems import MEDIA_TYPE, schema
 from core import Settings
 from feature_repo import known_user
 
@@ -64,11 +66,25 @@ def openapi(document: dict[str, Any], settings: Settings, live: LiveModel | None
         if not taken:
             document["paths"].pop(route, None)
     _any_id(document)
+    for path, routes in document["paths"].items():
+        for route in routes.values():
+            _with_refusals(route, 429 if path in ("/rank", "/explain", "/push") else None)
     for route, body in bodies.items():
         content = document["paths"].get(route, {}).get("post", {}).get("requestBody", {}).get("content", {})
         for kind in content.values():
             kind["example"] = body
     return document
+
+
+def _with_refusals(route: dict[str, Any], busy: int | None) -> None:
+    """Every status that a route may answer with beside 200, in the one shape of refusals."""
+    content = {MEDIA_TYPE: {"schema": schema()}}
+    responses = route.setdefault("responses", {})
+    for status in [status for status in responses if status.isdigit() and int(status) >= 400]:
+        del responses[status]
+    codes = [400, 401, 403, 404, 413, 415, 500, 503, 504] if busy else [401, 500, 503]
+    for status in [*codes, *([busy] if busy else [])]:
+        responses[str(status)] = {"description": HTTPStatus(status).phrase, "content": content}
 
 
 def _any_id(part: Any) -> None:

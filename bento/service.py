@@ -39,6 +39,7 @@ from bento.limits import BoundedBody, DistinctKeys, OnlyJson, bound_metrics
 from bento.live import Live, LiveModel
 from bento.logs import all_in_one_format, quiet_callers, short
 from bento.page import HEADERS, openapi, page
+from bento.problems import Problems, problem
 from bento.schemas import ExplainAnswer, NearItem, PushAnswer, RankAnswer, ScenarioInfo, Versions
 from bento.scorer import nearest_history, pick_candidates, rank, score_parts
 from core.errors import CorruptArtifactError, Llm4msrError, UserError
@@ -278,7 +279,7 @@ class Ranker:
 
 def _unavailable(reason: str) -> Any:
     """503 with its reason, which BentoML would replace by a sentence that says nothing."""
-    return JSONResponse({"error": reason}, 503, RETRY)
+    return problem(503, reason, RETRY)
 
 
 def _service() -> Any:
@@ -286,6 +287,7 @@ def _service() -> Any:
     return Ranker
 
 
+_service().add_asgi_middleware(Problems)
 _service().add_asgi_middleware(Tokens)
 _service().add_asgi_middleware(Admission)
 _service().add_asgi_middleware(OnlyJson)

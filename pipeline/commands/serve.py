@@ -184,14 +184,8 @@ def service_url(settings: Settings, url: str | None) -> str:
 
 
 def _reason(told: Any) -> str:
-    """What a refusal says, of BentoML's several forms."""
-    told = told[0] if isinstance(told, list) and told else told
-    if not isinstance(told, dict):
-        return ""
-    details = told.get("detail")
-    if isinstance(details, list):
-        return "; ".join(f"{'.'.join(map(str, d.get('loc', ())))}: {d.get('msg')}" for d in details)
-    return str(details or told.get("error") or "")
+    """What a refusal says."""
+    return str(told.get("detail") or "") if isinstance(told, dict) else ""
 
 
 def free_port() -> int:

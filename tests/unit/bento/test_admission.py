@@ -70,7 +70,7 @@ def test_a_crowd_is_refused_at_once_and_those_within_are_answered(tmp_path: Path
     assert sorted(codes[10:]) == [200] * 2 + [429] * 3, "pushes have room of their own"
     assert len(found["refused"]) == 10 and found["most"] == 5, "before anybody within was answered"
     for answer in found["refused"]:
-        assert answer.headers["retry-after"] == "1" and "max_concurrency" in answer.json()["error"]
+        assert answer.headers["retry-after"] == "1" and "max_concurrency" in answer.json()["detail"]
     assert found["after"] == [200] * 5, "room is free again"
     assert found["broken"] == [500] * 9, "also after an answer that failed"
 
@@ -124,7 +124,7 @@ def test_a_token_opens_its_own_group(
     assert answer.status_code == status
     if status == 401:
         assert answer.headers["www-authenticate"] == "Bearer"
-        assert "serving.tokens" in answer.json()["error"]
+        assert "serving.tokens" in answer.json()["detail"]
         assert not any(token in answer.text for token in ALL.values())
 
 

@@ -67,7 +67,7 @@ def in_chunks(size, count):
 def test_a_body_that_is_announced_too_long_is_refused(service):
     answer = service.post("/rank", content=b" " * (MAX_BODY + 1), headers=JSON)
     assert answer.status_code == 413
-    assert "longer than" in answer.json()["error"]
+    assert "longer than" in answer.json()["detail"]
 
 
 def test_a_body_that_turns_out_too_long_is_refused(service):
@@ -129,7 +129,7 @@ def test_a_key_that_stands_twice_in_a_push_is_refused(service, row, says):
 def test_only_json_is_taken(service, route, headers):
     answer = service.post(route, content=RANK, headers=headers)
     assert answer.status_code == 415
-    assert "application/json" in answer.json()["error"]
+    assert "application/json" in answer.json()["detail"]
 
 
 @pytest.mark.parametrize("kind", ["application/json", "application/json; charset=utf-8", "Application/JSON"])
@@ -154,4 +154,57 @@ def test_that_nothing_is_live_yet_is_said_with_its_reason(service):
     for route, body in (("/rank", RANK), ("/explain", RANK[:-1] + b', "item_id": 1}')):
         answer = service.post(route, content=body, headers=JSON)
         assert answer.status_code == 503 and answer.headers["Retry-After"]
-        assert "nothing to serve yet" in answer.json()["error"]
+        assert "nothing to serve yet" in answer.json()["detail"]
+
+
+REFUSALS = [
+    ("GET", "/nowhere", None, 404, "not_found"),
+    ("POST", "/nowhere", RANK, 404, "not_found"),
+    ("POST", "/scenarios", RANK, 405, "method_not_allowed"),
+    ("GET", "/rank", None, 405, "method_not_allowed"),
+    ("GET", "/scenarios", None, 503, "unavailable"),
+    ("POST", "/rank", RANK, 503, "unavailable"),
+    ("POST", "/rank", b"{", 400, "bad_request"),
+    ("POST", "/rank", b"[]", 400, "bad_request"),
+    ("POST", "/rank", b"\xff\xfe", 400, "bad_request"),
+    ("POST", "/rank", b'{"user_id": 1}', 400, "bad_request"),
+    ("POST", "/rank", b'{"user_id": 1, "scenario": 7, "k": 0, "candidates": "x"}', 400, "bad_request"),
+    ("POST", "/push", b'{"interactions": []}', 404, "not_found"),
+    ("POST", "/push", b'{"interactions": [{"a": 1, "a": 2}]}', 400, "bad_request"),
+]
+
+
+@pytest.mark.parametrize(("method", "route", "body", "status", "code"), REFUSALS)
+def test_every_refusal_has_one_shape_whoever_refuses(service, method, route, body, status, code):
+    answer = service.request(method, route, content=body, headers=JSON if body else {})
+    assert answer.status_code == status, answer.text
+    assert answer.headers["content-type"] == "application/problem+json"
+    told = answer.json()
+    assert told["status"] == status and told["code"] == code and told["detail"] and told["title"]
+    assert set(told) <= {"type", "title", "status", "code", "detail", "errors"}
+    assert len(answer.content) == int(answer.headers["content-length"])
+    if status == 503:
+        assert answer.headers["retry-after"]
+
+
+def test_wrong_fields_are_named_and_what_was_sent_is_not_sent_back(service):
+    secret = "hunter2" * 100
+    body = json.dumps({"user_id": 1, "scenario": "home", "k": secret, "candidates": secret})
+    answer = service.post("/rank", content=body, headers=JSON)
+    assert {error["field"] for error in answer.json()["errors"]} == {"k", "candidates"}
+    assert secret not in answer.text
+
+
+def test_a_head_request_is_answered_without_a_body(service):
+    answer = service.head("/nowhere")
+    assert answer.status_code == 404 and answer.content == b""
+
+
+def test_the_document_says_what_a_refusal_looks_like(service):
+    document = service.get("/docs.json").json()
+    for path in ("/rank", "/explain"):
+        responses = document["paths"][path]["post"]["responses"]
+        assert {"200", "400", "401", "413", "415", "429", "500", "503"} <= responses.keys()
+        for status in ("400", "429", "503"):
+            known = responses[status]["content"]["application/problem+json"]["schema"]
+            assert {"code", "detail"} <= set(known["required"])
