@@ -118,7 +118,7 @@ def refuses(name: str, python: str) -> str:
 @cache
 def python_wanted(name: str) -> str:
     """The Pythons that an installed package says it runs on; empty where it does not say."""
-    return str(metadata.metadata(name)["Requires-Python"] or "")
+    return str(metadata.metadata(name).get("Requires-Python") or "")
 
 
 def needs(name: str, extra: str = "", target: Mapping[str, str] | None = None) -> Iterator[Requirement]:
