@@ -118,7 +118,8 @@ def refuses(name: str, python: str) -> str:
 @cache
 def python_wanted(name: str) -> str:
     """The Pythons that an installed package says it runs on; empty where it does not say."""
-    return str(metadata.metadata(name).get("Requires-Python") or "")
+    found = metadata.metadata(name)
+    return str(found["Requires-Python"]) if "Requires-Python" in found else ""
 
 
 def needs(name: str, extra: str = "", target: Mapping[str, str] | None = None) -> Iterator[Requirement]:
