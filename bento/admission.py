@@ -5,8 +5,11 @@ Everything here is decided before a body is read: a refusal costs next to nothin
 
 from __future__ import annotations
 
+import asyncio
 import hmac
 import os
+import time
+from collections import deque
 from collections.abc import Callable
 from functools import cache
 from typing import Literal
@@ -82,7 +85,7 @@ class Admission:
 
     def __init__(self, app: App, settings: Callable[[], Settings] = service_settings) -> None:
         self.app, self._settings = app, settings
-        self._within = {"rank": 0, "push": 0}
+        self._within, self._turns = {"rank": 0, "push": 0}, _Turns()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass a request on, if there is room."""
@@ -98,7 +101,10 @@ class Admission:
             return
         self._within[name] += 1
         try:
+            await self._turns.come()
+            begin = time.perf_counter()
             await self.app(scope, receive, send)
+            self._turns.spent(time.perf_counter() - begin)
         finally:
             self._within[name] -= 1
 
@@ -109,6 +115,47 @@ class Admission:
         if path in _WRITE:
             return "push", settings.push.max_concurrency, "push.max_concurrency"
         return None
+
+
+class _Turns:
+    """Lets requests begin in their order, some in each turn of the event loop.
+
+    A ranking never waits once it has begun: without this the loop would work through all that have come before it looks for
+    more, and a crowd would wait uncounted in the sockets. Rankings get as much of the loop's time as all the rest: the refusals
+    of a crowd that does not go away must not starve them either.
+    """
+
+    def __init__(self) -> None:
+        self._waiting: deque[asyncio.Future[None]] = deque()
+        self._turning = False
+        self._begun = self._taken = 0.0
+        self._usual = 0.002
+
+    async def come(self) -> None:
+        """Wait for a turn."""
+        loop = asyncio.get_running_loop()
+        mine = loop.create_future()
+        self._waiting.append(mine)
+        if not self._turning:
+            self._turning = True
+            loop.call_soon(self._turn)
+        await mine
+
+    def spent(self, seconds: float) -> None:
+        """What a request that had its turn took."""
+        self._taken += seconds
+        self._usual += 0.1 * (min(max(seconds, 0.0005), 0.05) - self._usual)
+
+    def _turn(self) -> None:
+        now = time.perf_counter()
+        others = now - self._begun - self._taken
+        self._begun, self._taken = now, 0.0
+        for _ in range(min(max(1, int(others / self._usual)), len(self._waiting))):
+            if not (first := self._waiting.popleft()).done():  # else its caller is gone
+                first.set_result(None)
+        self._turning = bool(self._waiting)
+        if self._turning:
+            asyncio.get_running_loop().call_soon(self._turn)
 
 
 def _bears(scope: Scope, token: SecretStr) -> bool:

@@ -75,6 +75,34 @@ def test_a_crowd_is_refused_at_once_and_those_within_are_answered(tmp_path: Path
     assert found["broken"] == [500] * 9, "also after an answer that failed"
 
 
+async def at_once(tmp_path: Path, count: int) -> list[int]:
+    """Requests that have all come before the first is answered, by an app that never waits, as a ranking does not."""
+
+    async def busy(scope: Any, receive: Any, send: Callable[..., Awaitable[None]]) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b"{}"})
+
+    app, codes = Admission(busy, settings_of(tmp_path, max_concurrency=3)), [0] * count
+    scope = {"type": "http", "path": "/rank", "method": "POST", "headers": []}
+
+    async def ask(place: int) -> None:
+        async def sent(message: Any) -> None:
+            if message["type"] == "http.response.start":
+                codes[place] = message["status"]
+
+        async def nothing() -> Any:
+            return {"type": "http.request", "body": b""}
+
+        await app(scope, nothing, sent)
+
+    await asyncio.gather(*(ask(place) for place in range(count)))
+    return codes
+
+
+def test_requests_that_never_wait_are_counted_too(tmp_path: Path) -> None:
+    assert asyncio.run(at_once(tmp_path, 10)) == [200] * 3 + [429] * 7
+
+
 @pytest.mark.parametrize(
     ("path", "group"),
     [("/livez", None), ("/readyz", None), ("/rank", "read"), ("/explain", "read"), ("/scenarios", "read"), ("/", "read"),
