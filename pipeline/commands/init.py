@@ -126,8 +126,10 @@ def _lines(section: BaseModel, indent: str) -> Iterator[str]:
         value = getattr(section, name)
         note = f"  # {field.description}" if field.description else ""
         if isinstance(value, BaseModel):
-            yield f"{indent}{name}:{note}"
-            yield from _lines(value, indent + "  ")
+            inner = list(_lines(value, indent + "  "))
+            nothing = " {}" if all(line.lstrip().startswith("#") for line in inner) else ""
+            yield f"{indent}{name}:{nothing}{note}"
+            yield from inner
         elif SecretStr in getattr(field.annotation, "__args__", ()):
             yield f"{indent}# {name}: from the environment only"
         else:
