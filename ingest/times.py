@@ -142,7 +142,9 @@ def _from_numbers(column: pa.Array, unit: str) -> tuple[pa.Array, Faults]:
         return pa.nulls(len(column), TIMESTAMP), faults
     scale = 1_000_000 / _PER_SECOND[unit]
     if floating:
-        micros = pc.round(pc.multiply(column, scale)).cast(pa.int64())
+        # A fraction of a second is rounded to the microsecond; of nanoseconds what a microsecond does not tell is cut off.
+        micros = pc.round(pc.multiply(column, scale)) if scale >= 1 else pc.floor(pc.divide(column, 1 / scale))
+        micros = micros.cast(pa.int64())
     else:
         micros = pc.multiply(column, int(scale)) if scale >= 1 else _floor_divided(column, round(1 / scale))
     return micros.cast(TIMESTAMP), faults

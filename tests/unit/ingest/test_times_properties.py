@@ -8,7 +8,7 @@ from zoneinfo import ZoneInfo
 
 import pyarrow as pa
 import pytest
-from hypothesis import assume, given
+from hypothesis import assume, example, given
 from hypothesis import strategies as st
 from properties import examples
 
@@ -85,6 +85,7 @@ def test_texts_of_one_moment_in_any_zone_are_equal(found: list[tuple[int, int]],
 @given(
     found=st.lists(moments, min_size=1, max_size=6), unit=st.sampled_from(list(PER_SECOND)), rest=st.integers(0, 999)
 )
+@example(found=[0], unit="ns", rest=501)
 @examples(150)
 def test_numbers_of_one_moment_in_any_unit_are_equal(found: list[int], unit: str, rest: int) -> None:
     factor = PER_SECOND[unit]
