@@ -45,13 +45,6 @@ def group_of(path: str) -> Group | None:
     return "admin" if path.startswith(tuple(_ADMIN)) else "read"
 
 
-def token_of(settings: Settings, group: Group) -> SecretStr | None:
-    """The token of a group; without one of its own, that of `read`."""
-    tokens = settings.serving.tokens
-    own: SecretStr | None = getattr(tokens, group)
-    return own or tokens.read
-
-
 class Tokens:
     """ASGI middleware: a request without the token of its route is answered 401; where no token is set, all come in.
 
@@ -66,7 +59,7 @@ class Tokens:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass a request on, if it may be answered."""
         group = group_of(scope["path"]) if scope["type"] in ("http", "websocket") else None
-        wanted = token_of(self._settings(), group) if group is not None else None
+        wanted = self._settings().serving.tokens.of(group) if group is not None else None
         if group is None or wanted is None or _bears(scope, wanted):
             await self.app(scope, receive, send)
             return

@@ -547,6 +547,11 @@ class TokenSettings(Section):
     write: SecretStr | None = Field(None, min_length=16, description="of /push; none: that of read")
     admin: SecretStr | None = Field(None, min_length=16, description="of /metrics; none: that of read")
 
+    def of(self, group: Literal["read", "write", "admin"]) -> SecretStr | None:
+        """The token of a group of routes; without one of its own, that of `read`."""
+        own: SecretStr | None = getattr(self, group)
+        return own or self.read
+
 
 class ServingSettings(Section):
     host: str = "127.0.0.1"

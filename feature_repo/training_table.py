@@ -23,6 +23,7 @@ import pyarrow.parquet as pq
 from core import Built, Clock, Settings, Window, logger
 from core.contracts.chain import IndexState, RowsChain
 from core.contracts.dataset_spec import DatasetSpec
+from core.contracts.kinds import KEYS as KEYS_OF
 from core.contracts.kinds import is_of
 from core.digest import canonical_json
 from core.duck import arrow_of, database, name_of, tables_of
@@ -168,7 +169,7 @@ def _index_state(knowledge: Path, vector: Vector, entries: int | None = None) ->
     file = knowledge / vector.view / "index.parquet"
     entries = pq.read_metadata(file).num_rows if entries is None else entries
     with database() as connection:
-        query = _INDEX.format(entries=entries, key=name_of(_key(vector)), index=tables_of(file))
+        query = _INDEX.format(entries=entries, key=name_of(KEYS_OF[vector.entity]), index=tables_of(file))
         [(found, digest, later)] = connection.execute(query).fetchall()
     return IndexState(entries=found, digest=digest or ""), later
 
@@ -333,18 +334,14 @@ def _unversioned(name: str, plain: Mapping[str, str]) -> str:
     return name
 
 
-def _key(vector: Vector) -> str:
-    """The column of ids in an index."""
-    return "scenario" if vector.entity == "scenario" else f"{vector.entity}_id"
-
-
 def _link_vectors(generation: Generation, knowledge: Path, out: Path) -> None:
     """Link each matrix into `out`, and say whose the vectors of items are."""
     for vector in generation.vectors:
         link_matrix(knowledge / vector.view / "vectors.npy", out / "vectors" / f"{vector.view}.npy")
         if is_of(vector.view, "item"):
-            index = pq.read_table(knowledge / vector.view / "index.parquet", columns=[_key(vector), "row"])
-            ids = index.sort_by("row").select([_key(vector)])
+            key = KEYS_OF[vector.entity]
+            index = pq.read_table(knowledge / vector.view / "index.parquet", columns=[key, "row"])
+            ids = index.sort_by("row").select([key])
             pq.write_table(ids, item_ids(out, vector.view), compression="zstd")
 
 

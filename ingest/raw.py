@@ -70,7 +70,7 @@ class RawFile:
         Returns:
             None where it does not, where a value may be missing, and of an empty group.
         """
-        if not self.groups[group]:
+        if not (self.rows if self._csv else self._footer.row_group(group).num_rows):
             return None
         if name in self.part.partition:
             value = self.part.partition[name]

@@ -7,7 +7,7 @@ from typing import Any, ClassVar, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from core.contracts.contract import SpecFile
+from core.contracts.contract import Part, SpecFile
 from core.errors import DataError, Llm4msrError
 
 
@@ -20,15 +20,13 @@ class VectorSpec(BaseModel):
     version: str
 
 
-class SplitRule(BaseModel):
+class SplitRule(Part):
     """How rows from the start of training on are split, see `core.splits`.
 
     Attributes:
         kind: `time`: one cut for all; `per_user_tail`: each user's last rows.
         validation, test: shares of the rows.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     kind: Literal["per_user_tail", "time"]
     validation: float

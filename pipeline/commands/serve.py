@@ -158,8 +158,7 @@ def ask(settings: Settings, route: str, body: dict[str, Any], url: str | None = 
 
 def _authorization(settings: Settings, route: str) -> dict[str, str]:
     """The header with the route's token, where the settings have one."""
-    tokens = settings.serving.tokens
-    token = (tokens.write if route == "/push" else None) or tokens.read
+    token = settings.serving.tokens.of("write" if route == "/push" else "read")
     return {"Authorization": f"Bearer {token.get_secret_value()}"} if token else {}
 
 
