@@ -59,9 +59,14 @@ def tables_of(files: Path | str | Iterable[Path | str], **options: str) -> str:
 
 def slices(connection: duckdb.DuckDBPyConnection, query: str, rows: int) -> Iterator[pa.Table]:
     """A query's result in tables of exactly `rows` rows (the last may have fewer), whatever batches come; none if it is empty."""
+    return regrouped(connection.sql(query).to_arrow_reader(rows), rows)
+
+
+def regrouped(batches: Iterable[pa.RecordBatch], rows: int) -> Iterator[pa.Table]:
+    """The rows of batches in tables of exactly `rows` rows (the last may have fewer); none if there are no rows."""
     held: list[pa.RecordBatch] = []
     count = 0
-    for batch in connection.sql(query).to_arrow_reader(rows):
+    for batch in batches:
         while count + batch.num_rows >= rows:
             head = batch.slice(0, rows - count)
             yield pa.Table.from_batches([*held, head]).combine_chunks()

@@ -9,7 +9,7 @@ import duckdb
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from core.duck import arrow_of, slices
+from core.duck import arrow_of, regrouped, slices
 
 ROW_GROUP = 131_072
 
@@ -43,7 +43,7 @@ def write_tables(tables: Iterable[pa.Table], file: Path) -> int:
     file.parent.mkdir(parents=True, exist_ok=True)
     writer, count = None, 0
     try:
-        for table in _grouped(tables):
+        for table in regrouped((batch for one in tables for batch in one.to_batches()), ROW_GROUP):
             writer = writer or pq.ParquetWriter(file, table.schema, compression="zstd")
             writer.write_table(table, row_group_size=ROW_GROUP)
             count += table.num_rows
@@ -58,15 +58,3 @@ def rows_in(files: Iterable[Path]) -> Iterator[pa.Table]:
     for file in files:
         for batch in pq.ParquetFile(file).iter_batches(ROW_GROUP):
             yield pa.Table.from_batches([batch])
-
-
-def _grouped(tables: Iterable[pa.Table]) -> Iterator[pa.Table]:
-    """The same rows in tables of ROW_GROUP rows, but for the last."""
-    held: pa.Table | None = None
-    for table in tables:
-        held = table if held is None else pa.concat_tables([held, table])
-        while held.num_rows >= ROW_GROUP:
-            yield held.slice(0, ROW_GROUP).combine_chunks()
-            held = held.slice(ROW_GROUP)
-    if held is not None and held.num_rows:
-        yield held.combine_chunks()
