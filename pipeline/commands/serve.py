@@ -49,7 +49,7 @@ def serve_forever(settings: Settings, host: str | None, port: int | None, worker
     LOG.info("loading %s; what it answers is told once it serves on %s", version, url)
     told = json.dumps({"url": url, "lines": curl_lines(settings, url)})
     os.chdir(REPOSITORY)
-    environment = {**service_environment(settings, port), ANNOUNCE: told}
+    environment = {**service_environment(settings, host, port), ANNOUNCE: told}
     os.execve(sys.executable, service_command(host, port, workers), environment)
 
 
@@ -102,7 +102,7 @@ def running_service(settings: Settings, port: int | None = None, wait_seconds: f
         process = subprocess.Popen(
             service_command("127.0.0.1", port),
             cwd=REPOSITORY,
-            env=service_environment(settings, port),
+            env=service_environment(settings, "127.0.0.1", port),
             stdout=log,
             stderr=log,
             start_new_session=True,
@@ -194,8 +194,8 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def service_environment(settings: Settings, port: int) -> dict[str, str]:
-    """The environment of a service on a port; two services do not share their files."""
+def service_environment(settings: Settings, host: str, port: int) -> dict[str, str]:
+    """The environment of a service at an address; two services do not share their files."""
     home = Path(os.environ.get("BENTOML_HOME") or Path.home() / "bentoml")
     quiet = {
         "BENTOML_DO_NOT_TRACK": "True",
@@ -203,7 +203,7 @@ def service_environment(settings: Settings, port: int) -> dict[str, str]:
         "OMP_NUM_THREADS": "1",
     }
     # A service empties its folder of metrics when it starts: one folder for two services would lose the other's counts.
-    own = {"BENTOML_HOME": str(home / "services" / str(port))}
+    own = {"BENTOML_HOME": str(home / "services" / f"{host.replace(':', '_')}-{port}")}
     path = os.pathsep.join(filter(None, [str(REPOSITORY), os.environ.get("PYTHONPATH")]))
     return {**quiet, **os.environ, **own, "PYTHONPATH": path, "LLM4MSR_SETTINGS": str(settings.file)}
 

@@ -5,11 +5,11 @@ import json
 import pytest
 from rich.console import Console
 
-from core import Settings, load_settings
+from core import Settings
 from core.errors import SettingsError, StorageError, UserError
 from core.settings import ServingSettings
 from pipeline.commands.answers import explain_page, rank_page, show
-from pipeline.commands.serve import ask, free_port, local_url, need_port, service_environment, service_url
+from pipeline.commands.serve import ask, free_port, local_url, need_port, service_url
 
 RANKED = {
     "user_id": "o[brien]",
@@ -105,11 +105,3 @@ def test_no_service_says_how_to_start_one():
 def test_a_port_that_cannot_be_had_is_named_with_the_settings():
     with pytest.raises(StorageError, match="serving.host 'no.such.invalid' is no address"):
         need_port("no.such.invalid", 3000)
-
-
-def test_two_services_on_one_machine_count_into_folders_of_their_own(tmp_path, monkeypatch):
-    monkeypatch.setenv("BENTOML_HOME", str(tmp_path))
-    (tmp_path / "mine.yaml").write_text("project: mine")
-    settings = load_settings(tmp_path / "mine.yaml")
-    one, other = (service_environment(settings, port)["BENTOML_HOME"] for port in (3000, 3001))
-    assert one != other and one.startswith(str(tmp_path)) and other.startswith(str(tmp_path))
