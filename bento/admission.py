@@ -14,11 +14,11 @@ from collections.abc import Callable
 from functools import cache
 from typing import Literal
 
-from prometheus_client import Counter
 from pydantic import SecretStr
 
 from bento.asgi import App, Receive, Scope, Send
 from bento.limits import refuse
+from bento.metrics import REFUSED
 from core import Settings, load_settings
 
 Group = Literal["read", "write", "admin"]
@@ -27,7 +27,6 @@ OPEN = frozenset({"/livez", "/readyz"})
 _WRITE, _ADMIN = frozenset({"/push"}), frozenset({"/metrics"})
 # Routes that wait for processor time, each with its own room: rankings do not wait behind pushes, nor pushes behind them.
 _RANKING = frozenset({"/rank", "/explain"})
-REFUSED = Counter("llm4msr_refused_total", "Requests that were not let in", ["why"])
 
 
 @cache

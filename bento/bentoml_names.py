@@ -7,6 +7,8 @@ from typing import Any
 # The logger that reports what a request raised, with a traceback whatever it was.
 EXCEPTIONS_LOGGER = "bentoml._internal.server.http_app"
 COUNTING_MIDDLEWARE = "RunnerTrafficMetricsMiddleware"
+# Names the module that its processes are started with.
+WORKER_MODULE = "_SERVICE_WORKER_SCRIPT"
 
 
 def instruments() -> Any:
@@ -19,3 +21,33 @@ def instruments() -> Any:
 
     getattr(instruments, COUNTING_MIDDLEWARE)
     return instruments
+
+
+def log_settings() -> list[dict[str, Any]]:
+    """What BentoML sets up its log with: of its command line, and of the processes that serve.
+
+    Raises:
+        ImportError, AttributeError: it is elsewhere in this version of BentoML.
+    """
+    from bentoml._internal import log
+
+    return [log.CLI_LOGGING_CONFIG, log.SERVER_LOGGING_CONFIG]
+
+
+def start_workers_by(module: str) -> None:
+    """Let the processes that serve begin in a module of ours, which goes on to `worker`.
+
+    Raises:
+        ImportError, AttributeError: it is elsewhere in this version of BentoML.
+    """
+    from _bentoml_impl.server import serving
+
+    getattr(serving, WORKER_MODULE)
+    setattr(serving, WORKER_MODULE, module)
+
+
+def worker() -> Any:
+    """The command of a process that serves."""
+    from _bentoml_impl.worker.service import main
+
+    return main

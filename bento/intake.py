@@ -12,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
+from bento.metrics import PUSHES_WAITING
 from core import Settings, logger
 from core.errors import Llm4msrError, SettingsError
 
@@ -61,7 +62,20 @@ class Intake:
             MissingArtifactError: nothing was materialised yet.
             StorageError: the store does not answer; the rows are kept and go online with the next push.
         """
-        return await asyncio.get_running_loop().run_in_executor(self._thread, self._push, records)
+        PUSHES_WAITING.inc()
+        begun = False
+
+        def push() -> Pushed:
+            nonlocal begun
+            begun = True
+            PUSHES_WAITING.dec()
+            return self._push(records)
+
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._thread, push)
+        finally:
+            if not begun:
+                PUSHES_WAITING.dec()
 
     def _push(self, records: Sequence[Any]) -> Pushed:
         assert self._current is not None, "the caller asks whether it is open"

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from bento.catalogue import Catalogue, load_catalogue
+from bento.metrics import REFUSED_BUNDLES, SWAP_SECONDS, Gauges, store_read
 from bento.package import own_seed
 from core import Clock, Settings, from_micros, logger, make_clock
 from core.contracts.pointers import BundlePointer, CataloguePointer
@@ -44,12 +45,14 @@ class Origin:
         model: the model's name.
         version: of the release; 0 for a seed.
         digest: of the training artifact that holds it; none for a seed, whose own manifest must do.
+        promoted_at: when, ISO 8601; none for a seed.
     """
 
     folder: Path
     model: str
     version: int
     digest: str | None = None
+    promoted_at: str | None = None
 
 
 @dataclass(frozen=True)
@@ -109,6 +112,7 @@ class Live:
         self._key: Named | None = None
         self._bad_key: Named | None = None
         self._retry_at = 0.0
+        self._gauges = Gauges()
 
     def start(self) -> None:
         """Load what is there and poll from then on, in a daemon thread.
@@ -116,6 +120,7 @@ class Live:
         What was loaded is kept out of the garbage collector's full passes: each takes 0.3 s, in the midst of requests.
         """
         self.refresh()
+        self._gauges.tell(self.current, self.refused)
         gc.collect()
         gc.freeze()
         threading.Thread(target=self._poll, name="llm4msr-live", daemon=True).start()
@@ -135,7 +140,8 @@ class Live:
                 return False
             if key == self._bad_key and time.monotonic() < self._retry_at:
                 return False
-            model = self._load(bundle, catalogue)
+            with SWAP_SECONDS.time():
+                model = self._load(bundle, catalogue)
         # Whatever a bad bundle raises, the thread that would load the next one must go on.
         except Exception as error:
             self._refuse(key, error)
@@ -148,6 +154,7 @@ class Live:
         if self.refused != str(error):
             known = isinstance(error, Llm4msrError)
             LOG.error("refused: %s%s", error, "; the old one stays" if self.current else "", exc_info=not known)
+        REFUSED_BUNDLES.labels("late" if isinstance(error, _LATE) else "damaged").inc()
         self.refused, self._bad_key = str(error), key
         if self.current is None:
             self._serve_seed()
@@ -226,8 +233,9 @@ class Live:
         """Take what the online store says, also that a vector is gone; one that does not answer leaves all as it is."""
         names = [s["scenario"] for s in model.scenarios] if model.reads_scenarios else []
         try:
-            found = {n: v for n, v in model.reader.read_scenarios(names).items() if v is not None} if names else {}
-            populated = model.populated or model.reader.populated(model.bundle.spec.views)
+            with store_read("scenarios"):
+                found = {n: v for n, v in model.reader.read_scenarios(names).items() if v is not None} if names else {}
+                populated = model.populated or model.reader.populated(model.bundle.spec.views)
         except StorageError as error:
             if self.current is not None and self.current.populated and not model.populated:
                 raise
@@ -256,6 +264,7 @@ class Live:
         while not self._stop.wait(self.settings.serving.poll_seconds):
             if self.refresh():
                 gc.freeze()
+            self._gauges.tell(self.current, self.refused)
 
 
 def encode_items(bundle: Bundle, catalogue: Catalogue) -> tuple[EncodedItems, tuple[str, ...]]:
@@ -315,7 +324,7 @@ def _seed() -> Origin | None:
 
 
 def _origin_of(champion: BundlePointer, root: Path) -> Origin:
-    return Origin(champion.folder(root), champion.model, champion.version, champion.digest)
+    return Origin(champion.folder(root), champion.model, champion.version, champion.digest, champion.promoted_at)
 
 
 def _equal(one: dict[str, np.ndarray], other: dict[str, np.ndarray]) -> bool:

@@ -27,17 +27,19 @@ import pyarrow as pa
 import torch
 from bentoml.exceptions import BentoMLException, InvalidArgument, NotFound
 from fastapi import FastAPI, HTTPException
-from prometheus_client import Counter
 from pydantic import BaseModel, Field, WithJsonSchema
 from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.routing import Route
 
 from bento.admission import Admission, Tokens
 from bento.announce import announce
+from bento.exposition import Exposition
 from bento.intake import Intake
 from bento.limits import BoundedBody, DistinctKeys, OnlyJson, bound_metrics
 from bento.live import Live, LiveModel
-from bento.logs import all_in_one_format, quiet_callers, short
+from bento.logs import json_everywhere, quiet_callers, short
+from bento.metrics import BUCKETS, store_read
+from bento.observed import Observed, answered
 from bento.page import HEADERS, openapi, page
 from bento.problems import Problems, problem
 from bento.schemas import ExplainAnswer, NearItem, PushAnswer, RankAnswer, ScenarioInfo, Versions
@@ -52,11 +54,8 @@ LOG = logger("bento")
 Id = Annotated[Any, WithJsonSchema({"anyOf": [{"type": "integer"}, {"type": "string"}]})]
 # BentoML's own routes are POST only; what is read without a body lives in this app beside them.
 GET = FastAPI(title="llm4msr", docs_url=None, redoc_url=None, openapi_url=None)
-# BentoML's default buckets begin at 5 ms: too coarse for a ranker that answers in 2.
-BUCKETS = [0.001, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.02, 0.05, 0.1, 0.25, 1.0]
 # Reading in a thread costs more than a good read takes, but a store that hangs must not hold up the other requests.
 THREADED_SECONDS = 5.0
-DEGRADED = Counter("llm4msr_degraded_total", "Answers by what they lacked", ["what"])
 UNAVAILABLE = "online_store:unavailable"
 # Seconds between two lines of the log that say the same of a store.
 QUIET_SECONDS = 10.0
@@ -68,7 +67,7 @@ MOST_BITS, LONGEST_ID = 256, 1_000
 @bentoml.service(
     name="llm4msr",
     traffic={"timeout": 10},
-    metrics={"enabled": True, "duration": {"buckets": BUCKETS}},
+    metrics={"enabled": True, "duration": {"buckets": list(BUCKETS)}},
     logging={"access": {"enabled": False}},
 )
 @bentoml.asgi_app(GET, path="/")
@@ -90,7 +89,7 @@ class Ranker:
         """Load what is published, score once, and look for news from then on."""
         quiet_callers()
         if os.environ.get("LLM4MSR_LOG_FORMAT") == "json":
-            all_in_one_format()
+            json_everywhere()
         self.live.start()
         self.intake.start()
         announce(self._ended)
@@ -130,7 +129,7 @@ class Ranker:
                 degraded.append("candidates:truncated")
             if context:
                 degraded.append("context:not_read")
-            _count(degraded)
+            answered(live, scenario, degraded, len(chosen.rows))
             rows, scores = rank(live, user, scenario, chosen.rows, k or self.settings.serving.k)
             ids, titles = live.catalogue.columns["item_id"], live.catalogue.titles
             ranked = zip(ids[rows].tolist(), rows.tolist(), scores.tolist(), strict=True)
@@ -163,7 +162,7 @@ class Ranker:
         with _internal_errors():
             user, degraded = await self._read_user(live, known_id)
             answer = _explanation(live, user, scenario, item, degraded, user_id)
-            _count(answer.degraded)
+            answered(live, scenario, answer.degraded)
             return _json(answer)
 
     @bentoml.api
@@ -256,10 +255,11 @@ class Ranker:
         """The user's online state and what was missing, stale or unreachable of it."""
         degraded = list(live.reduced)
         try:
-            if time.monotonic() < self._threaded_until:
-                user = await live.reader.read_user_async(user_id)
-            else:
-                user = live.reader.read_user(user_id)
+            with store_read("user"):
+                if time.monotonic() < self._threaded_until:
+                    user = await live.reader.read_user_async(user_id)
+                else:
+                    user = live.reader.read_user(user_id)
         except Llm4msrError as error:
             self._warn(error)
             self._threaded_until = time.monotonic() + THREADED_SECONDS
@@ -287,8 +287,10 @@ def _service() -> Any:
     return Ranker
 
 
+_service().add_asgi_middleware(Observed, routes=[api.route for api in _service().apis.values()])
 _service().add_asgi_middleware(Problems)
 _service().add_asgi_middleware(Tokens)
+_service().add_asgi_middleware(Exposition)
 _service().add_asgi_middleware(Admission)
 _service().add_asgi_middleware(OnlyJson)
 _service().add_asgi_middleware(BoundedBody)
@@ -332,16 +334,12 @@ def _text(live: LiveModel, kind: str, key: Any, degraded: list[str]) -> tuple[st
     if UNAVAILABLE in degraded:
         return None
     try:
-        return live.reader.read_text(kind, key)
+        with store_read("text"):
+            return live.reader.read_text(kind, key)
     except Llm4msrError as error:
         LOG.warning("online store: %s", error)
         degraded.append(UNAVAILABLE)
         return None
-
-
-def _count(degraded: list[str]) -> None:
-    for what in degraded:
-        DEGRADED.labels(what).inc()
 
 
 def _scenario_status(live: LiveModel, scenario: str) -> list[str]:

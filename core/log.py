@@ -4,13 +4,19 @@ from __future__ import annotations
 
 import logging
 import sys
+from contextvars import ContextVar
+from typing import Any
 
+from pythonjsonlogger.core import RESERVED_ATTRS
 from pythonjsonlogger.json import JsonFormatter
 from rich.console import Console
 from rich.logging import RichHandler
 
 ROOT = "llm4msr"
+# The request that is being answered; each line of the log that comes of it names it, where lines are JSON.
+REQUEST_ID: ContextVar[str] = ContextVar("llm4msr_request_id", default="")
 _STATE: dict[str, Console | None] = {"console": None}
+_JSON: list[bool] = [False]
 
 
 def logger(name: str) -> logging.Logger:
@@ -27,11 +33,10 @@ def configure(fmt: str = "human", level: str = "INFO") -> None:
     """
     handler: logging.Handler
     _STATE["console"] = None
+    _JSON[0] = fmt == "json"
     if fmt == "json":
         handler = logging.StreamHandler(sys.stderr)
-        handler.setFormatter(
-            JsonFormatter("%(asctime)s %(levelname)s %(name)s %(message)s", rename_fields={"levelname": "level"})
-        )
+        handler.setFormatter(json_lines())
     elif sys.stderr.isatty():
         _STATE["console"] = Console(stderr=True)
         handler = RichHandler(console=_STATE["console"], show_path=False, rich_tracebacks=False, markup=False)
@@ -46,6 +51,20 @@ def configure(fmt: str = "human", level: str = "INFO") -> None:
     root.propagate = False
 
 
+def json_lines() -> logging.Formatter:
+    """Makes one JSON object of a record, its traceback included."""
+    return _JsonLines(
+        "%(asctime)s %(levelname)s %(name)s %(message)s",
+        rename_fields={"levelname": "level"},
+        reserved_attrs=[*RESERVED_ATTRS, "color_message"],  # uvicorn's: the message again, in colours
+    )
+
+
+def is_json() -> bool:
+    """Whether the log is JSON."""
+    return _JSON[0]
+
+
 def console() -> Console | None:
     """The terminal that the log goes to, shared so that a bar and lines do not write over each other; None: no terminal."""
     return _STATE["console"]
@@ -55,6 +74,14 @@ def is_shown() -> bool:
     """Whether anybody sees lines of level INFO."""
     root = logging.getLogger(ROOT)
     return bool(root.handlers) and root.isEnabledFor(logging.INFO)
+
+
+class _JsonLines(JsonFormatter):
+    def add_fields(self, log_data: dict[str, Any], record: logging.LogRecord, message_dict: dict[str, Any]) -> None:
+        """As the library's, with the request's id."""
+        super().add_fields(log_data, record, message_dict)
+        if request := REQUEST_ID.get():
+            log_data["request_id"] = request
 
 
 def _quiet_libraries(handler: logging.Handler) -> None:

@@ -566,6 +566,9 @@ class ServingSettings(Section):
         True, description="/explain answers; it tells a user's history and text. If not, texts do not go online either"
     )
     tokens: TokenSettings = TokenSettings()
+    access_log: bool = Field(
+        False, description="one line of the log for each answer; /livez, /readyz and /metrics are left out"
+    )
 
 
 class PushSettings(Section):

@@ -15,6 +15,7 @@ from importlib import import_module
 from types import ModuleType
 from typing import Any, cast
 
+import prometheus_client  # it looks at that variable once, when it is imported: before Feast sets it
 import typeguard
 
 

@@ -30,7 +30,7 @@ LOG = logger("serve")
 def service_command(host: str, port: int, workers: int = 1) -> list[str]:
     """The command line that serves; one service per process, no dependencies between services."""
     return [
-        *(sys.executable, "-m", "bentoml", "serve", "bento.service:Ranker"),
+        *(sys.executable, "-m", "bento.launch", "serve", "bento.service:Ranker"),
         *("--host", host, "--port", str(port), "--api-workers", str(workers), "--timeout-keep-alive", "75"),
     ]
 
