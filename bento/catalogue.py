@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from core.contracts.catalogue_spec import CatalogueSpec
@@ -15,6 +17,7 @@ from core.errors import CorruptArtifactError
 from core.manifest import read_manifest
 
 _NOT_FEATURES = ("title", "scenarios", "event_timestamp", "created_timestamp")
+_AT_A_TIME = 4096
 
 
 @dataclass(frozen=True)
@@ -28,6 +31,7 @@ class Catalogue:
             under a running process would kill it.
         rows: item id to row.
         members: scenario to the rows it can show, int64, most positives first.
+        ascending: the same rows in their own order.
         scenarios: name, title and description of each scenario.
         as_of: the clock's now when it was made, microseconds.
         digest: content digest of the artifact.
@@ -40,6 +44,7 @@ class Catalogue:
     text: np.ndarray
     rows: dict[Any, int]
     members: dict[str, np.ndarray]
+    ascending: dict[str, np.ndarray]
     scenarios: list[dict[str, str]]
     as_of: int
     digest: str
@@ -78,26 +83,19 @@ def load_catalogue(folder: Path, digest: str | None = None) -> Catalogue:
         raise CorruptArtifactError(f"{folder}: not the catalogue that was published")
     manifest.check()
     items = pq.read_table(folder / "items.parquet")
-    ids = items["item_id"].to_pylist()
     scenarios = pq.read_table(folder / "scenarios.parquet").to_pylist()
-    shown = items["scenarios"].to_pylist()
-    positives = np.asarray(items["item_positives"].fill_null(0))
-    order = np.argsort(-positives, kind="stable").tolist()
-    members = {
-        s["scenario"]: np.array(
-            [row for row in order if shown[row] is None or s["scenario"] in shown[row]], dtype=np.int64
-        )
-        for s in scenarios
-    }
-    columns = {name: _column(items[name].to_pylist()) for name in items.column_names if name not in _NOT_FEATURES}
+    ascending = _shown(items["scenarios"], [s["scenario"] for s in scenarios])
+    positives = items["item_positives"].fill_null(0).to_numpy()
+    columns = {name: _column(items[name]) for name in items.column_names if name not in _NOT_FEATURES}
     spec = CatalogueSpec.read(folder)
     gone = folder / "withdrawn.parquet"  # a catalogue of an earlier version has none
     return Catalogue(
         columns=columns,
-        titles=items["title"].to_pylist(),
+        titles=list(_values(items["title"])),
         text=np.load(folder / "item_text.npy"),
-        rows={item: row for row, item in enumerate(ids)},
-        members=members,
+        rows={item: row for row, item in enumerate(_values(items["item_id"]))},
+        members={s: rows[np.argsort(-positives[rows], kind="stable")] for s, rows in ascending.items()},
+        ascending=ascending,
         scenarios=scenarios,
         as_of=spec.as_of,
         digest=manifest.digest,
@@ -106,10 +104,34 @@ def load_catalogue(folder: Path, digest: str | None = None) -> Catalogue:
     )
 
 
-def _column(values: list[Any]) -> np.ndarray:
+def _shown(lists: pa.ChunkedArray, scenarios: list[str]) -> dict[str, np.ndarray]:
+    """Scenario to the rows that it can show: those that name it, and those that name none."""
+    everywhere = lists.is_null().to_numpy()
+    flat = lists.combine_chunks()
+    parents, named = pc.list_parent_indices(flat).to_numpy(), flat.flatten()
+    found = {}
+    for scenario in scenarios:
+        mask = everywhere.copy()
+        mask[parents[pc.equal(named, scenario).to_numpy(zero_copy_only=False)]] = True
+        found[scenario] = np.flatnonzero(mask)
+    return found
+
+
+def _values(column: pa.ChunkedArray) -> Iterator[Any]:
+    """As Python's own, some at a time: one call for all of a large catalogue would hold up the requests beside it."""
+    for start in range(0, len(column), _AT_A_TIME):
+        yield from column.slice(start, _AT_A_TIME).to_pylist()
+
+
+def _column(values: pa.ChunkedArray) -> np.ndarray:
     """A numeric array where all values are numbers, else an array of objects with None for missing."""
-    if any(v is None or isinstance(v, str) for v in values):
+    if values.null_count or not _is_number(values.type):
         column = np.empty(len(values), dtype=object)
-        column[:] = values
+        for place, value in enumerate(_values(values)):
+            column[place] = value
         return column
-    return np.asarray(values)
+    return values.to_numpy()
+
+
+def _is_number(kind: pa.DataType) -> bool:
+    return pa.types.is_integer(kind) or pa.types.is_floating(kind)

@@ -26,7 +26,7 @@ from core.errors import BundleError, Llm4msrError, MissingArtifactError, Storage
 from core.manifest import FILE as MANIFEST
 from core.manifest import read_manifest
 from feature_repo import OnlineReader
-from models import Bundle, EncodedItems, load_bundle
+from models import Bundle, PreparedItems, load_bundle
 
 LOG = logger("bento")
 MISSING_COLUMN = "user_features:missing_column"
@@ -61,7 +61,7 @@ class LiveModel:
 
     Attributes:
         bundle, catalogue: as the pointers name them.
-        items: the catalogue as the bundle's encoder reads it.
+        items: the catalogue as the bundle reads it.
         reader: of the views and versions that the bundle reads.
         clock: the settings' clock, at the catalogue's time where that is the log's end.
         scenario_vectors: scenario to float32 [d]; absent where it has none.
@@ -73,7 +73,7 @@ class LiveModel:
 
     bundle: Bundle
     catalogue: Catalogue
-    items: EncodedItems
+    items: PreparedItems
     reader: OnlineReader
     clock: Clock
     scenario_vectors: dict[str, np.ndarray]
@@ -187,7 +187,7 @@ class Live:
         same = old is not None and (old.origin.folder, old.origin.digest) == (origin.folder, origin.digest)
         bundle = old.bundle if old and same else checked_bundle(origin)
         catalogue = self._catalogue(bundle, pointer)
-        items, reduced = encode_items(bundle, catalogue)
+        items, reduced = prepare_items(bundle, catalogue)
         clock = make_clock(self.settings, from_micros(catalogue.as_of))
         reader = self._reader(bundle, clock)
         model = LiveModel(
@@ -267,7 +267,7 @@ class Live:
             self._gauges.tell(self.current, self.refused)
 
 
-def encode_items(bundle: Bundle, catalogue: Catalogue) -> tuple[EncodedItems, tuple[str, ...]]:
+def prepare_items(bundle: Bundle, catalogue: Catalogue) -> tuple[PreparedItems, tuple[str, ...]]:
     """The catalogue as a bundle reads it, and what it lacks for that.
 
     Columns that the catalogue no longer has, and text vectors of another version, count as unknown.
@@ -283,7 +283,7 @@ def encode_items(bundle: Bundle, catalogue: Catalogue) -> tuple[EncodedItems, tu
     fits = has_text_of(bundle, catalogue)
     if not fits:
         reduced.append("item_text:other_version")
-    return bundle.encoder.encode_items(columns, catalogue.text if fits else None), tuple(reduced)
+    return bundle.prepare_items(columns, catalogue.text if fits else None), tuple(reduced)
 
 
 def has_text_of(bundle: Bundle, catalogue: Catalogue) -> bool:

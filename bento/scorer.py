@@ -28,21 +28,24 @@ class Candidates:
     withdrawn: bool = False
 
 
-def pick_candidates(live: LiveModel, scenario: str, ids: Iterable[Any] | None, limit: int) -> Candidates:
-    """The asked candidates in their order, each once, or the items of the scenario, most positives first.
+def pick_candidates(live: LiveModel, scenario: str, ids: Iterable[Any] | None, limit: int | None) -> Candidates:
+    """The asked candidates in their order, each once, or the items of the scenario.
 
     Args:
         live: the model that answers.
         scenario: one of the catalogue's.
         ids: what was asked for; None: all items of the scenario.
-        limit: rows at the most; more are left out, and the answer says so.
+        limit: rows at the most; more are left out, of a scenario those with the fewest positives, and the answer says so.
     """
     if ids is None:
-        rows, unknown = live.catalogue.members[scenario], list[Any]()
+        rows, unknown = live.catalogue.ascending[scenario], list[Any]()
+        if limit is not None and len(rows) > limit:
+            return Candidates(np.sort(live.catalogue.members[scenario][:limit]), unknown, truncated=True)
     else:
         rows, unknown = live.catalogue.find(ids)
     withdrawn = not live.catalogue.withdrawn.isdisjoint(unknown)
-    return Candidates(rows[:limit], unknown, truncated=len(rows) > limit, withdrawn=withdrawn)
+    truncated = limit is not None and len(rows) > limit
+    return Candidates(rows[:limit], unknown, truncated=truncated, withdrawn=withdrawn)
 
 
 def user_side(live: LiveModel, user: UserState, scenario: str, *, neutral: bool = False) -> RequestBatch:
@@ -75,8 +78,16 @@ def rank(live: LiveModel, user: UserState, scenario: str, rows: np.ndarray, k: i
     if not len(rows):
         return rows, np.zeros(0)
     scores = live.bundle.score_items(live.items, rows, scenario, user_side(live, user, scenario)).probability
-    best = np.lexsort((rows, -scores))[:k]
-    return rows[best], scores[best]
+    return best_of(rows, scores, k)
+
+
+def best_of(rows: np.ndarray, scores: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+    """The best `k` of rows [B] by their scores [B], best first; ties fall to the lower row."""
+    if k < len(rows):
+        least = np.partition(scores, len(scores) - k)[len(scores) - k]
+        rows, scores = rows[(kept := scores >= least)], scores[kept]
+    order = np.lexsort((rows, -scores))[:k]
+    return rows[order], scores[order]
 
 
 def score_parts(live: LiveModel, user: UserState, scenario: str, row: int) -> tuple[Scores, Scores]:

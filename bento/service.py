@@ -399,4 +399,4 @@ def _exercise(live: LiveModel) -> None:
         LOG.warning("online store: %s", error)
     for known in live.scenarios[:1]:
         scenario = known["scenario"]
-        rank(live, user, scenario, live.catalogue.members[scenario][:100], 1)
+        rank(live, user, scenario, live.catalogue.ascending[scenario][:100], 1)

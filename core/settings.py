@@ -557,7 +557,12 @@ class ServingSettings(Section):
     host: str = "127.0.0.1"
     port: int = 3000
     k: int = Field(10, ge=1)
-    max_candidates: int = Field(5000, ge=1)
+    max_candidates: int | None = Field(
+        None,
+        ge=1,
+        description="most items that one ranking scores; of a larger scenario those with the most positives, and the answer says so; "
+        "none: all",
+    )
     poll_seconds: float = Field(2.0, gt=0, description="how often processes look for a new bundle or catalogue")
     max_concurrency: int = Field(
         64, ge=1, description="rankings and explanations a process has at hand at once; more are answered 429"

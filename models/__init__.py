@@ -15,16 +15,16 @@ if TYPE_CHECKING:
     from models.choice import choose
     from models.controls import common_scenario, has_text, of_other_users, with_vectors, without_text
     from models.data import RequestBatch, TrainingData, load_dataset, request_batch_from_rows
-    from models.encoded import EncodedItems
     from models.evaluation import compare, evaluate
     from models.forget import forget_in_bundle, users_in_bundle
+    from models.prepared import PreparedItems
     from models.promotion import Verdict, first_verdict, promotion_verdict
     from models.ranker import plain
     from models.training import TrainReport, train
 
 _HOME = {
     "Bundle": "bundle",
-    "EncodedItems": "encoded",
+    "PreparedItems": "prepared",
     "RequestBatch": "data",
     "Scores": "bundle",
     "TrainReport": "training",
@@ -53,7 +53,7 @@ _HOME = {
 
 __all__ = [
     "Bundle",
-    "EncodedItems",
+    "PreparedItems",
     "RequestBatch",
     "Scores",
     "TrainReport",

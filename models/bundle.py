@@ -15,6 +15,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -30,11 +31,12 @@ from core.digest import sha256_file, sha256_json
 from core.errors import BundleError
 from core.files import write_json
 from models.data import RequestBatch, TrainingData, request_batch_from_rows
-from models.embeddings import FusedTables
-from models.encoded import EncodedItems, EncodedRows
+from models.encoded import EncodedRows
 from models.encoder import Encoder
+from models.fused import FusedTables
 from models.golden import Golden, GoldenBatch, GoldenScores
 from models.inputs import part_name
+from models.prepared import ItemScorer, PreparedItems
 from models.ranker import Head, Parts
 from models.vocabulary import Vocabulary
 
@@ -43,7 +45,6 @@ FORMAT = BundleSpec.READABLE[-1]
 _NEWER = ("slope", "shift", "trust", "base.weight", "base.bias")
 GOLDEN_ROWS = 32
 TOLERANCE = 1e-5
-_ONE_USER = np.zeros(1, np.int64)
 # Rows of a training table that are held as numbers at a time where no whole table has to be.
 ENCODED_ROWS = 1 << 20
 
@@ -86,6 +87,7 @@ class Bundle:
     ) -> None:
         self.path, self.spec, self.manifest = path, spec, manifest
         self.encoder, self.tables, self.head = encoder, tables.eval(), head.eval()
+        self._items = ItemScorer(encoder, self.tables, self.head)
 
     @property
     def name(self) -> str:
@@ -102,8 +104,12 @@ class Bundle:
             side = self.encoder.request_side(batch, scenario)
             return _scores(self.head(self.tables(bags, batch.user_index), side))
 
-    def score_items(self, items: EncodedItems, rows: np.ndarray, scenario: str, user: RequestBatch) -> Scores:
-        """As `score`, for items that `encoder.encode_items` encoded before and one user in one scenario.
+    def prepare_items(self, item: Mapping[str, Any], text: np.ndarray | None) -> PreparedItems:
+        """Compute what depends on the items alone, ahead of the requests that rank them; arguments as `encode_items`."""
+        return self._items.prepare(self.encoder.encode_items(item, text))
+
+    def score_items(self, items: PreparedItems, rows: np.ndarray, scenario: str, user: RequestBatch) -> Scores:
+        """As `score`, for prepared items and one user in one scenario.
 
         Args:
             items: the catalogue.
@@ -115,8 +121,7 @@ class Bundle:
             DataError: a scenario the model does not know.
         """
         with torch.inference_mode():
-            bags, side = self.encoder.encode_request(items, rows, scenario, user)
-            return _scores(self.head(self.tables(bags, _ONE_USER), side))
+            return _scores(self._items.score(items, rows, scenario, user))
 
     def score_rows(self, encoded: EncodedRows, index: np.ndarray) -> Scores:
         """Score rows of an encoded table: the offline path of the same model."""

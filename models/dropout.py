@@ -29,10 +29,12 @@ def relu_dropout(x: Tensor, share: float, training: bool) -> Tensor:
     """`dropout` of relu(x), with one pass over the numbers less in the backward pass.
 
     Args:
-        x: any shape.
+        x: any shape; without a gradient it is overwritten.
         share: see `dropout`.
         training: False returns relu(x).
     """
+    if not torch.is_grad_enabled() and not training:
+        return torch.relu_(x)
     if not training or share == 0.0 or x.device.type != "cpu":
         return dropout(torch.relu(x), share, training)
     mask, scale = _mask(x, share)

@@ -1,8 +1,5 @@
-"""Embedding tables behind two backends with one output, [B, F * d] in the order of `Layout.features`.
-
-Training looks up in a TorchRec `EmbeddingBagCollection`, which `DistributedModelParallel` may replace by its sharded
-twin. Serving looks up in one dense matrix that holds all tables one after another: one gather for all one-hot
-features, and the user's own features once per user.
+"""Embedding tables in training: a TorchRec `EmbeddingBagCollection`, which `DistributedModelParallel` may replace by its
+sharded twin. Serving has the same tables in `models.fused`, with the same output, [B, F * d] in the order of `Layout.features`.
 """
 
 from __future__ import annotations
@@ -16,16 +13,10 @@ import torch
 from torch import Tensor, nn
 from torchrec import EmbeddingBagCollection, EmbeddingBagConfig, KeyedJaggedTensor, PoolingType
 
-from models.inputs import HISTORY, ITEM_ID, SCENARIO, Bags, Layout, part_name
+from models.fused import table_rows
+from models.inputs import HISTORY, ITEM_ID, Bags, Layout, part_name
 
 INIT_BLOCK = 65_536
-
-
-def table_rows(layout: Layout) -> dict[str, int]:
-    """Table (the feature's `part_name`) -> number of rows, in the order of `Layout.features`."""
-    return {
-        part_name(name): layout.rows.get(name, len(layout.scenarios)) for name in layout.features if name != HISTORY
-    }
 
 
 def table_configs(layout: Layout, dim: int) -> list[EmbeddingBagConfig]:
@@ -113,53 +104,6 @@ def keyed_jagged(layout: Layout, bags: Bags, device: torch.device) -> KeyedJagge
         length_per_key=per_key,
         offset_per_key=[0, *np.cumsum(per_key).tolist()],
     )
-
-
-class FusedTables(nn.Module):
-    """Serving backend: all tables in one matrix, no process group, no TorchRec call.
-
-    Args:
-        layout: the features.
-        weights: table -> float32 [rows, d].
-    """
-
-    weight: Tensor
-    item_weight: Tensor
-
-    def __init__(self, layout: Layout, weights: Mapping[str, Tensor]) -> None:
-        super().__init__()
-        names = list(table_rows(layout))
-        self.dim = weights[names[0]].shape[1]
-        base = dict(zip(names, np.cumsum([0, *(len(weights[name]) for name in names[:-1])]).tolist(), strict=True))
-        self.register_buffer("weight", torch.cat([weights[name] for name in names]), persistent=False)
-        item = base[ITEM_ID]
-        self.register_buffer("item_weight", self.weight[item : item + len(weights[ITEM_ID])], persistent=False)
-        self.user_base = np.array([base[part_name(name)] for name in layout.user], np.int64)[:, None]
-        self.item_base = np.array([base[part_name(name)] for name in layout.item], np.int64)[:, None]
-        self.scenario_base, self.history = base[SCENARIO], layout.history
-
-    def forward(self, bags: Bags, user_index: np.ndarray) -> Tensor:
-        """Look up B candidates of U users.
-
-        Args:
-            bags: `user` [Fu, U], `lengths` [U], `item` [Fi, B], `scenario` [B].
-            user_index: int64 [B] into the users.
-
-        Returns:
-            [B, F * d] in the order of `Layout.features`.
-        """
-        count = len(bags.scenario)
-        user = self.weight[torch.from_numpy((bags.user + self.user_base).T)].flatten(1)  # [U, Fu * d]
-        if self.history:
-            offsets = np.concatenate(([0], np.cumsum(bags.lengths)[:-1])).astype(np.int64)
-            pooled = nn.functional.embedding_bag(
-                torch.from_numpy(bags.history), self.item_weight, torch.from_numpy(offsets), mode="mean"
-            )
-            user = torch.cat((user, pooled), dim=1)
-        rows = np.concatenate((bags.item + self.item_base, bags.scenario[None] + self.scenario_base))
-        item = self.weight[torch.from_numpy(rows.T)].flatten(1)  # [B, (Fi + 1) * d]
-        spread = user.expand(count, -1) if len(user) == 1 else user[torch.from_numpy(user_index)]
-        return torch.cat((spread, item), dim=1)
 
 
 def local_shards(state: Mapping[str, Any]) -> Iterator[tuple[str, int, int, Tensor]]:

@@ -66,12 +66,25 @@ class EncodedRows:
 
 @dataclass(frozen=True)
 class EncodedItems:
-    """A catalogue encoded once, of which each request scores some rows. N items."""
+    """A catalogue as numbers. N items."""
 
     ids: np.ndarray  # int64 [Fi, N]
     dense: np.ndarray  # float32 [N, Di]
     vectors: torch.Tensor  # [N, d], 0 where unknown
     known: torch.Tensor  # [N, 1], 1 or 0
+
+
+@dataclass(frozen=True)
+class UserSide:
+    """One user in one scenario, encoded."""
+
+    ids: np.ndarray  # int64 [Fu, 1]
+    history: np.ndarray  # int64 [L], item rows
+    lengths: np.ndarray  # int64 [1]
+    dense: torch.Tensor  # [1, Du]
+    vectors: list[torch.Tensor | None]  # per kind [1, d]; None where unknown
+    scenario: int
+    scenario_vector: np.ndarray | None  # [d]; None where unknown, or not read
 
 
 def distinct(keys: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -110,3 +123,12 @@ def fill_unknown(vectors: np.ndarray | None, count: int, dim: int, kind: str) ->
     if not bool(known.any()):
         return torch.zeros(count, dim), torch.zeros(count, 1)
     return torch.where(known, found, 0.0), known.float()
+
+
+def known_vector(vectors: np.ndarray | None, dim: int, kind: str) -> torch.Tensor | None:
+    """The vector of one row, [1, d]; None where it is unknown."""
+    if vectors is None:
+        return None
+    if vectors.shape != (1, dim):
+        raise DataError(f"{kind} vectors are {vectors.shape}, the model reads {(1, dim)}; take its own version")
+    return None if np.isnan(vectors).any() else torch.from_numpy(np.require(vectors, np.float32, ["C", "W"]))

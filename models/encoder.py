@@ -28,7 +28,7 @@ from models.data import (
     row_numbers,
 )
 from models.dense import DenseFeature, Scales, fit_dense, floats
-from models.encoded import EncodedItems, EncodedRows, fill_unknown
+from models.encoded import EncodedItems, EncodedRows, UserSide, fill_unknown, known_vector
 from models.inputs import ITEM_ID, USER_ID, Bags, Layout, Side
 from models.vocabulary import Vocabulary
 
@@ -178,49 +178,32 @@ class Encoder:
         vectors, known = fill_unknown(text if layout.item_dim else None, count, layout.item_dim, "item_text")
         return EncodedItems(ids, self._item_scales.encode(item), vectors, known)
 
-    def encode_request(
-        self, items: EncodedItems, rows: np.ndarray, scenario: str, user: RequestBatch
-    ) -> tuple[Bags, Side]:
-        """Some encoded items, all for one user in one scenario: `request_bags` and `request_side` in one.
+    def user_side(self, scenario: str, user: RequestBatch) -> UserSide:
+        """What one user's candidates in one scenario have in common: `request_bags` and `request_side` without items.
 
         Args:
-            items: of `encode_items`.
-            rows: which of them, int64 [B].
-            scenario: of all rows.
+            scenario: of all candidates.
             user: the one user's side of a request; its candidates are not read.
 
         Raises:
             DataError: a scenario the model does not know.
         """
-        layout, count = self.layout, len(rows)
+        layout = self.layout
         if scenario not in self._scenario:
             raise DataError(f"scenario {scenario!r} is unknown; the model has {', '.join(layout.scenarios)}")
-        number = self._scenario[scenario]
-        bags = Bags(
+        own = user.scenario_vectors.get(scenario) if layout.scenario_dim else None
+        if own is not None and own.shape != (layout.scenario_dim,):
+            raise DataError(f"scenario vectors are {own.shape}, the model reads {layout.scenario_dim} numbers")
+        history, lengths = self._request_history(user)
+        return UserSide(
             np.stack([self.vocabularies[name].rows(user.user[name]) for name in layout.user]),
-            np.take(items.ids, rows, axis=1),
-            np.full(count, number, np.int64),
-            *self._request_history(user),
+            history,
+            lengths,
+            torch.from_numpy(self._user_scales.encode(user.user)),
+            [known_vector(user.user_vectors.get(kind), d, kind) for kind, d in layout.user_vectors.items()],
+            self._scenario[scenario],
+            None if own is None or np.isnan(own).any() else own,
         )
-        dense = np.empty((count, layout.dense), np.float32)
-        width = len(self.user_dense)
-        dense[:, :width] = self._user_scales.encode(user.user)
-        np.take(items.dense, rows, axis=0, out=dense[:, width:])
-        vectors = [fill_unknown(user.user_vectors.get(kind), 1, d, kind) for kind, d in layout.user_vectors.items()]
-        known = user.scenario_vectors.get(scenario) if layout.scenario_dim else None
-        chosen, same = torch.from_numpy(rows), torch.zeros(count, dtype=torch.int64)
-        side = Side(
-            torch.from_numpy(dense),
-            torch.from_numpy(bags.scenario),
-            same,
-            tuple(v for v, _ in vectors),
-            tuple(k for _, k in vectors),
-            same,
-            *fill_unknown(None if known is None else known[None], 1, layout.scenario_dim, "scenario"),
-            items.vectors.index_select(0, chosen),
-            items.known.index_select(0, chosen),
-        )
-        return bags, side
 
     def as_spec(self) -> EncoderSpec:
         """All but the vocabularies' keys."""

@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Literal
+from typing import Literal, cast
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from models.kernels import Linear, add_mixed_maps
 
@@ -82,6 +83,10 @@ class MetaLayer(nn.Module):
         """
         raise NotImplementedError
 
+    def compose(self, generated: Generated, weight: Tensor) -> Tensor:
+        """The generated map followed by a linear one, without the biases: one code, weight [d, n] -> [d, n]."""
+        raise NotImplementedError
+
     def forward(self, x: Tensor, code: Tensor, index: Tensor) -> Tensor:
         """[B, d], [U, r], [B] -> [B, d]."""
         return self.apply_to(x, self.generate(code), index)
@@ -100,6 +105,9 @@ class GateLayer(MetaLayer):
     def apply_to(self, x: Tensor, generated: Generated, index: Tensor) -> Tensor:
         scale, shift = generated
         return torch.addcmul(pick(shift, index), x, pick(scale, index))
+
+    def compose(self, generated: Generated, weight: Tensor) -> Tensor:
+        return generated[0].t() * weight
 
 
 class LowRankLayer(MetaLayer):
@@ -133,6 +141,10 @@ class LowRankLayer(MetaLayer):
             small = (small.unsqueeze(2) * cores).sum(dim=1)  # On a CPU less than half the time of a batched product.
         return torch.addmm(x, small, self.up) + pick(shift, index)
 
+    def compose(self, generated: Generated, weight: Tensor) -> Tensor:
+        core = generated[0].view(self.rank, self.rank)
+        return torch.addmm(weight, self.down, core @ (self.up @ weight))
+
 
 class FullLayer(MetaLayer):
     """x + x W_g + C g + c with W_g = sum over k of (A g + a)_k B_k, a d x d map over k shared basis maps B_k.
@@ -163,6 +175,9 @@ class FullLayer(MetaLayer):
             return torch.addmm(x, x, weight) + shift
         return add_mixed_maps(x, shift.index_select(0, index), weight.index_select(0, index), self.basis)
 
+    def compose(self, generated: Generated, weight: Tensor) -> Tensor:
+        return torch.addmm(weight, generated[0], weight)
+
 
 class MetaStack(nn.Module):
     """Generated layers one after another: x_1 = L_1(x), x_n = x_{n-1} + L_n(relu(x_{n-1})) - relu(x_{n-1}).
@@ -178,14 +193,26 @@ class MetaStack(nn.Module):
         super().__init__()
         self.layers = nn.ModuleList(layers)
 
+    def generate(self, code: Tensor) -> Generated:
+        """[U, r] -> what all layers generate, one after another."""
+        return tuple(part for layer in self._layers() for part in layer.generate(code))
+
+    def apply_to(self, x: Tensor, generated: Generated, index: Tensor) -> Tensor:
+        """As `MetaLayer.apply_to`."""
+        size = len(generated) // len(self.layers)
+        first, *others = self._layers()
+        x = first.apply_to(x, generated[:size], index)
+        for number, layer in enumerate(others, start=1):
+            hidden = torch.relu(x)
+            x = x + layer.apply_to(hidden, generated[number * size : (number + 1) * size], index) - hidden
+        return x
+
     def forward(self, x: Tensor, code: Tensor, index: Tensor) -> Tensor:
         """[B, d], [U, r], [B] -> [B, d]."""
-        first, *others = self.layers
-        x = first(x, code, index)
-        for layer in others:
-            hidden = torch.relu(x)
-            x = x + layer(hidden, code, index) - hidden
-        return x
+        return self.apply_to(x, self.generate(code), index)
+
+    def _layers(self) -> list[MetaLayer]:
+        return [cast(MetaLayer, layer) for layer in self.layers]
 
 
 def build_meta_layer(form: Form, width: int, code: int, size: int, depth: int = 1) -> MetaLayer | MetaStack:
@@ -226,12 +253,23 @@ class MetaTower(nn.Module):
         self.layer = build_meta_layer(form, width, code, size, depth)
         self.readout = zero_linear(code, width + 1)
 
+    def generate(self, code: Tensor) -> Generated:
+        """[Q, r] -> what the code alone decides, the readout last."""
+        return *self.layer.generate(code), self.readout(code)
+
+    def apply_to(self, x: Tensor, generated: Generated, index: Tensor) -> Tensor:
+        """[B, inputs], of Q codes, [B] -> logits [B]."""
+        over = not torch.is_grad_enabled()
+        hidden = functional.relu(self.down(x), over)
+        hidden = functional.relu(self.layer.apply_to(hidden, generated[:-1], index), over)
+        readout = pick(generated[-1], index)
+        if len(readout) == 1 and not torch.is_grad_enabled():
+            return torch.addmv(readout[:, -1], hidden, readout[0, :-1])
+        return (hidden * readout[:, :-1]).sum(dim=1) + readout[:, -1]
+
     def forward(self, x: Tensor, code: Tensor, index: Tensor) -> Tensor:
         """[B, inputs], [Q, r], [B] -> logits [B]."""
-        hidden = torch.relu(self.down(x))
-        hidden = torch.relu(self.layer(hidden, code, index))
-        readout = pick(self.readout(code), index)
-        return (hidden * readout[:, :-1]).sum(dim=1) + readout[:, -1]
+        return self.apply_to(x, self.generate(code), index)
 
 
 def pick(generated: Tensor, index: Tensor) -> Tensor:

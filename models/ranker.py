@@ -5,6 +5,7 @@ x' = UserLevel(x ; g_u)      z_b = Backbone(x')[scenario]      z_s = MetaTower(x
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -16,7 +17,7 @@ from core.settings import ModelSettings
 from models.backbones import Inputs, Shape, build_backbone
 from models.dropout import dropout
 from models.inputs import Layout, Side
-from models.meta import Bottleneck, Form, MetaTower, Neutral, build_meta_layer
+from models.meta import Bottleneck, Form, Generated, MetaTower, Neutral, build_meta_layer
 from models.second_order import CrossNetwork, SecondOrder
 
 
@@ -104,23 +105,51 @@ class Head(nn.Module):
         Returns:
             The logit's parts.
         """
-        users = self._users(side)
+        users = self.users(side.user_vectors, side.user_known)
         embedded = dropout(embedded, self.settings.embedding_dropout, self.training)
         x = self._assemble(embedded, side, users)
         pairs = None if self.second_order is None else self.second_order(embedded, self._vectors(side, users))
         if self.user_code is not None:
             x = self.user_layer(x, self.user_code(users), side.user_index)
-        backbone = self.backbone(Inputs.of(x, side.scenario, self.shape))
+        base = None if self.base is None else self.base(side.dense).squeeze(1)
+        level = None
+        if self.scenario_code is not None:
+            level = self.scenario_level(self.scenario_neutral(side.scenario_vectors, side.scenario_known))
+        parts = self.logits(x, side.scenario, pairs, base, level, side.scenario_index)
+        return self._calibrated(parts, side.scenario)
+
+    def scenario_level(self, vectors: Tensor) -> Generated:
+        """What Q scenarios' vectors [Q, d] generate of the scenario level."""
+        assert self.scenario_code is not None, "the model has no scenario level"
+        return self.scenario_tower.generate(self.scenario_code([vectors]))
+
+    def logits(
+        self,
+        x: Tensor,
+        scenario: Tensor,
+        pairs: Tensor | None,
+        base: Tensor | None,
+        level: Generated | None,
+        scenario_index: Tensor,
+    ) -> Parts:
+        """Score rows behind the user level, before calibration.
+
+        Args:
+            x: [B, D].
+            scenario: int64 [B].
+            pairs: of the second order, [B], where there is one.
+            base: what the numbers say alone, [B], where there are any.
+            level: of `scenario_level`, where there is one.
+            scenario_index: int64 [B] into the Q scenarios.
+        """
+        backbone = self.backbone(Inputs.of(x, scenario, self.shape))
         backbone = backbone if pairs is None else backbone + pairs
         backbone = backbone if self.cross is None else backbone + self.cross(x)
         backbone = self.trust * backbone
-        if self.base is not None:
-            backbone = backbone + self.base(side.dense).squeeze(1)
-        if self.scenario_code is None:
-            return self._calibrated(Parts(backbone, torch.zeros_like(backbone)), side.scenario)
-        scenarios = self.scenario_neutral(side.scenario_vectors, side.scenario_known)
-        scenario = self.scenario_tower(x, self.scenario_code([scenarios]), side.scenario_index)
-        return self._calibrated(Parts(backbone, self.trust * scenario), side.scenario)
+        backbone = backbone if base is None else backbone + base
+        if level is None:
+            return Parts(backbone, torch.zeros_like(backbone))
+        return Parts(backbone, self.trust * self.scenario_tower.apply_to(x, level, scenario_index))
 
     def begin(self, weight: Tensor, bias: Tensor) -> None:
         """Set the base, float [dense] and []."""
@@ -140,10 +169,16 @@ class Head(nn.Module):
         slope = self.slope[scenario]
         return Parts(slope * parts.backbone + self.shift[scenario], slope * parts.scenario)
 
+    def text(self, vectors: Tensor, known: Tensor) -> Tensor:
+        """Items' text as columns of x, [B, d] and [B, 1] -> [B, 2 k]."""
+        assert self.item_text is not None and self.item_neutral is not None, "the layout has no item text"
+        projected: Tensor = self.item_text(self.item_neutral(vectors, known))
+        return projected
+
     def _assemble(self, embedded: Tensor, side: Side, users: list[Tensor]) -> Tensor:
         parts = [embedded, side.dense]
-        if self.item_text is not None and self.item_neutral is not None:
-            parts.append(self.item_text(self.item_neutral(side.item_vectors, side.item_known)))
+        if self.item_text is not None:
+            parts.append(self.text(side.item_vectors, side.item_known))
         if self.user_features is not None:
             projected = self.user_features(torch.cat(users, dim=1))
             one = len(projected) == 1
@@ -159,13 +194,12 @@ class Head(nn.Module):
             found.append((torch.cat(users, dim=1), side.user_index))
         return tuple(found)
 
-    def _users(self, side: Side) -> list[Tensor]:
+    def users(self, vectors: Sequence[Tensor], known: Sequence[Tensor]) -> list[Tensor]:
         """The distinct users' vectors, unknown ones (and in training a share of all) replaced by the neutral one."""
-        known = list(side.user_known)
         if self.training and known and self.settings.knowledge_dropout:
             kept = (torch.rand_like(known[0]) >= self.settings.knowledge_dropout).float()
             known = [mask * kept for mask in known]
-        return [neutral(v, k) for neutral, v, k in zip(self.user_neutral, side.user_vectors, known, strict=True)]
+        return [neutral(v, k) for neutral, v, k in zip(self.user_neutral, vectors, known, strict=True)]
 
 
 class RankingNetwork(nn.Module):

@@ -39,12 +39,23 @@ class SecondOrder(nn.Module):
         Returns:
             Logits, [B].
         """
-        fields = embedded.view(len(embedded), -1, self.width)
-        total, squares = fields.sum(dim=1), fields.square().sum(dim=1)
+        total, squares = self.sums(embedded)
         for project, (rows, index) in zip(self.project, vectors, strict=True):
             field = project(rows)
             field = field if index is None or len(field) == 1 else field.index_select(0, index)
             total, squares = total + field, squares + field.square()
+        return self.read(total, squares)
+
+    def sums(self, embedded: Tensor, *further: Tensor) -> tuple[Tensor, Tensor]:
+        """Of some fields, [B, F * d], and single ones, [B, d]: their sum and the sum of their squares, [B, d] each."""
+        fields = embedded.view(len(embedded), -1, self.width)
+        total, squares = fields.sum(dim=1), fields.square().sum(dim=1)
+        for field in further:
+            total, squares = total + field, squares + field.square()
+        return total, squares
+
+    def read(self, total: Tensor, squares: Tensor) -> Tensor:
+        """The sums of all fields -> logits [B]."""
         return 0.5 * (total.square() - squares) @ self.weight
 
 

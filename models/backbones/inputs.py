@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, NamedTuple
+from typing import Annotated, NamedTuple, cast
 
 from pydantic import Field
 from torch import Tensor
 
+from models.affine import Later
 from models.inputs import ITEM_ID, USER_ID, Layout
 
 Count = Annotated[int, Field(ge=1)]
@@ -55,5 +56,9 @@ class Inputs(NamedTuple):
 
     @classmethod
     def of(cls, x: Tensor, scenario: Tensor, shape: Shape) -> Inputs:
-        """Cut the fields out of x."""
-        return cls(x, scenario, x[:, : shape.fields * shape.dim].unflatten(1, (shape.fields, shape.dim)))
+        """Cut the fields out of x, once they are read where x is not made yet."""
+
+        def fields() -> Tensor:
+            return x[:, : shape.fields * shape.dim].unflatten(1, (shape.fields, shape.dim))
+
+        return cls(x, scenario, fields() if isinstance(x, Tensor) else cast(Tensor, Later(fields)))

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from models.dropout import ReluDropout, relu_dropout
-from models.kernels import Linear
+from models.kernels import Linear, multiply
 
 
 class Groups:
@@ -247,5 +247,6 @@ def mix(experts: Tensor, gate: Tensor) -> Tensor:
 
 def _affine(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     if x.dim() == 2:
-        return torch.addmm(bias, x, weight)
+        plain = torch.is_grad_enabled() or not isinstance(x, Tensor)
+        return torch.addmm(bias, x, weight) if plain else multiply(x, weight, bias)
     return torch.addmm(bias, x.reshape(-1, x.shape[-1]), weight).view(*x.shape[:-1], weight.shape[-1])

@@ -81,8 +81,8 @@ def make_bundle(
     """A bundle with random weights; it never saw item 15 and has no golden rows."""
     from models.bundle import Bundle
     from models.dense import DenseFeature
-    from models.embeddings import FusedTables, table_rows
     from models.encoder import Encoder
+    from models.fused import FusedTables, table_rows
     from models.inputs import Layout
     from models.ranker import Head
     from models.vocabulary import Vocabulary
@@ -183,10 +183,10 @@ class Reader:
 
 def make_live_model(bundle: Bundle, catalogue: Catalogue) -> LiveModel:
     """The live model of a bundle and a catalogue, with knowledge of one of two scenarios."""
-    from bento.live import LiveModel, Origin, encode_items
+    from bento.live import LiveModel, Origin, prepare_items
     from core import wall
 
-    items, reduced = encode_items(bundle, catalogue)
+    items, reduced = prepare_items(bundle, catalogue)
     vectors = {"home": np.ones(SCENARIO_DIM, np.float32)}
     reader = cast("OnlineReader", Store().reader())
     return LiveModel(bundle, catalogue, items, reader, wall(), vectors, Origin(Path("b"), "m", 1), True, reduced)

@@ -16,6 +16,13 @@ def test_members_are_the_scenarios_items_with_most_positives_first(catalogue):
     ids = catalogue.columns["item_id"]
     assert ids[catalogue.members["home"]].tolist() == [12, 15, 11, 13]
     assert ids[catalogue.members["search"]].tolist() == [15, 11, 14, 13]
+    assert ids[catalogue.ascending["home"]].tolist() == [11, 12, 13, 15]
+
+
+def test_columns_are_numbers_where_all_are_and_objects_where_one_is_missing(catalogue):
+    assert catalogue.columns["item_id"].dtype == np.int64
+    assert catalogue.columns["year"].tolist() == [2000.0, None, 1990.0, 2010.0, 1980.0]
+    assert catalogue.columns["genre"].tolist() == ["a", "b", None, "a", "c"]
 
 
 def test_find_gives_each_known_id_once_in_the_order_asked(catalogue):

@@ -6,10 +6,10 @@ import dataclasses
 
 import numpy as np
 import pytest
-from unit.bento.handmade import SCENARIO_DIM, TEXT_DIM, USER_DIM, make_bundle, make_live_model, write_catalogue
+from unit.bento.handmade import USER_DIM, make_bundle, make_live_model, write_catalogue
 
 from bento.catalogue import load_catalogue
-from bento.scorer import nearest_history, pick_candidates, rank, score_parts, user_side
+from bento.scorer import best_of, nearest_history, pick_candidates, rank, score_parts, user_side
 from feature_repo import UserState
 from models import RequestBatch
 
@@ -70,12 +70,24 @@ def test_a_withdrawn_candidate_is_not_ranked_and_is_named(live):
     assert not pick_candidates(live, "home", None, 10).withdrawn
 
 
-def test_equal_scores_fall_to_the_lower_row(live):
-    for parameter in live.bundle.head.parameters():
+def test_equal_scores_fall_to_the_lower_row(bundle, catalogue):
+    for parameter in bundle.head.parameters():
         parameter.data.zero_()
+    live = make_live_model(bundle, catalogue)
     rows, scores = rank(live, KNOWN, "home", np.array([3, 1, 4]), 3)
     assert rows.tolist() == [1, 3, 4]
     assert set(scores.tolist()) == {0.5}
+
+
+def test_the_best_of_many_are_those_of_a_full_sort_ties_included():
+    rng = np.random.default_rng(0)
+    rows = rng.permutation(5000)
+    scores = rng.integers(0, 40, 5000) / 40
+    order = np.lexsort((rows, -scores))
+    for k in (1, 10, 127, 4999, 5000, 6000):
+        found, values = best_of(rows, scores, k)
+        assert found.tolist() == rows[order][:k].tolist()
+        assert values.tolist() == scores[order][:k].tolist()
 
 
 def test_no_candidates_give_no_items(live):
@@ -89,6 +101,7 @@ def test_too_many_candidates_are_cut_and_reported(live):
     assert (live.catalogue.columns["item_id"][asked.rows].tolist(), asked.truncated) == ([14, 11], True)
     whole = pick_candidates(live, "home", None, 2)
     assert (live.catalogue.columns["item_id"][whole.rows].tolist(), whole.truncated) == ([12, 15], True)
+    assert len(pick_candidates(live, "home", None, None).rows) == 4
     assert not pick_candidates(live, "home", None, 4).truncated
 
 
@@ -108,8 +121,10 @@ def test_text_of_another_version_counts_as_unknown_and_is_reported(tmp_path, liv
     other = make_live_model(live.bundle, load_catalogue(tmp_path / "new"))
     assert other.reduced == ("item_text:other_version",)
     assert live.reduced == ()
-    assert not other.items.known.any()
-    assert live.items.known.flatten().tolist() == [1, 1, 0, 1, 1]
+    rows = np.arange(len(other.catalogue))
+    side = user_side(other, KNOWN, "home")
+    scores, with_text = (one.bundle.score_items(one.items, rows, "home", side).probability for one in (other, live))
+    assert ((scores != with_text) == [True, True, False, True, True]).all()
 
 
 def test_a_column_that_the_catalogue_lost_counts_as_unknown_and_is_reported(tmp_path, bundle):
@@ -132,4 +147,3 @@ def test_nearest_history_is_by_text_without_the_item_itself_and_without_unknown_
     assert all(-1 <= similarity <= 1 for _, similarity in near)
     assert [s for _, s in near] == sorted((s for _, s in near), reverse=True)
     assert nearest_history(live, KNOWN, 2) == []
-    assert (live.items.vectors.shape[1], live.scenario_vectors["home"].shape[0]) == (TEXT_DIM, SCENARIO_DIM)

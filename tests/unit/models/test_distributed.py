@@ -14,8 +14,9 @@ from core.digest import REPOSITORY
 from core.settings import ModelSettings, TrainSettings
 from models.data import load_dataset
 from models.distributed import World, load_tables, process_group, unwrap, whole_tables
-from models.embeddings import FusedTables, keyed_jagged
+from models.embeddings import keyed_jagged
 from models.encoder import Encoder
+from models.fused import FusedTables
 from models.loss import GradedLoss
 from models.training import batches, build, train, validate
 
