@@ -13,10 +13,12 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+import feature_repo
+import models
 from bento.catalogue import Catalogue, load_catalogue
 from bento.metrics import REFUSED_BUNDLES, SWAP_SECONDS, Gauges, store_read
 from bento.package import own_seed
@@ -25,8 +27,10 @@ from core.contracts.pointers import BundlePointer, CataloguePointer
 from core.errors import BundleError, Llm4msrError, MissingArtifactError, StorageError
 from core.manifest import FILE as MANIFEST
 from core.manifest import read_manifest
-from feature_repo import OnlineReader
-from models import Bundle, PreparedItems, load_bundle
+
+if TYPE_CHECKING:
+    from feature_repo import OnlineReader
+    from models import Bundle, PreparedItems
 
 LOG = logger("bento")
 MISSING_COLUMN = "user_features:missing_column"
@@ -115,15 +119,13 @@ class Live:
         self._gauges = Gauges()
 
     def start(self) -> None:
-        """Load what is there and poll from then on, in a daemon thread.
-
-        What was loaded is kept out of the garbage collector's full passes: each takes 0.3 s, in the midst of requests.
-        """
-        self.refresh()
-        self._gauges.tell(self.current, self.refused)
-        gc.collect()
-        gc.freeze()
+        """Load what is there and poll from then on, in a daemon thread: stores that do not answer hold up no start."""
         threading.Thread(target=self._poll, name="llm4msr-live", daemon=True).start()
+
+    @property
+    def waits_for(self) -> str:
+        """Why nothing is live yet, in words."""
+        return f"nothing to serve yet: {self.refused or 'it is being loaded'}"
 
     def stop(self) -> None:
         """End the polling thread."""
@@ -210,7 +212,7 @@ class Live:
 
     def _reader(self, bundle: Bundle, clock: Clock) -> OnlineReader:
         """A reader of what the bundle was trained on, whatever columns this process's own settings declare."""
-        return OnlineReader(self.settings, clock, bundle.spec.versions, bundle.spec.columns("user"))
+        return feature_repo.OnlineReader(self.settings, clock, bundle.spec.versions, bundle.spec.columns("user"))
 
     def _catalogue(self, bundle: Bundle, pointer: CataloguePointer) -> Catalogue:
         """The catalogue of the pointer, with text vectors of the version the bundle was trained on while there are any."""
@@ -261,6 +263,11 @@ class Live:
         return bool(self.settings.features.ttl.get("scenario")) or len(now.scenario_vectors) < len(now.scenarios)
 
     def _poll(self) -> None:
+        # What is loaded is kept out of the garbage collector's full passes: each takes 0.3 s, in the midst of requests.
+        self.refresh()
+        self._gauges.tell(self.current, self.refused)
+        gc.collect()
+        gc.freeze()
         while not self._stop.wait(self.settings.serving.poll_seconds):
             if self.refresh():
                 gc.freeze()
@@ -313,7 +320,7 @@ def checked_bundle(origin: Origin) -> Bundle:
             raise BundleError(f"{folder}: not the bundle that was promoted; `llm4msr rollback`, or train again")
         # Its manifest holds the digests of the bundle's files, which `load_bundle` checks.
         artifact.check([f"{folder.name}/{MANIFEST}"])
-    bundle = load_bundle(folder)
+    bundle = models.load_bundle(folder)
     bundle.check_golden()
     return bundle
 

@@ -10,10 +10,10 @@ from typing import Any
 
 import jinja2
 
+import feature_repo
 from bento.live import LiveModel
 from bento.problems import MEDIA_TYPE, schema
 from core import Settings
-from feature_repo import known_user
 
 TEMPLATE = Path(__file__).parent / "templates" / "page.html.j2"
 # Nothing is loaded, sent or framed but by the page itself and to this service.
@@ -40,7 +40,7 @@ def examples(settings: Settings, live: LiveModel | None) -> dict[str, Any]:
         return {}
     scenario = live.scenarios[0]["scenario"]
     rows = live.catalogue.members[scenario]
-    user = known_user(settings)
+    user = feature_repo.known_user(settings)
     if user is None:
         user = 1 if not live.bundle.spec.has_text_ids("user_id") else "somebody"
     item: Any = live.catalogue.columns["item_id"][rows[0]] if len(rows) else None

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+import models
 from bento.live import LiveModel
 from core.contracts.kinds import is_of
-from feature_repo import UserState
-from models import RequestBatch, Scores
+
+if TYPE_CHECKING:
+    from feature_repo import UserState
+    from models import RequestBatch, Scores
 
 _NO_ROWS = np.zeros(0, np.int64)
 
@@ -62,7 +65,7 @@ def user_side(live: LiveModel, user: UserState, scenario: str, *, neutral: bool 
         name: _vector(None if neutral else user.vectors.get(name), live, name) for name in names
     }
     known = None if neutral else live.scenario_vectors.get(scenario)
-    return RequestBatch(
+    return models.RequestBatch(
         scenario=[],
         user={"user_id": [user.user_id], **{name: [user.values.get(name)] for name in _user_columns(live)}},
         user_index=_NO_ROWS,

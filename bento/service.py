@@ -13,10 +13,13 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from core import configure, load_settings, logger
 
+# One process has one core's work: threads inside a product of this size only wait for each other. PyTorch reads it when it is
+# loaded, in the process that answers: BentoML's parent process needs neither it nor Feast.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 # A serving process imports this module first: set up before the libraries below have anything to warn of.
 if not logging.getLogger("llm4msr").handlers:
     configure(os.environ.get("LLM4MSR_LOG_FORMAT", "human"))
@@ -24,13 +27,13 @@ if not logging.getLogger("llm4msr").handlers:
 import bentoml
 import numpy as np
 import pyarrow as pa
-import torch
 from bentoml.exceptions import BentoMLException, InvalidArgument, NotFound
 from fastapi import FastAPI, HTTPException
 from pydantic import BaseModel, Field, WithJsonSchema
 from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.routing import Route
 
+import feature_repo
 from bento.admission import Admission, Tokens
 from bento.announce import announce
 from bento.exposition import Exposition
@@ -47,7 +50,9 @@ from bento.scorer import nearest_history, pick_candidates, rank, score_parts
 from core.errors import CorruptArtifactError, Llm4msrError, UserError
 from core.ids import read_id
 from core.words import did_you_mean
-from feature_repo import UserState
+
+if TYPE_CHECKING:
+    from feature_repo import UserState
 
 LOG = logger("bento")
 # Read by `core.ids`, not by pydantic, which would make 1 of true.
@@ -75,8 +80,6 @@ class Ranker:
     """Ranks candidates for a user in a scenario and explains single scores."""
 
     def __init__(self) -> None:
-        # One process has one core's work: threads inside a product of this size only wait for each other.
-        torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
         self.settings = load_settings(os.environ.get("LLM4MSR_SETTINGS", "llm4msr.yaml"))
         self.live = Live(self.settings, _exercise)
         self.intake = Intake(self.settings)
@@ -205,7 +208,7 @@ class Ranker:
         """The scenarios this service ranks for."""
         live = self.live.current
         if live is None:
-            raise HTTPException(503, f"nothing to serve yet: {self.live.refused}", RETRY)
+            raise HTTPException(503, self.live.waits_for, RETRY)
         return [
             ScenarioInfo(
                 **s,
@@ -216,7 +219,7 @@ class Ranker:
         ]
 
     def _nothing_yet(self) -> Any:
-        return _unavailable(f"nothing to serve yet: {self.live.refused}")
+        return _unavailable(self.live.waits_for)
 
     def _check_scenario(self, live: LiveModel, scenario: str) -> None:
         if scenario not in live.catalogue.members or scenario not in live.bundle.spec.scenarios:
@@ -263,7 +266,7 @@ class Ranker:
         except Llm4msrError as error:
             self._warn(error)
             self._threaded_until = time.monotonic() + THREADED_SECONDS
-            return UserState.unknown(user_id), [*degraded, UNAVAILABLE]
+            return feature_repo.UserState.unknown(user_id), [*degraded, UNAVAILABLE]
         return user, degraded + [f"{view}:{status}" for view, status in user.status.items() if status != "found"]
 
     def _warn(self, error: Exception) -> None:
@@ -392,7 +395,7 @@ def _plain(value: Any) -> Id:
 
 def _exercise(live: LiveModel) -> None:
     """Score once, so that the first request is as fast as the others and a pair that does not fit is refused."""
-    user = UserState.unknown(read_id("0", _id_type("user_id", live)))
+    user = feature_repo.UserState.unknown(read_id("0", _id_type("user_id", live)))
     try:
         user = live.reader.read_user(user.user_id)
     except Llm4msrError as error:

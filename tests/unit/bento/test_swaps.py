@@ -11,6 +11,7 @@ from specs import pointer
 from unit.bento.handmade import SCENARIO_DIM, Store, make_bundle, write_catalogue
 
 import bento.live
+import feature_repo
 from bento.live import Live, Origin, checked_bundle
 from core import ArtifactStore, Built, Settings, Window
 from core.contracts.pointers import BundlePointer, CataloguePointer, PublishedCatalogue
@@ -23,7 +24,7 @@ class Project:
     def __init__(self, root, monkeypatch):
         self.root, self.store, self.bundles = root, Store(), {}
         self.settings = Settings(root=root, clock={"mode": "wall"})
-        monkeypatch.setattr(bento.live, "OnlineReader", self.store.reader)
+        monkeypatch.setattr(feature_repo, "OnlineReader", self.store.reader)
         monkeypatch.setattr(bento.live, "checked_bundle", self.load)
         monkeypatch.setattr(bento.live, "LATE_SECONDS", 0.0)
         monkeypatch.delenv("LLM4MSR_SEED_BUNDLE", raising=False)
