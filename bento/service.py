@@ -44,9 +44,11 @@ from bento.logs import json_everywhere, quiet_callers, short
 from bento.metrics import BUCKETS, store_read
 from bento.observed import Observed, answered
 from bento.page import HEADERS, openapi, page
+from bento.ports import AdminPort, Ports
 from bento.problems import Problems, problem
 from bento.schemas import ExplainAnswer, NearItem, PushAnswer, RankAnswer, ScenarioInfo, Versions
 from bento.scorer import nearest_history, pick_candidates, rank, score_parts
+from bento.tracing import tracing
 from core.errors import CorruptArtifactError, Llm4msrError, UserError
 from core.ids import read_id
 from core.words import did_you_mean
@@ -74,6 +76,7 @@ MOST_BITS, LONGEST_ID = 256, 1_000
     traffic={"timeout": 10},
     metrics={"enabled": True, "duration": {"buckets": list(BUCKETS)}},
     logging={"access": {"enabled": False}},
+    **tracing(),
 )
 @bentoml.asgi_app(GET, path="/")
 class Ranker:
@@ -83,9 +86,20 @@ class Ranker:
         self.settings = load_settings(os.environ.get("LLM4MSR_SETTINGS", "llm4msr.yaml"))
         self.live = Live(self.settings, _exercise)
         self.intake = Intake(self.settings)
+        self.admin = AdminPort(self.settings.serving)
         self._threaded_until = self._quiet_until = 0.0
         self._unsaid = 0
         self._ended = threading.Event()
+
+    @bentoml.on_startup
+    async def open_admin_port(self) -> None:
+        """Listen for operators, too."""
+        await self.admin.open()
+
+    @bentoml.on_shutdown
+    async def close_admin_port(self) -> None:
+        """Listen for operators no more."""
+        await self.admin.close()
 
     @bentoml.on_startup
     def warm_up(self) -> None:
@@ -290,6 +304,7 @@ def _service() -> Any:
     return Ranker
 
 
+_service().add_asgi_middleware(Ports)
 _service().add_asgi_middleware(Observed, routes=[api.route for api in _service().apis.values()])
 _service().add_asgi_middleware(Problems)
 _service().add_asgi_middleware(Tokens)

@@ -553,9 +553,29 @@ class TokenSettings(Section):
         return own or self.read
 
 
+class TracingSettings(Section):
+    url: str | None = Field(
+        None, pattern=r"^https?://", description="OTLP over HTTP, e.g. http://collector:4318/v1/traces; none: no traces"
+    )
+    sample: float = Field(
+        0.01, ge=0, le=1, description="share of requests that are traced; one that comes with a trace follows it"
+    )
+
+
 class ServingSettings(Section):
     host: str = "127.0.0.1"
     port: int = 3000
+    admin_port: int = Field(
+        0,
+        ge=0,
+        le=65_535,
+        description="port for /metrics, documents and probes alone, which callers then do not reach; 0: none",
+    )
+    admin_host: str | None = Field(None, description="address of the admin port; none: that of host")
+    ssl_certfile: Path | None = Field(
+        None, description="certificate, PEM; with it and its key both ports speak TLS alone"
+    )
+    ssl_keyfile: Path | None = Field(None, description="key of the certificate, PEM, without a password")
     k: int = Field(10, ge=1)
     max_candidates: int | None = Field(
         None,
@@ -571,9 +591,19 @@ class ServingSettings(Section):
         True, description="/explain answers; it tells a user's history and text. If not, texts do not go online either"
     )
     tokens: TokenSettings = TokenSettings()
+    docs: bool = Field(True, description="/docs.json, /schema.json and the pages / and /console are there")
+    tracing: TracingSettings = TracingSettings()
     access_log: bool = Field(
         False, description="one line of the log for each answer; /livez, /readyz and /metrics are left out"
     )
+
+    @model_validator(mode="after")
+    def _certificate_has_its_key(self) -> ServingSettings:
+        if (self.ssl_certfile is None) != (self.ssl_keyfile is None):
+            raise ValueError("ssl_certfile and ssl_keyfile belong together; set both or neither")
+        if self.admin_port == self.port:
+            raise ValueError("admin_port is a port beside port; set another, or 0 for none")
+        return self
 
 
 class PushSettings(Section):

@@ -51,6 +51,9 @@ def load_settings(path: str | Path) -> Settings:
         update={
             "root": (base / settings.root).resolve(),
             "data": settings.data.model_copy(update={"path": (base / settings.data.path).resolve()}),
+            "serving": settings.serving.model_copy(
+                update=_beside(base, settings.serving, "ssl_certfile", "ssl_keyfile")
+            ),
         }
     )
     absolute._file = path.resolve()
@@ -208,6 +211,11 @@ def _meant(names: list[str], model: type[BaseModel], name: str) -> str:
     if elsewhere:
         return f"; did you mean {' or '.join(repr(known) for known in elsewhere)}?"
     return f"; there are: {', '.join(_fields(model))}"
+
+
+def _beside(base: Path, section: BaseModel, *names: str) -> dict[str, Path]:
+    """Paths of a section that are set, relative to the settings file's folder."""
+    return {name: (base / path).resolve() for name in names if (path := getattr(section, name)) is not None}
 
 
 def _check_variables() -> None:

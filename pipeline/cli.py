@@ -218,6 +218,12 @@ def serve(
         int | None, typer.Option(min=1, max=65_535, help="port to listen on [default: serving.port]")
     ] = None,
     workers: Annotated[int, typer.Option(min=1, help="processes")] = 1,
+    ssl_certfile: Annotated[
+        Path | None, typer.Option(help="speak TLS with this certificate, PEM [default: serving.ssl_certfile]")
+    ] = None,
+    ssl_keyfile: Annotated[
+        Path | None, typer.Option(help="the certificate's key, PEM [default: serving.ssl_keyfile]")
+    ] = None,
 ) -> None:
     """Serve /rank and /explain over HTTP until interrupted; new champions are picked up without a restart.
 
@@ -227,7 +233,9 @@ def serve(
     """
     from pipeline.commands.serve import serve_forever
 
-    serve_forever(settings_of(settings), host, port, workers)
+    files = {"ssl_certfile": ssl_certfile, "ssl_keyfile": ssl_keyfile}
+    absolute = {name: path and path.resolve() for name, path in files.items()}
+    serve_forever(settings_of(settings), workers, host=host, port=port, **absolute)
 
 
 @app.command()

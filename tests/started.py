@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ssl
 import subprocess
 import time
 from collections.abc import Iterator
@@ -47,20 +48,22 @@ def started(
         ready: wait until it is ready, too.
         more: environment variables.
     """
-    port = port or free_port()
-    environment = {**service_environment(load_settings(settings), host, port), **more}
+    port, loaded = port or free_port(), load_settings(settings)
+    environment = {**service_environment(loaded, host, port), **more}
     with log.open("w") as stream:
         process = subprocess.Popen(
-            service_command(host, port),
+            service_command(host, port, serving=loaded.serving),
             cwd=REPOSITORY,
             env=environment,
             stdout=stream,
             stderr=stream,
             start_new_session=True,
         )
-    url = f"http://{host}:{port}"
+    certificate = loaded.serving.ssl_certfile
+    trusted = ssl.create_default_context(cafile=certificate) if certificate else False
+    url = f"{'https' if certificate else 'http'}://{host}:{port}"
     try:
-        with httpx.Client(base_url=url, timeout=WAIT, trust_env=False) as client:
+        with httpx.Client(base_url=url, timeout=WAIT, trust_env=False, verify=trusted) as client:
             _wait(process, client, log, "/readyz" if ready else "/livez")
             yield Started(url, log, client)
     finally:

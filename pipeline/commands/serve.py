@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import socket
+import ssl
 import subprocess
 import sys
 import tempfile
@@ -23,54 +25,77 @@ from core.addresses import is_loopback, shown
 from core.contracts.pointers import BundlePointer
 from core.digest import REPOSITORY
 from core.errors import CorruptArtifactError, MissingArtifactError, SettingsError, StorageError, UserError
+from core.settings import ServingSettings
 
 LOG = logger("serve")
 
 
-def service_command(host: str, port: int, workers: int = 1) -> list[str]:
+def service_command(host: str, port: int, workers: int = 1, serving: ServingSettings | None = None) -> list[str]:
     """The command line that serves; one service per process, no dependencies between services."""
+    certificate = serving and serving.ssl_certfile
+    secure = (
+        [f"--ssl-certfile={certificate}", f"--ssl-keyfile={serving.ssl_keyfile}"] if serving and certificate else []
+    )
     return [
         *(sys.executable, "-m", "bento.launch", "serve", "bento.service:Ranker"),
         *("--host", host, "--port", str(port), "--api-workers", str(workers), "--timeout-keep-alive", "75"),
+        *secure,
     ]
 
 
-def serve_forever(settings: Settings, host: str | None, port: int | None, workers: int) -> None:
+def serve_forever(settings: Settings, workers: int, **chosen: Any) -> None:
     """Replace this process by the service, which says that it serves once it does.
+
+    Args:
+        settings: of the project.
+        workers: processes.
+        chosen: fields of `serving` that were given on the command line; None: as the settings say.
 
     Raises:
         MissingArtifactError: nothing was promoted yet.
+        SettingsError: the certificate and its key cannot be used.
         StorageError: the port is taken.
     """
-    host, port = host or settings.serving.host, port or settings.serving.port
+    given = {name: value for name, value in chosen.items() if value is not None}
+    serving = ServingSettings.model_validate({**settings.serving.model_dump(), **given})
     version = _need_champion(settings)
-    need_port(host, port)
-    url = local_url(host, port)
+    need_port(serving.host, serving.port)
+    if serving.admin_port:
+        need_port(serving.admin_host or serving.host, serving.admin_port, "serving.admin_port")
+    _need_certificate(serving)
+    url = local_url(serving)
     LOG.info("loading %s; what it answers is told once it serves on %s", version, url)
     told = json.dumps({"url": url, "lines": curl_lines(settings, url)})
     os.chdir(REPOSITORY)
-    environment = {**service_environment(settings, host, port), ANNOUNCE: told}
-    os.execve(sys.executable, service_command(host, port, workers), environment)
+    environment = {**service_environment(settings, serving.host, serving.port), ANNOUNCE: told}
+    # The processes read the same settings file.
+    environment |= {f"LLM4MSR_SERVING__{name.upper()}": str(value) for name, value in given.items()}
+    os.execve(sys.executable, service_command(serving.host, serving.port, workers, serving), environment)
 
 
-def local_url(host: str, port: int) -> str:
+def local_url(serving: ServingSettings) -> str:
     """Where this machine reaches a service that listens on an address; all addresses are reached at the loopback one."""
-    place = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
-    return f"http://[{place}]:{port}" if ":" in place else f"http://{place}:{port}"
+    place = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(serving.host, serving.host)
+    scheme = "https" if serving.ssl_certfile else "http"
+    return f"{scheme}://[{place}]:{serving.port}" if ":" in place else f"{scheme}://{place}:{serving.port}"
 
 
 def curl_lines(settings: Settings, url: str) -> list[str]:
     """Commands to try against a running service, with a user and an item that exist."""
     user, scenario, item = example_request(settings)
-    head = f"curl -s -X POST {url}"
+    # Its own certificate is trusted here, whoever signed it.
+    curl = (
+        f"curl -s --cacert {shlex.quote(str(settings.serving.ssl_certfile))}" if url.startswith("https:") else "curl -s"
+    )
+    head = f"{curl} -X POST {url}"
     token = ' -H "Authorization: Bearer $LLM4MSR_SERVING__TOKENS__READ"' if settings.serving.tokens.read else ""
     json_type = f"-H 'Content-Type: application/json'{token}"
     explain = {"user_id": user, "scenario": scenario, "item_id": item}
     return [
         f"{head}/rank {json_type} -d '{json.dumps({'user_id': user, 'scenario': scenario, 'k': 5})}'",
         *([f"{head}/explain {json_type} -d '{json.dumps(explain)}'"] if settings.serving.explain else []),
-        f"curl -s {url}/scenarios{token}",
-        f"curl -s {url}/readyz",
+        f"{curl} {url}/scenarios{token}",
+        f"{curl} {url}/readyz",
     ]
 
 
@@ -102,7 +127,8 @@ def running_service(settings: Settings, port: int | None = None, wait_seconds: f
         process = subprocess.Popen(
             service_command("127.0.0.1", port),
             cwd=REPOSITORY,
-            env=service_environment(settings, "127.0.0.1", port),
+            # The admin port and the certificate are of the service that runs beside this one.
+            env={**service_environment(settings, "127.0.0.1", port), "LLM4MSR_SERVING__ADMIN_PORT": "0"},
             stdout=log,
             stderr=log,
             start_new_session=True,
@@ -136,7 +162,7 @@ def ask(settings: Settings, route: str, body: dict[str, Any], url: str | None = 
     base = service_url(settings, url)
     try:
         # A proxy of the environment knows nothing of this machine's own services.
-        with httpx.Client(timeout=30, trust_env=not is_loopback(base)) as client:
+        with httpx.Client(timeout=30, trust_env=not is_loopback(base), verify=_trusted(settings, base)) as client:
             answer = client.post(base + route, json=body, headers=_authorization(settings, route))
     except httpx.TransportError as error:
         hint = "start one with `llm4msr serve`" if url is None else "see --url"
@@ -156,6 +182,16 @@ def ask(settings: Settings, route: str, body: dict[str, Any], url: str | None = 
     return told
 
 
+def _trusted(settings: Settings, base: str) -> ssl.SSLContext | bool:
+    """Who vouches for a service: this machine's authorities, and the certificate that the settings name."""
+    certificate = settings.serving.ssl_certfile
+    if not base.startswith("https:") or certificate is None or not certificate.is_file():
+        return True
+    context = ssl.create_default_context()
+    context.load_verify_locations(certificate)
+    return context
+
+
 def _authorization(settings: Settings, route: str) -> dict[str, str]:
     """The header with the route's token, where the settings have one."""
     token = settings.serving.tokens.of("write" if route == "/push" else "read")
@@ -169,7 +205,7 @@ def service_url(settings: Settings, url: str | None) -> str:
         SettingsError: `url` is no address.
     """
     if url is None:
-        return local_url(settings.serving.host, settings.serving.port)
+        return local_url(settings.serving)
     full = url.strip()
     full = full if "://" in full else f"http://{full}"
     try:
@@ -235,8 +271,26 @@ def _need_champion(settings: Settings) -> str:
     return f"version {champion.version}"
 
 
-def need_port(host: str, port: int) -> None:
+def _need_certificate(serving: ServingSettings) -> None:
+    """Refuse a certificate and a key that TLS cannot be spoken with: each process would die of them, again and again."""
+    if serving.ssl_certfile is None or serving.ssl_keyfile is None:
+        return
+    try:
+        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(serving.ssl_certfile, serving.ssl_keyfile, lambda: "")
+    except (OSError, ValueError) as error:
+        raise SettingsError(
+            f"{serving.ssl_certfile} (serving.ssl_certfile) and {serving.ssl_keyfile} (serving.ssl_keyfile) cannot be used: "
+            f"{error}; both are PEM files, and the key has no password"
+        ) from error
+
+
+def need_port(host: str, port: int, setting: str = "serving.port") -> None:
     """Refuse an address that cannot be listened on.
+
+    Args:
+        host: its name or address.
+        port: of TCP.
+        setting: what the port comes from.
 
     Raises:
         StorageError: the host is unknown here, or the port is taken.
@@ -247,9 +301,10 @@ def need_port(host: str, port: int) -> None:
         raise StorageError(f"serving.host {host!r} is no address of this machine ({error}); see --host") from error
     with socket.socket(family, kind, protocol) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        option = "--port or " if setting == "serving.port" else ""
         try:
             probe.bind(place)
         except OSError as error:
             raise StorageError(
-                f"port {port} of {host} cannot be used ({error.strerror}); choose another with --port or serving.port"
+                f"port {port} of {host} cannot be used ({error.strerror}); choose another with {option}{setting}"
             ) from error

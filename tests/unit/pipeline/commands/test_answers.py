@@ -93,7 +93,7 @@ def test_what_is_no_address_is_refused_with_an_example(url):
     [("127.0.0.1", "http://127.0.0.1:3000"), ("0.0.0.0", "http://127.0.0.1:3000"), ("::", "http://[::1]:3000")],
 )
 def test_a_service_at_all_addresses_is_asked_at_this_machines_own(host, url):
-    assert local_url(host, 3000) == url
+    assert local_url(ServingSettings(host=host)) == url
     assert service_url(Settings(serving=ServingSettings(host=host)), None) == url
 
 
