@@ -39,6 +39,17 @@ def panels() -> dict[str, str]:
     return found
 
 
+def scaling() -> dict[str, str]:
+    file = REPOSITORY / "bento" / "deploy" / "overlays" / "production-keda" / "scaled-object.yaml"
+    (query,) = [
+        one["metadata"]["query"]
+        for one in yaml.safe_load(file.read_text())["spec"]["triggers"]
+        if one["type"] == "prometheus"
+    ]
+    # The operator adds the namespace when it scrapes.
+    return {"KEDA": query.replace('namespace="ranking",', "")}
+
+
 @pytest.fixture(scope="module")
 def watched(finished, tmp_path_factory):
     """A service with JSON lines and a line for each answer, after some requests of every sort."""
@@ -81,7 +92,9 @@ def test_answers_are_counted_by_scenario_and_by_the_version_that_gave_them(watch
     assert not [name for name in found if name.startswith("feast_")]
 
 
-@pytest.mark.parametrize("query", [*alerts().items(), *panels().items()], ids=lambda query: query[0])
+@pytest.mark.parametrize(
+    "query", [*alerts().items(), *panels().items(), *scaling().items()], ids=lambda query: query[0]
+)
 def test_a_query_asks_for_what_is_there(watched, query):
     found, (_, text) = series(watched), query
     names = set(re.findall(r"\b((?:llm4msr|bentoml)_\w+)", text))
@@ -137,7 +150,7 @@ def ask(client: httpx.Client, query: str) -> list[dict]:
     return answer.json()["data"]["result"]
 
 
-@pytest.mark.parametrize("query", panels().items(), ids=lambda query: query[0])
+@pytest.mark.parametrize("query", [*panels().items(), *scaling().items()], ids=lambda query: query[0])
 def test_a_panel_shows_something(prometheus, query):
     assert ask(prometheus, query[1]), query[1]
 

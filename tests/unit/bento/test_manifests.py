@@ -9,6 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import jsonschema
 import pytest
 import yaml
 
@@ -17,7 +18,10 @@ from pipeline.image import version as shipped
 
 REPOSITORY = Path(__file__).resolve().parents[3]
 DEPLOY = REPOSITORY / "bento" / "deploy"
-OVERLAYS = {"base": DEPLOY / "base", "production": DEPLOY / "overlays" / "production"}
+OVERLAYS = {
+    "base": DEPLOY / "base",
+    **{name: DEPLOY / "overlays" / name for name in ("dev", "production", "production-keda")},
+}
 KINDS = {
     "ConfigMap",
     "Deployment",
@@ -27,13 +31,18 @@ KINDS = {
     "Service",
     "ServiceAccount",
 }
+WATCHED = KINDS - {"HorizontalPodAutoscaler"} | {"PrometheusRule", "ScaledObject", "ServiceMonitor"}
+# Of operators, by group, version and kind; where each comes from stands in the file.
+CRDS = json.loads((Path(__file__).parent / "crds.json").read_text())
+SECRET = "a secret that is long enough"
 # Older clients (Debian 12 has 1.20) hold a kustomize that does not know `labels`.
 OLDEST_KUBECTL = (1, 27)
 
 
 def test_the_overlay_names_the_image_of_this_version():
-    (image,) = yaml.safe_load((OVERLAYS["production"] / "kustomization.yaml").read_text())["images"]
-    assert str(image["newTag"]) == shipped()
+    for name in ("dev", "production"):
+        (image,) = yaml.safe_load((OVERLAYS[name] / "kustomization.yaml").read_text())["images"]
+        assert str(image["newTag"]) == shipped()
 
 
 def kubectl_problem() -> str | None:
@@ -74,6 +83,27 @@ def container(pod) -> dict:
     return only
 
 
+def strict(schema: dict) -> dict:
+    """A schema that refuses fields which it does not name: a cluster drops them in silence."""
+    if isinstance(schema, list):
+        return [strict(one) for one in schema]
+    if not isinstance(schema, dict):
+        return schema
+    changed = {key: strict(value) for key, value in schema.items()}
+    # At the top the API server adds its own.
+    if isinstance(schema.get("properties"), dict) and "apiVersion" not in schema["properties"]:
+        changed.setdefault("additionalProperties", False)
+    return changed
+
+
+def faults(body: dict) -> list[str]:
+    """What an operator's schema has against one of its objects."""
+    known = CRDS.get(f"{body['apiVersion']}/{body['kind']}")
+    if known is None:
+        return [f"{body['kind']} is of no operator that is known here"]
+    return [error.message for error in jsonschema.Draft7Validator(strict(known["schema"])).iter_errors(body)]
+
+
 def validate(*files: Path) -> subprocess.CompletedProcess:
     command = Path(sys.executable).parent / "kubernetes-validate"
     return subprocess.run([command, "--strict", *files], capture_output=True, text=True)
@@ -92,21 +122,60 @@ def test_the_validator_refuses_an_unknown_field(tmp_path):
     assert validate(broken).returncode != 0
 
 
-def test_rendered_overlays_conform_to_the_published_schemas(rendered):
-    done = validate(rendered)
+def test_rendered_overlays_conform_to_the_published_schemas(rendered, tmp_path):
+    bodies = list(yaml.safe_load_all(rendered.read_text()))
+    ours, operators = [b for b in bodies if b["kind"] in KINDS], [b for b in bodies if b["kind"] not in KINDS]
+    (tmp_path / "all.yaml").write_text(yaml.safe_dump_all(ours))
+    done = validate(tmp_path / "all.yaml")
     assert done.returncode == 0, done.stdout + done.stderr
+    assert [fault for body in operators for fault in faults(body)] == []
+
+
+@pytest.mark.parametrize("file", ["monitoring/service-monitor.yaml", "overlays/production-keda/scaled-object.yaml"])
+def test_the_operators_schemas_refuse_an_unknown_field(file):
+    body = yaml.safe_load((DEPLOY / file).read_text())
+    assert faults(body) == []
+    body["spec"]["typo"] = body["spec"].get("endpoints", body["spec"].get("triggers"))[0]["typo"] = 1
+    assert len(faults(body)) == 2
 
 
 def test_an_overlay_holds_each_kind_once(objects, rendered):
-    assert set(objects) == KINDS
-    assert len(list(yaml.safe_load_all(rendered.read_text()))) == len(KINDS)
+    assert set(objects) in (KINDS, WATCHED)
+    assert len(list(yaml.safe_load_all(rendered.read_text()))) == len(
+        KINDS if "HorizontalPodAutoscaler" in objects else WATCHED
+    )
 
 
-def test_probes_ask_the_services_own_health_routes_on_a_declared_port(container):
+def test_probes_ask_the_services_own_health_routes_on_the_admin_port(container):
     routes = {name: container[name]["httpGet"]["path"] for name in ("startupProbe", "livenessProbe", "readinessProbe")}
     assert routes == {"startupProbe": "/livez", "livenessProbe": "/livez", "readinessProbe": "/readyz"}
-    ports = {port["name"] for port in container["ports"]}
-    assert {container[name]["httpGet"]["port"] for name in routes} <= ports
+    assert {container[name]["httpGet"]["port"] for name in routes} == {"admin"}
+
+
+def test_each_port_is_open_to_those_whom_it_is_for_and_the_pod_reaches_its_stores_alone(objects, container):
+    policy = objects["NetworkPolicy"]["spec"]
+    ports = {port["name"]: port["containerPort"] for port in container["ports"]}
+    asked = {rule["ports"][0]["port"]: rule for rule in policy["ingress"]}
+    assert set(asked) == set(ports.values()) and all(rule["from"] for rule in policy["ingress"])
+    assert asked[ports["admin"]]["from"] == [
+        {"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "monitoring"}}}
+    ]
+    assert all(rule["to"] for rule in policy["egress"]), "an egress without `to` reaches every host"
+    assert {port["port"] for rule in policy["egress"] for port in rule["ports"]} == {53, 6379, 5432}
+
+
+def test_what_watches_the_pods_finds_them(objects, container):
+    if "ServiceMonitor" not in objects:
+        annotations = objects["Deployment"]["spec"]["template"]["metadata"]["annotations"]
+        assert int(annotations["prometheus.io/port"]) in {port["containerPort"] for port in container["ports"]}
+        return
+    spec, service = objects["ServiceMonitor"]["spec"], objects["Service"]
+    assert spec["selector"]["matchLabels"].items() <= service["metadata"]["labels"].items()
+    assert {one["port"] for one in spec["endpoints"]} <= {port["name"] for port in service["spec"]["ports"]}
+    scaled = objects["ScaledObject"]["spec"]
+    assert scaled["scaleTargetRef"]["name"] == objects["Deployment"]["metadata"]["name"]
+    assert f'namespace="{objects["Deployment"]["metadata"]["namespace"]}"' in scaled["triggers"][0]["metadata"]["query"]
+    assert scaled["minReplicaCount"] > objects["PodDisruptionBudget"]["spec"]["minAvailable"]
 
 
 def test_cpu_and_memory_are_requested_and_limited(container):
@@ -151,26 +220,30 @@ def test_references_between_objects_resolve(objects, pod, container):
     settings = next(v["configMap"]["name"] for v in pod["volumes"] if "configMap" in v)
     assert settings == objects["ConfigMap"]["metadata"]["name"]
     assert settings != "llm4msr-settings", "without a content hash, changed settings roll nothing"
-    assert objects["HorizontalPodAutoscaler"]["spec"]["scaleTargetRef"]["name"] == name
     assert pod["serviceAccountName"] == objects["ServiceAccount"]["metadata"]["name"]
     assert objects["Service"]["spec"]["ports"][0]["targetPort"] in {port["name"] for port in container["ports"]}
     assert "replicas" not in objects["Deployment"]["spec"], "the autoscaler owns the replicas"
-    smallest = objects["HorizontalPodAutoscaler"]["spec"]["minReplicas"]
-    assert objects["PodDisruptionBudget"]["spec"]["minAvailable"] < smallest
+    if "HorizontalPodAutoscaler" in objects:
+        scaled = objects["HorizontalPodAutoscaler"]["spec"]
+        assert scaled["scaleTargetRef"]["name"] == name
+        assert objects["PodDisruptionBudget"]["spec"]["minAvailable"] < scaled["minReplicas"]
 
 
 def test_the_settings_are_ones_the_product_accepts_and_agree_with_the_pod(objects, container, tmp_path, monkeypatch):
     (file,) = objects["ConfigMap"]["data"]
     (tmp_path / file).write_text(objects["ConfigMap"]["data"][file])
     for variable in container["env"]:
-        monkeypatch.setenv(variable["name"], variable.get("value", "a secret"))
+        monkeypatch.setenv(variable["name"], variable.get("value", SECRET))
     settings = load_settings(tmp_path / file)
     mounts = {mount["name"]: mount["mountPath"] for mount in container["volumeMounts"]}
     environment = {variable["name"]: variable.get("value") for variable in container["env"]}
     assert environment["LLM4MSR_SETTINGS"] == f"{mounts['settings']}/{file}"
     assert str(settings.root) == mounts["artifacts"]
-    assert (settings.serving.host, settings.serving.port) == ("0.0.0.0", container["ports"][0]["containerPort"])
-    assert settings.online.password.get_secret_value() == "a secret"
+    ports = {port["name"]: port["containerPort"] for port in container["ports"]}
+    serving = settings.serving
+    assert (serving.host, {"http": serving.port, "admin": serving.admin_port}) == ("0.0.0.0", ports)
+    assert settings.online.password.get_secret_value() == SECRET
+    assert {serving.tokens.of(group).get_secret_value() for group in ("read", "write", "admin")} == {SECRET}
     assert settings.clock.mode == "wall"
 
 
@@ -180,8 +253,12 @@ def test_no_secret_is_written_down(rendered):
     assert not re.search(r"://[^\"@/]*:[^\"@/]*@", body), "an address with a password in it"
 
 
-def test_production_settings_differ_from_the_base_in_addresses_only():
-    base, production = (yaml.safe_load((folder / "settings.yaml").read_text()) for folder in OVERLAYS.values())
+def test_settings_of_overlays_differ_from_the_base_in_addresses_and_the_log_only():
+    base, dev, production = (
+        yaml.safe_load((OVERLAYS[name] / "settings.yaml").read_text()) for name in ("base", "dev", "production")
+    )
+    assert dev["serving"].pop("access_log") is True
+    assert base == dev
     for settings in (base, production):
         del settings["online"]["url"], settings["registry"]["url"]
     assert base == production
