@@ -343,13 +343,15 @@ def _write_knowledge(folder: Path, log: pa.Table) -> None:
 
 
 def _write_kind(folder: Path, kind: str, rows: Any, dim: int, rng: np.random.Generator) -> None:
-    from knowledge.storage.compressor import fit
-    from knowledge.storage.matrix import write_matrix
+    from knowledge.storage.compressor import FILE, fit
+    from knowledge.storage.matrix import IndexedMatrix
 
     count = len(rows.watermarks)
     vectors = rng.standard_normal((count, dim)).astype(np.float32)
-    hashes = [f"{kind}{n:060x}" for n in range(count)]
-    write_matrix(folder, rows, kind, "v1", hashes, [vectors], fit(vectors, dim))
+    hashes = pa.array([f"{kind}{n:060x}" for n in range(count)], pa.string())
+    with IndexedMatrix(folder, (rows.key, rows.ids.type), kind, "v1", rows.lag, dim) as matrix:
+        matrix.write(rows, hashes, vectors)
+    fit(vectors, dim).save(folder / FILE)
 
 
 def _write_texts(file: Path, key: str, ids: pa.Array, times: list[int]) -> None:

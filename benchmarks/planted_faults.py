@@ -262,7 +262,7 @@ def put_vectors(place: Place, vectors: np.ndarray, kind: str = "user_pooled", si
     folder = place.folder / kind
     np.save(folder / "vectors.npy", vectors.astype(np.float32))
     if sign:
-        index = pq.read_table(folder / "index.parquet")
+        index = pq.read_table(folder / "index" / "0000.parquet")
         ids, prompts = index[index.column_names[0]].to_pylist(), index["prompt_sha256"].to_pylist()
         np.save(folder / "digests.npy", vector_digests(ids, index["version"][0].as_py(), prompts, vectors))
     return 0
@@ -308,7 +308,7 @@ def one_vector_for_many(place: Place, size: float, rng: Rng) -> int:
 
 def users_forgotten(place: Place, size: float, rng: Rng) -> int:
     folder = place.folder / "user_pooled"
-    index = pq.read_table(folder / "index.parquet")
+    index = pq.read_table(folder / "index" / "0000.parquet")
     users = np.unique(index["user_id"].to_numpy())
     lost = users[some(rng, len(users), size)] if size < 1 else users[1:]
     stay = ~np.isin(index["user_id"].to_numpy(), lost)
@@ -316,13 +316,13 @@ def users_forgotten(place: Place, size: float, rng: Rng) -> int:
     at = rows.schema.get_field_index("row")
     vectors = vectors_of(place)[stay]
     pq.write_table(
-        rows.set_column(at, rows.schema.field(at), pa.array(np.arange(len(vectors)))), folder / "index.parquet"
+        rows.set_column(at, rows.schema.field(at), pa.array(np.arange(len(vectors)))), folder / "index" / "0000.parquet"
     )
     return put_vectors(place, vectors)
 
 
 def knowledge_from_the_future(place: Place, size: float, rng: Rng) -> int:
-    name = "user_pooled/index"
+    name = "user_pooled/index/0000"
     later = pc.add(table(place, name)["watermark"].cast(pa.int64()), 900 * 24 * HOUR).cast(pa.timestamp("us", "UTC"))
     mask = picked(place, name, rng, size)
     for column in ("watermark", "event_timestamp", "created_timestamp"):
@@ -338,7 +338,7 @@ def text_refused(place: Place, size: float, rng: Rng) -> int:
 
 def knowledge_leaked(place: Place, size: float, rng: Rng) -> int:
     """Rows point to a later snapshot of their own user."""
-    rows, index = table(place, _ROWS), pq.read_table(place.before / "user_pooled" / "index.parquet")
+    rows, index = table(place, _ROWS), pq.read_table(place.before / "user_pooled" / "index" / "0000.parquet")
     times = index["watermark"].cast(pa.int64()).to_numpy()
     last = {user: row for row, user in sorted(enumerate(index["user_id"].to_pylist()), key=lambda e: times[e[0]])}
     newest = np.array([last[user] for user in rows["user_id"].to_pylist()])

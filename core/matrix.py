@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from core.errors import MissingArtifactError, StorageError
-from core.segments import link, merged_from
+from core.segments import link, tail
 
 # Rows that are copied at a time.
 _BLOCK = 65_536
@@ -104,13 +104,14 @@ class MatrixWriter:
         dim: its width.
         dtype: its type.
         earlier: the earlier matrix; None: there is none.
+        compare: False: only what `take` names is linked.
 
     Raises:
         StorageError: the disk has no room.
     """
 
-    def __init__(self, path: Path, dim: int, dtype: Any, earlier: Path | None = None) -> None:
-        self._path, self._dim, self._dtype = path, dim, np.dtype(dtype)
+    def __init__(self, path: Path, dim: int, dtype: Any, earlier: Path | None = None, *, compare: bool = True) -> None:
+        self._path, self._dim, self._dtype, self._compare = path, dim, np.dtype(dtype), compare
         self._old, self._files = _usable(earlier, dim, self._dtype)
         self._same, self._new = 0, 0
         self._scratch = path.with_name(f".{path.name}.rows")
@@ -129,10 +130,15 @@ class MatrixWriter:
         finally:
             self._scratch.unlink(missing_ok=True)
 
+    def take(self, rows: int) -> None:
+        """The next so many rows are those of the earlier matrix; after new ones there are none."""
+        assert not self._new, "rows of the earlier matrix come first"
+        self._same += rows
+
     def write(self, rows: np.ndarray) -> None:
         """The next rows, [n, dim]."""
         rows = np.ascontiguousarray(rows, self._dtype)
-        if not self._new and self._old is not None:
+        if self._compare and not self._new and self._old is not None:
             known = np.asarray(self._old[self._same : self._same + len(rows)])
             equal = (_bytes(known) == _bytes(rows[: len(known)])).all(axis=1)
             same = len(equal) if equal.all() else int(np.argmin(equal))
@@ -142,21 +148,12 @@ class MatrixWriter:
             self._stream.write(rows.tobytes())
 
     def _finish(self) -> None:
-        sizes, end = [], 0
-        for file in self._files:
-            size = len(np.load(file, mmap_mode="r", allow_pickle=False))
-            if end + size > self._same:
-                break
-            sizes.append(size)
-            end += size
-        rest = self._same - end + self._new
-        whole = [*sizes, rest] if rest or not sizes else sizes
-        first = merged_from(whole)
-        first = len(sizes) if first == len(whole) else first
-        for number in range(min(first, len(sizes))):
+        sizes = [len(np.load(file, mmap_mode="r", allow_pickle=False)) for file in self._files]
+        found = tail(sizes, self._same, self._new)
+        for number in range(found.linked):
             link(self._files[number], _segment(self._path, number))
-        if first < len(whole):
-            self._write_from(first, sum(sizes[:first]), sum(whole[first:]))
+        if found.rows or not found.linked:
+            self._write_from(found.linked, found.start, found.rows)
 
     def _write_from(self, number: int, start: int, rows: int) -> None:
         """A segment of the earlier matrix's rows from `start` on that are still the same, and of the new ones."""

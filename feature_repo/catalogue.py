@@ -54,10 +54,10 @@ def build_catalogue(
         MissingArtifactError: an earlier stage has not been run.
     """
     items = features / "items.parquet"
-    index = knowledge / "item_text" / "index.parquet"
+    index = table_path(knowledge / "item_text", "index")
     stats = table_path(features, "item_stats")
     for file in (items, index):
-        if not file.is_file():
+        if not file.exists():
             raise MissingArtifactError(f"{file} does not exist; run the stages before `llm4msr materialize` first")
     until, live = clock.now_micros(), clock.fixed is None
     names = pq.read_schema(items).names

@@ -30,7 +30,7 @@ from core.duck import arrow_of, database, name_of, tables_of
 from core.errors import GateError
 from core.matrix import link_matrix
 from core.resources import memory
-from core.segments import link, merged_from, segment_file, segments
+from core.segments import link, merged_from, read_segments, row_counts, segment_file, segments, table_path
 from core.splits import SAMPLED
 from core.tables import GRADE, TIMESTAMP, IdTypes
 from core.training_table import ROWS, item_ids
@@ -166,10 +166,10 @@ def _goes_on(knowledge: Path, vector: Vector, chain: RowsChain) -> bool:
 
 def _index_state(knowledge: Path, vector: Vector, entries: int | None = None) -> tuple[IndexState, int | None]:
     """The state of an index's first entries (None: of all), and the earliest watermark of the others."""
-    file = knowledge / vector.view / "index.parquet"
-    entries = pq.read_metadata(file).num_rows if entries is None else entries
+    table = table_path(knowledge / vector.view, "index")
+    entries = sum(row_counts(table)) if entries is None else entries
     with database() as connection:
-        query = _INDEX.format(entries=entries, key=name_of(KEYS_OF[vector.entity]), index=tables_of(file))
+        query = _INDEX.format(entries=entries, key=name_of(KEYS_OF[vector.entity]), index=tables_of(segments(table)))
         [(found, digest, later)] = connection.execute(query).fetchall()
     return IndexState(entries=found, digest=digest or ""), later
 
@@ -340,7 +340,7 @@ def _link_vectors(generation: Generation, knowledge: Path, out: Path) -> None:
         link_matrix(knowledge / vector.view / "vectors.npy", out / "vectors" / f"{vector.view}.npy")
         if is_of(vector.view, "item"):
             key = KEYS_OF[vector.entity]
-            index = pq.read_table(knowledge / vector.view / "index.parquet", columns=[key, "row"])
+            index = read_segments(table_path(knowledge / vector.view, "index"), [key, "row"])
             ids = index.sort_by("row").select([key])
             pq.write_table(ids, item_ids(out, vector.view), compression="zstd")
 

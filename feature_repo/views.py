@@ -13,7 +13,7 @@ histories an end offset into the user's log.
     user_history              history: list of item ids, newest last    feast/sources/user_history.parquet
     user_history_ref          history_end                               user_history/
     user_pooled_V, user_prompt_V, scenario_V        vector              feast/sources/VIEW.parquet
-    user_pooled_V_ref, ..., item_text_V_ref         kind, version, row  KIND/index.parquet
+    user_pooled_V_ref, ..., item_text_V_ref         kind, version, row  KIND/index/
     user_text, scenario_text  text, text_source, version                feast/sources/VIEW.parquet
 
 Value views also hold `watermark` and `published` (the event time), as int64 microseconds: an online store keeps
@@ -152,7 +152,7 @@ class SourcePaths:
     Attributes:
         users, items: one file each, of all windows (see `dimension`).
         features: folder with user_stats, item_stats and user_history.
-        knowledge: folder with KIND/index.parquet.
+        knowledge: folder with KIND/index/, user_text/ and scenario_text.parquet.
         online: folder of the files that `materialize` writes, one per value view.
     """
 
@@ -167,7 +167,7 @@ class SourcePaths:
         if view in ("user_features", "item_features"):
             return self.users if view == "user_features" else self.items
         if find_kind(view) is not None:
-            return self.knowledge / view / "index.parquet"
+            return table_path(self.knowledge / view, "index")
         return table_path(self.knowledge if view.endswith("_text") else self.features, view)
 
     def ids(self, view: str) -> Path:
@@ -199,7 +199,7 @@ def generation_of(settings: Settings, *, users: Path, items: Path, knowledge: Pa
         "user_columns": _declared(user_schema, [*data.user_categorical, *data.user_dense], users),
         "item_columns": _declared(item_schema, [*data.item_categorical, *data.item_dense], items),
         "vectors": vectors,
-        "texts": tuple(t for t in ("user_text", "scenario_text") if (knowledge / f"{t}.parquet").is_file()),
+        "texts": tuple(t for t in ("user_text", "scenario_text") if table_path(knowledge, t).exists()),
         "ttl": {view: age.total_seconds() for view, age in sorted(settings.features.ttl.items())},
     }
     identity = {**body, "vectors": [asdict(v) for v in vectors], "history_length": settings.features.history_length}

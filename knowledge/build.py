@@ -10,6 +10,7 @@ from core.pace import portion
 from knowledge.kinds import scenarios
 from knowledge.kinds.items import read_items, write_items
 from knowledge.kinds.users import Users
+from knowledge.log.catalogue import write_items_of
 from knowledge.open_run import OpenRun
 from knowledge.texts import summary
 
@@ -43,6 +44,10 @@ def build(run: OpenRun, out: Path) -> Built:
         run, statistics, newest, neighbours, versions["scenario"], out
     )
     KnowledgeVersions(**versions).write(out)
+    made_of = run.made_of.model_copy(update={"users": users.recipe})
+    same = run.earlier is not None and run.earlier.made_of.items == made_of.items
+    write_items_of(run.items, out, run.earlier.folder if run.earlier is not None and same else None)
+    made_of.write(out)
     return Built(rows=rows, versions=versions)
 
 

@@ -1,4 +1,4 @@
-"""The caches without some users: their rows in order, their states, and what the reasoner said to their prompts."""
+"""The caches without some users: their rows in order, and what the reasoner said to their prompts."""
 
 from __future__ import annotations
 
@@ -12,11 +12,9 @@ import numpy as np
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from core.contracts.kinds import KINDS
 from core.forgotten import belongs
-from knowledge.storage.buckets import named
 from knowledge.storage.cache import write_shard
-from knowledge.storage.user_tables import UserTables
+from knowledge.storage.cleanup import drop_superseded
 
 
 def forget_in_cache(cache: Path, users: Collection[Any], prompts: Collection[str], *, act: bool) -> dict[str, int]:
@@ -25,18 +23,17 @@ def forget_in_cache(cache: Path, users: Collection[Any], prompts: Collection[str
     Args:
         cache: the cache's root.
         users: whom.
-        prompts: hashes of their prompts, as the knowledge artifacts name them; those of kept states are added.
+        prompts: hashes of their prompts, as the knowledge artifacts name them.
         act: False only counts.
 
     Returns:
-        What was found: rows of the log, kept states, prompts.
+        What was found: rows of the log, prompts.
     """
-    states, found = _kept_states(cache, users, act)
-    hashes = set(prompts) | found
+    if act:
+        drop_superseded(cache)
     return {
         "rows of the log in order": _ordered_logs(cache, users, act),
-        "kept states": states,
-        "answers to prompts": _answers(cache, hashes, act),
+        "answers to prompts": _answers(cache, set(prompts), act),
     }
 
 
@@ -50,28 +47,6 @@ def _ordered_logs(cache: Path, users: Collection[Any], act: bool) -> int:
         if act and here.num_rows:
             shutil.rmtree(file.parent)
     return int(count)
-
-
-def _kept_states(cache: Path, users: Collection[Any], act: bool) -> tuple[int, set[str]]:
-    """How many states there were, and the hashes of the prompts they were made of."""
-    count, hashes = 0, set()
-    for folder in sorted((cache / "users").glob("*")):
-        if folder.name == "items" or not folder.is_dir():
-            continue
-        tables = UserTables(cache, folder.name)
-        for bucket in named(path.name for path in folder.iterdir()):
-            for kept in tables.load(bucket):
-                of = {name: belongs(table["user_id"], users) for name, table in kept.tables.items()}
-                here = sum(pc.sum(mask).as_py() or 0 for mask in of.values())
-                if not here:
-                    continue
-                count += int(pc.sum(of["users"]).as_py() or 0)
-                for name in (kind.name for kind in KINDS if kind.prompted and kind.name in kept.tables):
-                    hashes.update(kept.tables[name].filter(of[name])["hash"].to_pylist())
-                if act:
-                    left = {name: table.filter(pc.invert(of[name])) for name, table in kept.tables.items()}
-                    tables.save(bucket, kept.catalogue, left)
-    return count, hashes
 
 
 def _answers(cache: Path, hashes: set[str], act: bool) -> int:

@@ -17,6 +17,7 @@ from core.contracts.knowledge_versions import KnowledgeVersions
 from core.errors import MissingArtifactError, SettingsError
 from core.ids import read_id
 from core.matrix import Rows, open_matrix
+from core.segments import read_segments, schema_of, segments, table_path
 
 # In the order in which they are shown: folder -> (kind, key)
 KINDS: Mapping[str, tuple[str, str]] = {
@@ -56,9 +57,10 @@ def user_state(folder: Path, user_id: str) -> dict[str, Any]:
     for name, (kind, key) in KINDS.items():
         if key != "user_id" or not (folder / name).is_dir():
             continue
-        column = pq.read_schema(folder / name / "index.parquet").field(key).type
+        table = table_path(folder / name, "index")
+        column = schema_of(table).field(key).type
         state["user_id"] = wanted = _parse(user_id, column)
-        index = pq.read_table(folder / name / "index.parquet", filters=[(key, "=", wanted)]).sort_by("watermark")
+        index = pq.read_table(segments(table), filters=[(key, "=", wanted)]).sort_by("watermark")
         vectors = open_matrix(folder / name / "vectors.npy")
         snapshots = [
             {
@@ -73,7 +75,8 @@ def user_state(folder: Path, user_id: str) -> dict[str, Any]:
         near = _nearest(_newest(folder, name), wanted) if snapshots else []
         state["kinds"][kind] = {"version": version, "snapshots": snapshots, "neighbours": near}
     if state["user_id"] is not None:
-        texts = pq.read_table(folder / "user_text.parquet", filters=[("user_id", "=", state["user_id"])]).to_pylist()
+        told = segments(table_path(folder, "user_text"))
+        texts = pq.read_table(told, filters=[("user_id", "=", state["user_id"])]).to_pylist()
         if texts:
             newest = max(texts, key=lambda row: row["watermark"])
             state["text"] = {name: newest[name] for name in ("text", "text_source", "version")}
@@ -174,7 +177,7 @@ def _neighbourhoods(old: _Newest, new: _Newest, here: np.ndarray, there: np.ndar
 def _newest(folder: Path, name: str) -> _Newest:
     """Index and matrix are in order of watermark, so the last row of an id is its newest."""
     kind, key = KINDS[name]
-    index = pq.read_table(folder / name / "index.parquet", columns=[key, "row", "prompt_sha256"])
+    index = read_segments(table_path(folder / name, "index"), [key, "row", "prompt_sha256"])
     vectors = open_matrix(folder / name / "vectors.npy")
     last = index.append_column("place", pa.array(np.arange(index.num_rows))).group_by(key).aggregate([("place", "max")])
     last = last.sort_by(key)

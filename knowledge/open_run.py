@@ -15,9 +15,11 @@ from core import ArtifactStore, progress
 from core.contracts.kinds import KINDS, kinds_named
 from core.digest import sha256_json
 from core.settings import DataSettings, KnowledgeSettings
+from knowledge.earlier import Earlier, MadeOf
 from knowledge.log import snapshots
+from knowledge.log.catalogue import Catalogue
 from knowledge.log.snapshots import Snapshots
-from knowledge.log.sources import Catalogue, Log
+from knowledge.log.sources import Log
 from knowledge.log.store import LogStore
 from knowledge.reasoners import Reasoner
 from knowledge.storage.buckets import Bucket
@@ -34,13 +36,26 @@ BLOCK_SHARDS = 16
 
 @dataclass(frozen=True)
 class OpenLog:
-    """What is read without any reasoner: catalogue, log and settings."""
+    """What is read without any reasoner: catalogue, log and settings.
+
+    Attributes:
+        items: the catalogue's items as an artifact keeps them.
+        made_of: what this run is made of, as far as it is known before users are made.
+        earlier: the artifact of the window before.
+    """
 
     settings: KnowledgeSettings
     data: DataSettings
     train_start: int
     catalogue: Catalogue
     log: LogStore
+    made_of: MadeOf
+    items: pa.Table
+    earlier: Earlier | None
+
+    def earlier_of(self, kind: str) -> Path | None:
+        """The folder of a kind in the artifact before."""
+        return None if self.earlier is None else self.earlier.folder / FOLDERS[kind]
 
     @property
     def half_life(self) -> int | None:
@@ -71,7 +86,6 @@ class OpenRun(OpenLog):
         moments: microseconds; when scenario vectors are made, the start of training first.
         reasoner: reads items and scenarios.
         generator: reads the users' prompts: the reasoner, or the same model writing an answer first.
-        earlier: the artifact of the window before.
     """
 
     moments: Sequence[int]
@@ -79,12 +93,7 @@ class OpenRun(OpenLog):
     compressors: ArtifactStore
     reasoner: Reasoner
     generator: Reasoner
-    earlier: Path | None = None
     caches: dict[tuple[int, int] | None, Cache] = field(default_factory=dict)
-
-    def earlier_of(self, kind: str) -> Path | None:
-        """The folder of a kind in the artifact before."""
-        return None if self.earlier is None else self.earlier / FOLDERS[kind]
 
     def prompted_users(self, users: pa.Array) -> pa.Array:
         """Whether each of the users gets prompts: all do, or the most active ones within the cap."""

@@ -14,13 +14,23 @@ from core import ArtifactStore, Built, Clock
 from core.digest import sha256_json
 from core.errors import SettingsError
 from core.files import replace_json
+from core.manifest import data_digest
 from core.settings import DataSettings, KnowledgeSettings
+from core.source import code_version
 from knowledge import parts
 from knowledge.build import build
+from knowledge.earlier import Earlier, MadeOf
 from knowledge.engines import read_everything
 from knowledge.kinds.scenarios import moments_of
 from knowledge.kinds.shuffled import shuffled_titles
-from knowledge.log.sources import read_catalogue
+from knowledge.log.catalogue import (
+    Scenarios,
+    catalogue_of,
+    category_column,
+    id_types_of,
+    read_catalogue,
+    read_items_of,
+)
 from knowledge.log.store import open_log
 from knowledge.open_run import OpenLog, OpenRun
 from knowledge.plan import Texts
@@ -151,12 +161,40 @@ class Run:
                 compressors=self.compressors,
                 reasoner=reasoner,
                 generator=make_generator(self.settings, reasoner),
-                earlier=self.earlier,
             )
 
     @contextmanager
     def open_log(self) -> Iterator[OpenLog]:
         """The same without a reasoner."""
-        catalogue = read_catalogue(self.sources, self.data)
+        earlier, tables = Earlier.at(self.earlier), [_digest(source) for source in self.sources]
+        items, scenarios, recipe = self._catalogue(earlier, tables)
+        catalogue = catalogue_of(items, scenarios)
         with open_log(self.sources, self.cache, catalogue, self.clock.now_micros()) as log:
-            yield OpenLog(self.settings, self.data, self.train_start, catalogue, log)
+            names = log.names
+            made_of = MadeOf(users="", items=recipe, sources=tables, ordered=names, scenarios=catalogue.scenarios)
+            yield OpenLog(self.settings, self.data, self.train_start, catalogue, log, made_of, items, earlier)
+
+    def _catalogue(self, earlier: Earlier | None, tables: Sequence[str]) -> tuple[pa.Table, Scenarios, str]:
+        """Items and scenarios, and the recipe of the items; only windows that the artifact before lacks are read where it has
+        the others.
+        """
+        taken = earlier.taken(tables) if earlier is not None else None
+        new = self.sources[taken or 0 :]
+        if earlier is not None and taken is not None:
+            before, then = read_items_of(earlier.folder), earlier.made_of
+            if (not new or self._items_recipe(new) == then.items) and id_types_of(new) <= {before["item_id"].type}:
+                return *read_catalogue(new, self.data, (before, then.scenarios)), then.items
+        return *read_catalogue(self.sources, self.data), self._items_recipe(self.sources)
+
+    def _items_recipe(self, sources: Sequence[Path]) -> str:
+        """A hash of what shapes the catalogue's rows of some windows."""
+        column = category_column(sources, self.data)
+        shapes = [self.data.item_text, self.data.text_length, column, code_version(("core", "knowledge"))]
+        return sha256_json({"items": shapes})
+
+
+def _digest(source: Path) -> str:
+    """Of the tables of a source."""
+    names = ("interactions", "items", "scenarios")
+    found = {name: data_digest(source, f"{name}.parquet") for name in names if (source / f"{name}.parquet").is_file()}
+    return sha256_json(found)

@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 
 from core import progress
 from core.errors import DataError, MissingArtifactError
+from core.segments import segments
 
 _NULLABLE = {
     pa.int8(): pd.Int8Dtype(),
@@ -38,6 +39,21 @@ def open_parquet(path: Path) -> pq.ParquetFile:
         raise DataError(f"cannot be read as parquet ({error})", file=path) from error
 
 
+def open_segments(table: Path) -> list[pq.ParquetFile]:
+    """The files of a table in segments, not read yet.
+
+    Raises:
+        MissingArtifactError: there is none.
+        DataError: one is not parquet, or is cut short.
+    """
+    return [open_parquet(file) for file in segments(table)]
+
+
+def row_count(files: Sequence[pq.ParquetFile]) -> int:
+    """How many rows files have together."""
+    return sum(file.metadata.num_rows for file in files)
+
+
 def chunks(file: pq.ParquetFile, rows: int, columns: list[str] | None = None) -> Iterator[tuple[int, pa.Table]]:
     """(number of the first row, table of at most `rows` rows), in file order."""
     offset = 0
@@ -54,8 +70,7 @@ def shown(files: Sequence[pq.ParquetFile], rows: int, description: str) -> Itera
         for start, file in zip(starts, files, strict=False)
         for offset, chunk in chunks(file, rows)
     )
-    total = sum(file.metadata.num_rows for file in files)
-    return progress(found, description, total, "rows", size=lambda chunk: chunk[1].num_rows)
+    return progress(found, description, row_count(files), "rows", size=lambda chunk: chunk[1].num_rows)
 
 
 def to_frame(table: pa.Table, columns: Iterable[str]) -> pd.DataFrame:

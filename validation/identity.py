@@ -16,6 +16,7 @@ from core.digest import vector_digests
 from core.duck import name_of, slices
 from core.limits import ValidationSettings
 from core.matrix import Rows
+from core.segments import schema_of, segments, table_path
 from validation.database import database, view
 from validation.files import read_digests, read_matrix
 from validation.report import share
@@ -80,7 +81,7 @@ def against(folder: Path, previous: Path, key: str, active: Path | None, limits:
     """Compare a vector kind with that of the artifact before.
 
     Args:
-        folder: index.parquet and vectors.npy of now.
+        folder: index and vectors of now.
         previous: the same of the artifact before.
         key: the id column.
         active: the window's interactions, for users; None: not known.
@@ -95,18 +96,19 @@ def against(folder: Path, previous: Path, key: str, active: Path | None, limits:
         window's users: new ones do not count.
         Empty where the kind was not there, is of another version, or has ids of another type.
     """
-    if not (previous / "index.parquet").is_file():
+    tables = [table_path(part, "index") for part in (previous, folder)]
+    if not tables[0].exists():
         return {}
     old, problem = read_matrix(previous / "vectors.npy")
     new, _ = read_matrix(folder / "vectors.npy")
     if problem or old.shape[1] != new.shape[1]:
         return {}
-    kinds = {pq.read_schema(part / "index.parquet").field(key).type for part in (previous, folder)}
+    kinds = {schema_of(table).field(key).type for table in tables}
     if len(kinds) > 1:
         return {}  # the ids are written otherwise now, see data.ids: none is the same
     with database() as connection:
-        view(connection, "old", previous / "index.parquet")
-        view(connection, "new", folder / "index.parquet")
+        for name, table in zip(("old", "new"), tables, strict=True):
+            view(connection, name, *segments(table))
         same = connection.execute(
             f"""SELECT DISTINCT ON (n.row) o.row AS old, n.row AS new FROM old o JOIN new n USING ({name_of(key)}, version)
             WHERE o.prompt_sha256 = n.prompt_sha256 AND o.watermark = n.watermark ORDER BY n.row, o.row"""
@@ -145,7 +147,7 @@ def reference_problems(
     Args:
         dataset: vectors/KIND.npy.
         rows: files of rows.
-        knowledge: KIND/index.parquet and KIND/digests.npy.
+        knowledge: KIND/index and KIND/digests.
         kind: folder of the vectors, e.g. user_pooled.
         key: the id column.
         dated: whether rows say the vector's watermark.
@@ -154,8 +156,8 @@ def reference_problems(
     Returns:
         What is wrong; empty if nothing is.
     """
-    index = knowledge / kind / "index.parquet"
-    count = pq.read_metadata(index).num_rows
+    index = segments(table_path(knowledge / kind, "index"))
+    count = sum(pq.read_metadata(file).num_rows for file in index)
     digests, problem = read_digests(knowledge / kind / "digests.npy", count)
     vectors, unreadable = read_matrix(dataset / "vectors" / f"{kind}.npy")
     if problem or unreadable:
@@ -164,7 +166,7 @@ def reference_problems(
         return f"{len(vectors)} {kind} vectors, but {count} in the index"
     with database() as connection:
         view(connection, "training", *rows)
-        view(connection, "entries", index)
+        view(connection, "entries", *index)
         wrong, example = _not_as_made(connection, kind, key, vectors, digests)
         if wrong:
             return f"{wrong:,} {kind} vectors are not those that were made, e.g. that of {example}"

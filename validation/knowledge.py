@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from core.contracts.kinds import KINDS, KnowledgeKind, kinds_named
 from core.contracts.knowledge_versions import KnowledgeVersions
 from core.duck import name_of
 from core.matrix import Rows
+from core.segments import segments, table_path
 from core.tables import knowledge_schema, knowledge_text_schema
 from validation import frames, identity
 from validation.database import database, one_row, view
@@ -43,8 +44,8 @@ def validate_knowledge(
     """Judge a knowledge artifact.
 
     Args:
-        folder: holds KIND/index.parquet and KIND/vectors/ for item_text, scenario and user_*, versions.json,
-            user_text.parquet and scenario_text.parquet.
+        folder: holds KIND/index/ and KIND/vectors/ for item_text, scenario and user_*, versions.json, user_text/
+            and scenario_text.parquet.
         settings: section `knowledge` gives dimensions and lags, `validation` the limits.
         clock: knowledge readable later than its now plus the kind's lag is from the future.
         active: the window's interactions, whose users count for the coverage; None: not judged.
@@ -62,13 +63,13 @@ def validate_knowledge(
     """
     users = kinds_named(settings.knowledge.user_vectors)
     wanted = [kind.view for kind in (*(kind for kind in KINDS if kind.entity != "user"), *users)]
-    extra = sorted(path.parent.name for path in folder.glob("*/index.parquet"))
+    extra = sorted({path.parent.name for path in folder.glob("*/index*")})
     versions = KnowledgeVersions.read(folder).by_kind
     outcomes = [
         _vectors(folder / name, name, settings, clock, active, versions, previous and previous / name, texts)
         for name in dict.fromkeys([*wanted, *extra])
     ]
-    outcomes += [_texts(folder / f"{name}_text.parquet", name, settings, clock) for name in ("user", "scenario")]
+    outcomes += [_texts(table_path(folder, f"{name}_text"), name, settings, clock) for name in ("user", "scenario")]
     if docs is not None:
         write_data_docs(outcomes, docs, clock, run_id)
     return {"verdict": "passed", "tables": {outcome.suite.table: outcome.as_json() for outcome in outcomes}}
@@ -86,32 +87,35 @@ def _vectors(
 ) -> Outcome:
     declared = need_kind(name, folder)
     kind, key = declared.name, declared.key
-    index = frames.open_parquet(folder / "index.parquet")
+    entries = table_path(folder, "index")
+    index = frames.open_segments(entries)
+    rows = frames.row_count(index)
     matrix, problem = read_matrix(folder / "vectors.npy")
-    digests, unbound = read_digests(folder / "digests.npy", index.metadata.num_rows)
+    digests, unbound = read_digests(folder / "digests.npy", rows)
     of_users, of_items = declared.entity == "user", declared.entity == "item"
     limits, needed = settings.validation, not of_users and (texts or not of_items)
     suite = suites.vector_suite(name, key, _latest(settings, clock, kind), len(matrix), needed, limits)
-    outcome = Outcome(suite, folder / "index.parquet")
-    expected = knowledge_schema(key, frames.id_type(index.schema_arrow, key) if key != "scenario" else pa.string())
+    outcome = Outcome(suite, entries)
+    schema = index[0].schema_arrow
+    expected = knowledge_schema(key, frames.id_type(schema, key) if key != "scenario" else pa.string())
     outcome.judge(
         {
-            "schema_problems": "; ".join(frames.type_problems(index.schema_arrow, expected)),
+            "schema_problems": "; ".join(frames.type_problems(schema, expected)),
             "matrix_problems": problem,
             "dimension_problems": _dimension(declared, matrix, settings),
-            "rows": index.metadata.num_rows,
+            "rows": rows,
             "digest_problems": unbound,
         }
     )
     if of_users and not declared.prompted and active is not None:
         outcome.judge({"due_without_vector": _due_without(folder, active, settings)})
-    if not index.metadata.num_rows:
+    if not rows:
         outcome.judge({"coverage": _coverage(None, active) if of_users else None})
         return outcome
     spread = _check_vectors(outcome, index, matrix, key, settings, digests)
     outcome.stop_on_rows()
-    found = _index_facts(folder / "index.parquet", key)
-    coverage = _coverage(folder / "index.parquet", active) if of_users else None
+    found = _index_facts(entries, key)
+    coverage = _coverage(entries, active) if of_users else None
     if key == "scenario" and found["entities"] < 2:
         spread = dict.fromkeys(spread)  # One scenario is standardised to zeros, however many moments it has.
     outcome.judge(
@@ -130,7 +134,7 @@ def _vectors(
 
 
 def _check_vectors(
-    outcome: Outcome, index: pq.ParquetFile, matrix: Rows, key: str, settings: Settings, digests: Rows
+    outcome: Outcome, index: Sequence[pq.ParquetFile], matrix: Rows, key: str, settings: Settings, digests: Rows
 ) -> dict[str, Any]:
     """Run the row rules over the index with each row's vector beside it."""
     checker = Checker(outcome.suite.table, outcome.suite.of("row"))
@@ -139,7 +143,7 @@ def _check_vectors(
     low = np.full(matrix.shape[1], np.inf, np.float32)
     high, zero, count = -low, 0, 0
     rows = min(settings.data.batch_rows, _VECTOR_ROWS)
-    for offset, chunk in frames.shown([index], rows, f"validating {outcome.suite.table}"):
+    for offset, chunk in frames.shown(index, rows, f"validating {outcome.suite.table}"):
         frame = frames.to_frame(frames.blank_to_null(chunk, (key,)), columns)
         at = chunk.column("row").to_numpy(zero_copy_only=False)
         inside = np.flatnonzero(~np.isnan(at.astype(float)) & (at >= 0) & (at < len(matrix)))
@@ -174,17 +178,18 @@ def _typical_norm(matrix: Rows) -> float:
     return float(np.median(norms)) if len(norms) else 0.0
 
 
-def _texts(file: Path, name: str, settings: Settings, clock: Clock) -> Outcome:
+def _texts(texts: Path, name: str, settings: Settings, clock: Clock) -> Outcome:
     key = "user_id" if name == "user" else "scenario"
-    table = frames.open_parquet(file)
+    table = frames.open_segments(texts)
     kinds = settings.knowledge.user_vectors if name == "user" else [name]
     latest = max((_latest(settings, clock, kind) for kind in kinds), default=clock.now())
-    outcome = Outcome(suites.text_suite(f"{name}_text", key, latest), file)
-    expected = knowledge_text_schema(key, frames.id_type(table.schema_arrow, key) if name == "user" else pa.string())
-    outcome.judge({"schema_problems": "; ".join(frames.type_problems(table.schema_arrow, expected))})
+    outcome = Outcome(suites.text_suite(f"{name}_text", key, latest), texts)
+    schema = table[0].schema_arrow
+    expected = knowledge_text_schema(key, frames.id_type(schema, key) if name == "user" else pa.string())
+    outcome.judge({"schema_problems": "; ".join(frames.type_problems(schema, expected))})
     checker = Checker(outcome.suite.table, outcome.suite.of("row"))
     columns = [column for rule in outcome.suite.of("row") for column in rule.columns]
-    for offset, chunk in frames.chunks(table, settings.data.batch_rows, expected.names):
+    for offset, chunk in frames.shown(table, settings.data.batch_rows, f"validating {outcome.suite.table}"):
         frame = frames.to_frame(frames.blank_to_null(chunk, (key, "text")), columns)
         frame["text_fault"] = [
             suites.text_fault(text) if source == "generated" else ""
@@ -193,7 +198,7 @@ def _texts(file: Path, name: str, settings: Settings, clock: Clock) -> Outcome:
         checker.check(frame, offset)
     outcome.add(checker)
     outcome.stop_on_rows()
-    outcome.judge({"repeated_keys": _repeated_keys(file, key)})
+    outcome.judge({"repeated_keys": _repeated_keys(texts, key)})
     return outcome
 
 
@@ -212,15 +217,15 @@ def _dimension(kind: KnowledgeKind, matrix: Rows, settings: Settings) -> str:
     return f"vectors have {dim} numbers, {wanted or 'at least one'} wanted"
 
 
-def _index_facts(file: Path, key: str) -> dict[str, Any]:
+def _index_facts(table: Path, key: str) -> dict[str, Any]:
     with database() as connection:
-        view(connection, "entries", file)
+        view(connection, "entries", *segments(table))
         found = one_row(
             connection,
             f"""SELECT list(DISTINCT version) AS versions, list(DISTINCT kind) AS kinds,
                 count(DISTINCT {name_of(key)}) AS entities FROM entries""",
         )
-    return {**found, "repeated_keys": _repeated_keys(file, key)}
+    return {**found, "repeated_keys": _repeated_keys(table, key)}
 
 
 def _coverage(index: Path | None, active: Path | None) -> float | None:
@@ -231,7 +236,7 @@ def _coverage(index: Path | None, active: Path | None) -> float | None:
         view(connection, "active", active)
         known = "false"
         if index is not None:
-            view(connection, "entries", index)
+            view(connection, "entries", *segments(index))
             known = "user_id IN (SELECT user_id FROM entries)"
         found = one_row(connection, f"SELECT avg(({known})::INT) AS s FROM (SELECT DISTINCT user_id FROM active)")["s"]
     return None if found is None else float(found)
@@ -243,8 +248,8 @@ def _due_without(folder: Path, active: Path, settings: Settings) -> float | None
     """
     with database() as connection:
         view(connection, "active", active)
-        view(connection, "entries", folder / "index.parquet")
-        view(connection, "items", folder.parent / "item_text" / "index.parquet")
+        view(connection, "entries", *segments(table_path(folder, "index")))
+        view(connection, "items", *segments(table_path(folder.parent / "item_text", "index")))
         found = one_row(
             connection,
             """SELECT count(*) AS users, avg((user_id NOT IN (SELECT user_id FROM entries))::INT) AS without FROM (
@@ -255,9 +260,9 @@ def _due_without(folder: Path, active: Path, settings: Settings) -> float | None
     return float(found["without"]) if found["users"] >= settings.validation.min_vectors else None
 
 
-def _repeated_keys(file: Path, key: str) -> int:
+def _repeated_keys(table: Path, key: str) -> int:
     with database() as connection:
-        view(connection, "entries", file)
+        view(connection, "entries", *segments(table))
         return int(
             one_row(
                 connection,

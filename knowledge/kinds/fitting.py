@@ -9,13 +9,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 
 import numpy as np
-import pyarrow.compute as pc
 
 from knowledge.kinds.items import Items
 from knowledge.log.snapshots import Snapshots
 from knowledge.log.sources import Log
 from knowledge.open_run import OpenLog, OpenRun
-from knowledge.storage.buckets import Bucket
 from knowledge.storage.compressor import MAX_FIT_ROWS
 
 Pieces = Iterator[tuple[slice, np.ndarray]]
@@ -32,9 +30,9 @@ def sample_of_items(run: OpenLog, items: Items, raw: Callable[[Log, Snapshots], 
     """
     found = np.zeros((0, 0))
     count = 0
-    for bucket, log in run.log.logs(before=run.train_start):
+    for _, log in run.log.logs(before=run.train_start):
         due = run.due_with(log, items.known)
-        order = _by_hash(run, bucket, log, due)[: MAX_FIT_ROWS - count]
+        order = _by_hash(run, log, due)[: MAX_FIT_ROWS - count]
         for part, values in raw(log, due.take(np.sort(order))):
             if not found.size:
                 found = np.zeros((MAX_FIT_ROWS, values.shape[1]))
@@ -63,7 +61,7 @@ def sample_of_prompts(run: OpenRun, prompts: Callable[[Log], Iterable[tuple[Snap
             dues.append(due.take(early))
         if dues:
             due = Snapshots(*(np.concatenate([getattr(d, f) for d in dues]) for f in ("users", "watermarks", "ends")))
-            order = _by_hash(run, bucket, log, due)[: MAX_FIT_ROWS - count]
+            order = _by_hash(run, log, due)[: MAX_FIT_ROWS - count]
             found.append(np.concatenate(raws)[order])
             count += len(order)
         if count == MAX_FIT_ROWS:
@@ -71,9 +69,7 @@ def sample_of_prompts(run: OpenRun, prompts: Callable[[Log], Iterable[tuple[Snap
     return np.concatenate(found)
 
 
-def _by_hash(run: OpenLog, bucket: Bucket, log: Log, due: Snapshots) -> np.ndarray:
+def _by_hash(run: OpenLog, log: Log, due: Snapshots) -> np.ndarray:
     """Positions of the snapshots in order of (hash of the user, user, watermark)."""
-    users = run.log.users(bucket)
-    place = pc.index_in(log.user_ids, value_set=users["user_id"].combine_chunks())
-    hashes = users["hash"].take(place).to_numpy()
+    hashes = run.log.hashes(log.user_ids)
     return np.lexsort((due.watermarks, due.users, hashes[due.users]))

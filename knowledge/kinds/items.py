@@ -12,11 +12,11 @@ import pyarrow.parquet as pq
 
 from core import logger
 from core.digest import sha256_text
-from core.matrix import MatrixWriter
+from core.matrix import MatrixWriter, open_matrix
+from knowledge.log.catalogue import read_items_of, same_items
 from knowledge.open_run import FOLDERS, OpenRun, slices
-from knowledge.storage import matrix
-from knowledge.storage.matrix import Rows
-from knowledge.storage.user_tables import item_digests
+from knowledge.storage.compressor import FILE
+from knowledge.storage.matrix import IndexedMatrix, Rows
 
 LOG = logger("knowledge")
 _BLOCK = 65_536
@@ -33,12 +33,6 @@ class Items:
 
     raw: np.ndarray
     known: np.ndarray
-
-    def digests(self, run: OpenRun) -> pa.Table:
-        """A digest per item of all that a user's vectors and text read of it."""
-        catalogue = run.catalogue
-        told = [f"{text}\n{'|'.join(c)}" for text, c in zip(catalogue.texts, catalogue.categories, strict=True)]
-        return item_digests(catalogue.item_ids, told, [row.tobytes() for row in self.raw])
 
 
 def read_items(run: OpenRun) -> Items:
@@ -79,10 +73,43 @@ def write_items(run: OpenRun, items: Items, out: Path) -> tuple[int, str]:
     compressor, version = run.compressor("item_text", run.item_recipe(), fitted, run.settings.item_dim)
     rows = Rows("item_id", catalogue.item_ids, catalogue.item_times, run.lag("item_text"))
     order = place[np.argsort(catalogue.item_times[place], kind="stable")]
-    vectors = (compressor.apply(items.raw[order[part]]) for part in slices(len(order), _BLOCK))
-    hashes = [sha256_text(catalogue.texts[i]) for i in order]
-    count = matrix.write_matrix(folder, rows.take(order), "item_text", version, hashes, vectors, compressor, earlier)
-    return count, version
+    about = ("item_text", version, run.lag("item_text"), compressor.dim)
+    with IndexedMatrix(folder, ("item_id", catalogue.item_ids.type), *about, earlier) as matrix:
+        for part in slices(len(order), _BLOCK):
+            chosen = order[part]
+            hashes = pa.array([sha256_text(catalogue.texts[i]) for i in chosen], pa.string())
+            matrix.write(rows.take(chosen), hashes, compressor.apply(items.raw[chosen]))
+    compressor.save(folder / FILE)
+    return len(order), version
+
+
+def changed_items(run: OpenRun, items: Items) -> pa.Array | None:
+    """The items that are new, gone, or of another text, categories or raw vector than in the artifact before; None where
+    that cannot be told.
+    """
+    folder = run.earlier_of("item_text")
+    if run.earlier is None or folder is None or run.earlier.made_of.items != run.made_of.items:
+        return None
+    then, now = read_items_of(run.earlier.folder), run.items
+    if then.schema != now.schema:
+        return None
+    same = np.asarray(same_items(now, then)) & _same_vectors(items, now["item_id"].combine_chunks(), folder)
+    gone = then["item_id"].filter(pc.invert(pc.is_in(then["item_id"], value_set=now["item_id"].combine_chunks())))
+    return pa.concat_arrays([now["item_id"].combine_chunks().filter(pa.array(~same)), gone.combine_chunks()])
+
+
+def _same_vectors(items: Items, ids: pa.Array, folder: Path) -> np.ndarray:
+    """Which items have the raw vector that they had, bool [items]; that of none is none."""
+    before = pq.read_table(folder / "raw_index.parquet")["item_id"].combine_chunks()
+    raw = open_matrix(folder / "raw.npy")
+    place = pc.fill_null(pc.index_in(ids, value_set=before.cast(ids.type)), -1).to_numpy(zero_copy_only=False)
+    same = (place >= 0) == items.known
+    if raw.shape[1] != items.raw.shape[1]:
+        return np.zeros(len(ids), dtype=bool)
+    for part in slices(len(ids), _BLOCK):
+        there = np.flatnonzero(same[part] & items.known[part]) + part.start
+        same[there] = (raw[place[there]].view(np.uint16) == items.raw[there].view(np.uint16)).all(axis=1)
+    return same
 
 
 def _places(items: Items, ids: pa.Array, earlier: Path | None) -> np.ndarray:

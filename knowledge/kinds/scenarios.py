@@ -11,8 +11,8 @@ import pyarrow as pa
 from core import logger
 from core.digest import sha256_text
 from knowledge.open_run import FOLDERS, OpenRun
-from knowledge.storage import matrix
-from knowledge.storage.matrix import Rows
+from knowledge.storage.compressor import FILE
+from knowledge.storage.matrix import IndexedMatrix, Rows, write_text
 from knowledge.texts import prompts, summary
 from knowledge.texts.scenario_counts import LogStatistics, count_scenarios
 
@@ -62,17 +62,15 @@ def write_scenarios(run: OpenRun, statistics: LogStatistics, out: Path) -> tuple
         "scenarios": run.catalogue.scenarios if written[0].described.any() else names,
     }
     compressor, version = run.compressor("scenario", recipe, lambda: raw[: len(names)], None)
-    keys = names * len(moments)
-    watermarks = np.repeat(np.array(moments, dtype=np.int64), len(names))
-    rows = Rows("scenario", pa.array(keys, pa.string()), watermarks, run.lag("scenario"))
-    order = np.array(sorted(range(len(texts)), key=lambda i: (watermarks[i], keys[i])), dtype=np.int64)
-    folder = out / FOLDERS["scenario"]
-    hashes = [sha256_text(texts[i]) for i in order]
-    vectors = [compressor.apply(raw[order])]
-    count = matrix.write_matrix(
-        folder, rows.take(order), "scenario", version, hashes, vectors, compressor, run.earlier_of("scenario")
-    )
-    return count, version, raw[-len(names) :]
+    keys = pa.array(names * len(moments), pa.string())
+    rows = Rows("scenario", keys, np.repeat(np.array(moments, dtype=np.int64), len(names)), run.lag("scenario"))
+    order = np.array(sorted(range(len(texts)), key=lambda i: (rows.watermarks[i], keys[i].as_py())), dtype=np.int64)
+    folder, about = out / FOLDERS["scenario"], ("scenario", version, run.lag("scenario"), compressor.dim)
+    hashes = pa.array([sha256_text(texts[i]) for i in order], pa.string())
+    with IndexedMatrix(folder, ("scenario", pa.string()), *about, run.earlier_of("scenario")) as matrix:
+        matrix.write(rows.take(order), hashes, compressor.apply(raw[order]))
+    compressor.save(folder / FILE)
+    return len(order), version, raw[-len(names) :]
 
 
 def write_scenario_texts(
@@ -93,6 +91,7 @@ def write_scenario_texts(
     order = np.array(sorted(range(len(names)), key=names.__getitem__), dtype=np.int64)
     moments = np.full(len(names), moment, dtype=np.int64)
     rows = Rows("scenario", pa.array(names, pa.string()), moments, run.lag("scenario"))
-    told, many = [texts[i] for i in order], len(texts)
-    matrix.write_text(out / "scenario_text.parquet", rows.take(order), told, [version] * many, ["summary"] * many)
-    return many
+    told = pa.array([texts[i] for i in order], pa.string())
+    versions, source = pa.repeat(version, len(told)), pa.repeat("summary", len(told))
+    write_text(out / "scenario_text.parquet", rows.take(order), told, versions, source)
+    return len(told)

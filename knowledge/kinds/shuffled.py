@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 from core import logger, progress
 from core.contracts.kinds import kinds_of
 from core.matrix import open_matrix
+from core.segments import read_segments, table_path
 from knowledge.kinds.items import Items
 from knowledge.kinds.user_kind import OfItems, user_kind
 from knowledge.log.sources import item_positions
@@ -70,7 +71,7 @@ def _items(artifact: Path, ids: pa.Array, source: np.ndarray) -> np.ndarray:
     """The compressed text vectors in the artifact's order, each another item's."""
     folder = artifact / FOLDERS["item_text"]
     vectors = open_matrix(folder / "vectors.npy")
-    owners = pq.read_table(folder / "index.parquet", columns=["item_id"])["item_id"].combine_chunks()
+    owners = read_segments(table_path(folder, "index"), ["item_id"])["item_id"].combine_chunks()
     row_of = pc.index_in(ids, value_set=owners).to_numpy(zero_copy_only=False)
     mine = pc.index_in(owners, value_set=ids).to_numpy(zero_copy_only=False)
     return vectors[row_of[source[mine]]]
@@ -81,7 +82,7 @@ def _of_users(run: OpenLog, kind: OfItems, items: Items, folder: Path) -> np.nda
     sample = kind.sample(run, items)
     old = open_matrix(folder / "vectors.npy")
     compress = compressor.fit(sample if len(sample) >= 2 else kind.stand_in(items), old.shape[1])
-    index = pq.read_table(folder / "index.parquet", columns=["user_id", "watermark", "row"])
+    index = read_segments(table_path(folder, "index"), ["user_id", "watermark", "row"])
     index = index.set_column(1, "watermark", index["watermark"].cast(pa.int64()))
     out, made = np.array(old), 0
     for _, log in progress(run.log.logs(), "placebo: shuffled titles", total=len(run.log.buckets), unit="buckets"):

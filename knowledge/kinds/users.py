@@ -1,19 +1,20 @@
-"""Vectors and texts of users, bucket by bucket: what is kept of unchanged users, and what is made for the others."""
+"""Vectors and texts of users: what the artifact before has of unchanged users is kept, the others' are made bucket by bucket."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from core import logger, progress
-from core.contracts.kinds import DEFAULT, kinds_named
-from core.digest import canonical_json, vector_digests
+from core.contracts.kinds import DEFAULT, kind_named, kinds_named
+from core.digest import sha256_json, vector_digests
+from core.segments import FANOUT, schema_of, table_path
 from core.source import code_version
-from knowledge.kinds.items import Items
+from knowledge.earlier import TEXTS
+from knowledge.kinds.items import Items, changed_items
 from knowledge.kinds.user_kind import fit
 from knowledge.log.snapshots import Snapshots
 from knowledge.log.sources import Log
@@ -21,8 +22,8 @@ from knowledge.open_run import FOLDERS, OpenRun
 from knowledge.pooling import means
 from knowledge.storage.buckets import Bucket
 from knowledge.storage.compressor import FILE
+from knowledge.storage.matrix import IndexedMatrix
 from knowledge.storage.merge import Merge, vectors_column
-from knowledge.storage.user_tables import Kept, Tables, UserTables, recipe_name, user_keys
 from knowledge.texts import summary
 
 LOG = logger("knowledge")
@@ -31,10 +32,10 @@ Answers = dict[tuple[int, int], tuple[str, str]]
 
 
 class Users:
-    """Makes and keeps the tables of users.
+    """Makes the vectors and texts of users, and keeps those of users for whom nothing changed.
 
     Args:
-        work: log, catalogue, reasoner and settings.
+        run: log, catalogue, reasoner and settings.
         items: raw item vectors.
         neighbours: candidates for the items nearest to a user.
     """
@@ -42,77 +43,59 @@ class Users:
     def __init__(self, run: OpenRun, items: Items, neighbours: summary.Neighbours) -> None:
         self._run, self._items, self._neighbours = run, items, neighbours
         self.kinds = {kind.name: fit(kind.name, run, items) for kind in kinds_named(run.settings.user_vectors)}
-        self._digests = items.digests(run)
-        self._tables = UserTables(run.cache, recipe_name(canonical_json(self._recipe())))
-        self._catalogue = self._tables.keep_items(self._digests)
-        self._changed: dict[str, pa.Array | None] = {self._catalogue: pa.array([], run.catalogue.item_ids.type)}
+        self.recipe = sha256_json(self._recipe())
 
     def write(self, out: Path) -> dict[str, int]:
         """Write all kinds and the texts; returns rows per folder."""
-        rows, made, kept = {}, 0, 0
-        with Merge(out / ".merge") as merge:
-            for tables, new, old in progress(
-                self._buckets(), "building users", total=len(self._run.log.buckets), unit="buckets"
-            ):
-                made, kept = made + new, kept + old
-                for name, table in tables.items():
-                    if name != "users":
-                        merge.add(name, table)
+        run, rows = self._run, {}
+        writers = {name: self._writer(name, out) for name in self.kinds}
+        chosen = self._changed(writers)
+        if chosen is not None or len(run.log.names) > FANOUT:
+            run.log.gather(chosen)
+        with Merge(out / ".merge", chosen) as merge:
+            made = self._make_all(merge)
             for name, kind in self.kinds.items():
-                folder = out / FOLDERS[name]
-                lag, earlier = self._run.lag(name), self._run.earlier_of(name)
-                rows[FOLDERS[name]] = merge.matrix(name, folder, name, kind.version, lag, kind.compressor.dim, earlier)
-                kind.compressor.save(folder / FILE)
-                kind.kind.save(self._run, folder)
-            rows["user_text"] = merge.texts("text", out / "user_text.parquet", self._run.lag(DEFAULT.name))
-        self._tables.tidy(self._run.log.buckets)
-        LOG.info("knowledge of %s users made, of %s kept", f"{made:,}", f"{kept:,}")
+                with writers[name] as writer:
+                    rows[FOLDERS[name]] = merge.matrix(name, writer, run.lag(name), kind.compressor.dim)
+                kind.compressor.save(out / FOLDERS[name] / FILE)
+                kind.kind.save(run, out / FOLDERS[name])
+            before = None if run.earlier is None else table_path(run.earlier.folder, TEXTS)
+            rows[TEXTS] = merge.texts(TEXTS, out, run.log.user_type, run.lag(DEFAULT.name), before)
+        LOG.info("knowledge of %s users made%s", f"{made:,}", "" if chosen is None else ", of all others kept")
         return rows
 
-    def _buckets(self) -> Iterator[tuple[Tables, int, int]]:
-        for bucket in self._run.log.buckets:
-            yield self._bucket(bucket)
+    def _writer(self, name: str, out: Path) -> IndexedMatrix:
+        run, kind = self._run, self.kinds[name]
+        key, about = ("user_id", run.log.user_type), (name, kind.version, run.lag(name))
+        return IndexedMatrix(out / FOLDERS[name], key, *about, kind.compressor.dim, run.earlier_of(name))
 
-    def _bucket(self, bucket: Bucket) -> tuple[Tables, int, int]:
-        """A bucket's tables, the number of users that were made and of those that were kept."""
-        users = self._run.log.users(bucket)
-        ids = users["user_id"].combine_chunks()
-        keys = user_keys(users["key"].combine_chunks(), self._run.prompted_users(ids))
-        parts: list[Tables] = []
-        left = pa.table({"user_id": ids, "key": keys})
-        kept = self._tables.load(bucket)
-        for old in kept:
-            same = self._unchanged(bucket, old, left)
-            parts.append(old.of(same))
-            left = left.filter(pc.invert(pc.is_in(left["user_id"], value_set=same)))
-        if left.num_rows or not parts:
-            everybody = left.num_rows == len(ids)
-            chosen = left["user_id"].combine_chunks()
-            log = self._run.log.log(bucket, None if everybody else chosen)
-            parts.append({"users": left, **self._make(bucket, log)})
-        tables = {name: pa.concat_tables([part[name] for part in parts]).combine_chunks() for name in parts[-1]}
-        whole = len(kept) == 1 and kept[0].catalogue == self._catalogue
-        if not whole or left.num_rows or len(kept[0].tables["users"]) != len(ids):
-            self._tables.save(bucket, self._catalogue, tables)
-        return tables, left.num_rows, len(ids) - left.num_rows
+    def _changed(self, writers: Mapping[str, IndexedMatrix]) -> pa.Array | None:
+        """The users whose rows, items or prompts are not what they were; None: nothing can be kept of anybody."""
+        run, earlier = self._run, self._run.earlier
+        if earlier is None or earlier.made_of.users != self.recipe or any(w.known is None for w in writers.values()):
+            return None
+        if schema_of(table_path(earlier.folder, TEXTS)).field("user_id").type != run.log.user_type:
+            return None
+        items = changed_items(run, self._items)
+        prompted = any(kind_named(name).prompted for name in self.kinds)
+        return (
+            None
+            if items is None
+            else run.log.changed(earlier.made_of.ordered, items, run.settings.prompt_users if prompted else None)
+        )
 
-    def _unchanged(self, bucket: Bucket, old: Kept, users: pa.Table) -> pa.Array:
-        """The users whose rows, items and prompts are what they were."""
-        before = old.tables["users"]
-        place = pc.index_in(users["user_id"], value_set=before["user_id"].combine_chunks())
-        same = pc.fill_null(pc.equal(before["key"].take(place.combine_chunks()), users["key"]), False)
-        found = users["user_id"].filter(same).combine_chunks()
-        if old.catalogue not in self._changed:
-            self._changed[old.catalogue] = self._tables.changed_items(old.catalogue, self._digests)
-        changed = self._changed[old.catalogue]
-        if changed is None:
-            return found.slice(0, 0)
-        if len(changed):
-            touched = self._run.log.users_with(bucket, changed)
-            found = found.filter(pc.invert(pc.is_in(found, value_set=touched)))
-        return found
+    def _make_all(self, merge: Merge) -> int:
+        """Make the tables of the users of all buckets; returns how many users there were."""
+        made, first = 0, True
+        for bucket in progress(self._run.log.buckets, "building users", unit="buckets"):
+            log = self._run.log.log(bucket)
+            if first or len(log.user_ids):
+                for name, table in self._make(bucket, log).items():
+                    merge.add(name, table)
+            made, first = made + len(log.user_ids), False
+        return made
 
-    def _make(self, bucket: Bucket, log: Log) -> Tables:
+    def _make(self, bucket: Bucket, log: Log) -> dict[str, pa.Table]:
         """The tables of a log's users."""
         tables: dict[str, pa.Table] = {}
         answers: Answers = {}
@@ -125,7 +108,7 @@ class Users:
                 keys = zip(due.users.tolist(), due.watermarks.tolist(), said, strict=False)
                 answers |= {(user, mark): (answer, fitted.version) for user, mark, answer in keys if answer}
             tables[name] = pa.concat_tables(found)
-        tables["text"] = self._texts(log, self._run.due_with(log, self._items.known).newest(), answers)
+        tables[TEXTS] = self._texts(log, self._run.due_with(log, self._items.known).newest(), answers)
         return tables
 
     def _texts(self, log: Log, newest: Snapshots, answers: Answers) -> pa.Table:

@@ -63,8 +63,8 @@ def put_in_order(
 ) -> OrderedSource:
     """The source in order, from the disk where it is whole there; `known` has the digests of files that did not change."""
     file = source / "interactions.parquet"
-    [(last,)] = connection.sql(f"SELECT epoch_us(max(event_timestamp)) FROM {tables_of(file)}").fetchall()
-    cut = int(before) if last is not None and last >= before else None
+    last = _last(file)
+    cut = int(before) if last is None or last >= before else None
     # DuckDB's hash of a user may be another one in another version.
     name = sha256_json(
         {"rows": data_digest(source, "interactions.parquet"), "before": cut, "format": [_FORMAT, duckdb.__version__]}
@@ -88,6 +88,20 @@ def put_in_order(
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
     return OrderedSource(target, meta.part, meta.rows)
+
+
+def _last(file: Path) -> int | None:
+    """The time of a file's last row, microseconds, from its statistics; None where they do not tell."""
+    about = pq.read_metadata(file)
+    place = about.schema.to_arrow_schema().get_field_index("event_timestamp")
+    known = [about.row_group(group).column(place).statistics for group in range(about.num_row_groups)]
+    known = [
+        one for one, group in zip(known, range(about.num_row_groups), strict=True) if about.row_group(group).num_rows
+    ]
+    if not all(one is not None and one.has_min_max for one in known):
+        return None
+    times = pa.array([one.max for one in known], pa.timestamp("us", "UTC")).cast(pa.int64())
+    return int(pc.max(times).as_py()) if known else 0
 
 
 def _write_rows(connection: duckdb.DuckDBPyConnection, file: Path, cut: int | None, part: int, folder: Path) -> int:

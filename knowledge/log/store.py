@@ -2,11 +2,11 @@
 
     CACHE/log/SOURCE/rows.parquet    the source's rows in order of (hash of the user, user, time, item, scenario)
     CACHE/log/SOURCE/users.parquet   rows and a digest of them per user
-    CACHE/log/SOURCE/meta.json       times of the first and last row, checksums
+    CACHE/log/SOURCE/meta.json       rows, checksums
     CACHE/log/digests.json           digests of the files above, which are not read again while they do not change
 
 A source is an immutable folder of validated tables and is put in order once. Which users have new, late, corrected or
-withdrawn rows is seen from the small tables alone: a user's key is a hash of the digests of all sources.
+withdrawn rows is seen from the small tables alone: of the sources that came or went.
 """
 
 from __future__ import annotations
@@ -20,14 +20,16 @@ from pathlib import Path
 import duckdb
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from core.duck import arrow_of, tables_of
 from core.errors import DataError, MissingArtifactError
 from core.file_digests import FileDigests
 from core.log import logger
+from knowledge.log.catalogue import Catalogue
 from knowledge.log.ordering import FILES, KEY, OrderedSource, put_in_order
-from knowledge.log.sources import Catalogue, Log, item_positions, make_log
+from knowledge.log.sources import Log, item_positions, make_log
 from knowledge.storage import queries
 from knowledge.storage.buckets import Bucket, buckets_for
 from knowledge.storage.cleanup import in_use, sweep
@@ -43,6 +45,8 @@ class LogStore:
     Attributes:
         rows: of all sources together; rows that come twice count twice here, and once wherever they are read.
         buckets: of users, in order of their hashes.
+        names: of the sources in order, in order of their windows.
+        user_type: Arrow type of user ids.
     """
 
     def __init__(
@@ -52,10 +56,12 @@ class LogStore:
         catalogue: Catalogue,
         ids: pa.DataType,
     ) -> None:
-        self._connection, self._catalogue, self._user_type = connection, catalogue, ids
+        self._connection, self._catalogue, self._parts = connection, catalogue, parts
+        self.user_type = ids
         self._active: dict[int, pa.Array] = {}
         self.rows = sum(part.rows for part in parts)
         self.buckets = buckets_for(self.rows)
+        self.names = tuple(part.folder.name for part in parts)
         numbers = pa.table({"part": [p.number for p in parts], "place": list(range(len(parts)))})
         connection.register("given", numbers)
         connection.execute("CREATE TEMP TABLE parts AS SELECT * FROM given")
@@ -63,15 +69,79 @@ class LogStore:
             # Sources of the same rows are one file, which has all their places.
             files = tables_of(list(dict.fromkeys(part.folder / name for part in parts)))
             connection.execute(f"CREATE TEMP VIEW {Path(name).stem}_ AS SELECT * FROM {files}")
+        self._rows = "rows_ JOIN parts USING (part)"
 
-    def users(self, bucket: Bucket) -> pa.Table:
-        """The bucket's users in order of id: user_id, hash, rows, and `key`, which changes when a row does."""
-        return arrow_of(
+    def hashes(self, users: pa.Array) -> np.ndarray:
+        """The hash that puts each of some users into a bucket, int64 [n]."""
+        self._connection.register("asked", pa.table({"user_id": users, "n": np.arange(len(users))}))
+        found = arrow_of(
             self._connection,
-            f"""SELECT user_id, any_value(hash) AS hash, sum(rows)::BIGINT AS rows,
-                md5(string_agg(digest, '|' ORDER BY place)) AS key
-            FROM users_ JOIN parts USING (part) WHERE {_within(bucket)} GROUP BY user_id ORDER BY user_id""",
+            "SELECT n, any_value(hash) AS hash FROM users_ JOIN asked USING (user_id) GROUP BY n ORDER BY n",
         )
+        return np.asarray(found["hash"])
+
+    def changed(self, before: Sequence[str], items: pa.Array, most: int | None) -> pa.Array | None:
+        """The users for whom something is not what it was.
+
+        Args:
+            before: names of the sources in order then.
+            items: that changed since.
+            most: how many of the most active users get prompts; None: who gets one does not depend on others.
+
+        Returns:
+            Those whose rows are not what they were, or who have a row of such an item, or who came into or fell out of the
+            most active ones. None where a source of then is gone.
+        """
+        here = {part.folder.name: part.folder for part in self._parts}
+        then = [self._parts[0].folder.parent / name for name in before]
+        if not all((folder / "users.parquet").is_file() for folder in then):
+            return None
+        found = [pa.array([], self.user_type)]
+        gone, new = _moved(before, self.names)
+        if gone:
+            found.append(self._with_other_rows([then[n] for n in gone], [here[self.names[n]] for n in new], then))
+        elif new:
+            found.append(self._users(f"SELECT user_id FROM {_users_of([here[self.names[n]] for n in new])}"))
+        if len(items):
+            self._connection.register("touched", pa.table({"item_id": items}))
+            found.append(
+                self._users(f"SELECT user_id FROM {self._rows} WHERE item_id IN (SELECT item_id FROM touched)")
+            )
+        if most is not None and (gone or new):
+            active = self.most_active(most), self._most_active(most, _users_of(then))
+            apart = (a.filter(pc.invert(pc.is_in(a, value_set=b))) for a, b in (active, active[::-1]))
+            found += [users.cast(self.user_type) for users in apart]
+        return pc.unique(pa.concat_arrays(found))
+
+    def _with_other_rows(self, gone: Sequence[Path], new: Sequence[Path], before: Sequence[Path]) -> pa.Array:
+        """Of the users with a row in a source that went or came, those whose rows in all sources are not what they were."""
+        keys = []
+        for folders in (before, [part.folder for part in self._parts]):
+            told = (f"SELECT user_id, digest, {n} AS n FROM {_users_of([folder])}" for n, folder in enumerate(folders))
+            keys.append(
+                f"""SELECT user_id, string_agg(digest, '|' ORDER BY n) AS key FROM ({" UNION ALL ".join(told)})
+                WHERE user_id IN (SELECT user_id FROM {_users_of([*gone, *new])}) GROUP BY user_id"""
+            )
+        return self._users(
+            f"""SELECT coalesce(a.user_id, b.user_id) AS user_id FROM ({keys[0]}) a FULL JOIN ({keys[1]}) b USING (user_id)
+            WHERE a.key IS DISTINCT FROM b.key"""
+        )
+
+    def _users(self, query: str) -> pa.Array:
+        found = arrow_of(self._connection, f"SELECT DISTINCT user_id FROM ({query}) ORDER BY user_id")
+        return found["user_id"].combine_chunks().cast(self.user_type)
+
+    def gather(self, users: pa.Array | None = None) -> None:
+        """Put the rows of some users (None: of all) into one place: from now on no others are read, and each file only once."""
+        wanted = ""
+        if users is not None:
+            self._connection.register("gathered", pa.table({"user_id": users.cast(self.user_type)}))
+            wanted = "WHERE user_id IN (SELECT user_id FROM gathered)"
+        self._connection.execute(
+            f"""CREATE OR REPLACE TEMP TABLE chosen AS
+            SELECT hash, user_id, item_id, scenario, t, label, place FROM {self._rows} {wanted} ORDER BY hash"""
+        )
+        self._rows = "chosen"
 
     def log(self, bucket: Bucket, users: pa.Array | None = None, before: int | None = None) -> Log:
         """The rows of the bucket's users.
@@ -86,14 +156,13 @@ class LogStore:
         """
         wanted = [_within(bucket)]
         if users is not None:
-            self._connection.register("wanted", pa.table({"user_id": users.cast(self._user_type)}))
+            self._connection.register("wanted", pa.table({"user_id": users.cast(self.user_type)}))
             wanted.append("user_id IN (SELECT user_id FROM wanted)")
         if before is not None:
             wanted.append(f"t < {int(before)}")
         rows = arrow_of(
             self._connection,
-            "SELECT user_id, item_id, scenario, t, label, place FROM rows_ JOIN parts USING (part) "
-            f"WHERE {' AND '.join(wanted)}",
+            f"SELECT user_id, item_id, scenario, t, label, place FROM {self._rows} WHERE {' AND '.join(wanted)}",
         )
         return make_log(rows, self._catalogue)
 
@@ -102,22 +171,15 @@ class LogStore:
         for bucket in self.buckets:
             yield bucket, self.log(bucket, before=before)
 
-    def users_with(self, bucket: Bucket, items: pa.Array) -> pa.Array:
-        """The bucket's users with a row of one of these items."""
-        self._connection.register("touched", pa.table({"item_id": items}))
-        found = arrow_of(
-            self._connection,
-            f"""SELECT DISTINCT user_id FROM rows_
-            WHERE {_within(bucket)} AND item_id IN (SELECT item_id FROM touched)""",
-        )
-        return found.column(0).combine_chunks()
-
     def most_active(self, count: int) -> pa.Array:
         """The users with the most rows (ties: the smaller id)."""
         if count not in self._active:
-            query = f"SELECT user_id FROM users_ GROUP BY user_id ORDER BY sum(rows) DESC, user_id LIMIT {int(count)}"
-            self._active[count] = arrow_of(self._connection, query).column(0).combine_chunks()
+            self._active[count] = self._most_active(count, "users_")
         return self._active[count]
+
+    def _most_active(self, count: int, users: str) -> pa.Array:
+        query = f"SELECT user_id FROM {users} GROUP BY user_id ORDER BY sum(rows) DESC, user_id LIMIT {int(count)}"
+        return arrow_of(self._connection, query).column(0).combine_chunks()
 
     def items_before(self, moment: int) -> np.ndarray:
         """Rows of each catalogue item before a moment, int64 [items]."""
@@ -200,6 +262,20 @@ def _id_type(sources: Sequence[Path]) -> pa.DataType:
         if found[-1] != found[0]:
             raise DataError(f"user ids are {found[-1]} here and {found[0]} in {sources[0]}", file=file)
     return found[0]
+
+
+def _users_of(folders: Sequence[Path]) -> str:
+    """SQL: the users of sources in order; sources of the same rows once."""
+    return tables_of([folder / "users.parquet" for folder in dict.fromkeys(folders)])
+
+
+def _moved(before: Sequence[str], now: Sequence[str]) -> tuple[list[int], list[int]]:
+    """Places of the sources that went, and of those that came; all from the first difference on where others changed order."""
+    both = set(before) & set(now)
+    if [name for name in before if name in both] == [name for name in now if name in both]:
+        return [n for n, name in enumerate(before) if name not in both], [n for n, x in enumerate(now) if x not in both]
+    same = next((n for n, (a, b) in enumerate(zip(before, now, strict=False)) if a != b), min(len(before), len(now)))
+    return list(range(same, len(before))), list(range(same, len(now)))
 
 
 def _within(bucket: Bucket) -> str:

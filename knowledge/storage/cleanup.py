@@ -27,7 +27,8 @@ def in_use(folder: Path) -> Iterator[None]:
 
 
 def sweep(cache: Path) -> None:
-    """Remove scratch files and folders that nobody has written to for a day and no process holds."""
+    """Remove what is not read any more, and scratch files and folders that nobody has written to for a day and no process holds."""
+    drop_superseded(cache)
     before = wall().now().timestamp() - _SECONDS
     for path in [path for folder in _folders(cache) for path in _listed(folder) if _NAME.fullmatch(path.name)]:
         with suppress(OSError):  # gone meanwhile, or not ours
@@ -36,12 +37,17 @@ def sweep(cache: Path) -> None:
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
+def drop_superseded(cache: Path) -> None:
+    """Remove what earlier versions of this room kept of users and this one does not read."""
+    shutil.rmtree(cache / "users", ignore_errors=True)
+
+
 def _folders(cache: Path) -> Iterator[Path]:
     """The folders in which scratch files can lie; shards, which are many, have none."""
     yield cache
     for folder in _listed(cache):
         yield folder
-        if folder.name in ("users", "done") or folder.name.endswith(".users"):
+        if folder.name == "done" or folder.name.endswith(".users"):
             yield from _listed(folder)
 
 

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from knowledge.log.catalogue import Catalogue
 from knowledge.log.snapshots import Snapshots
-from knowledge.log.sources import Catalogue, Log
+from knowledge.log.sources import Log
 from knowledge.reasoners.base import Reasoner
 from knowledge.texts.scenario_counts import ScenarioStatistics
 from knowledge.texts.template import Template

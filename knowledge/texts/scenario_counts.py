@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from knowledge.log.sources import Catalogue, item_positions, positions_of
+from knowledge.log.catalogue import Catalogue
+from knowledge.log.sources import item_positions, positions_of
 
 if TYPE_CHECKING:
     from knowledge.log.store import LogStore

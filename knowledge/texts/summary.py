@@ -10,8 +10,9 @@ import numpy as np
 import pyarrow as pa
 
 from core.digest import sha256_json
+from knowledge.log.catalogue import Catalogue
 from knowledge.log.snapshots import Snapshots
-from knowledge.log.sources import Catalogue, Log
+from knowledge.log.sources import Log
 from knowledge.texts.prompts import Histories, statistics_sentence
 from knowledge.texts.scenario_counts import LogStatistics
 from knowledge.texts.template import Template

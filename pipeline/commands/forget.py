@@ -29,7 +29,7 @@ from core.errors import BundleError, Llm4msrError, SettingsError
 from core.files import replace_file, replace_json
 from core.forgotten import FOLDER, Forgotten
 from core.ids import read_id
-from core.segments import segments
+from core.segments import row_counts, segments, table_path
 from core.training_table import table_of
 from core.window import Window
 from pipeline.commands.forget_files import (
@@ -37,10 +37,12 @@ from pipeline.commands.forget_files import (
     blank_matrix_rows,
     is_telling,
     lines_of,
+    name_of_table,
     named_in,
     renumber,
     rows_by_file,
     rows_of,
+    table_of_file,
     tables_of_users,
     without_matrix_rows,
     without_rows,
@@ -230,10 +232,10 @@ class _Forgetting:
         cache = self.root / "cache"
         prompts: set[str] = set()
         prompted = [kind.view for kind in KINDS if kind.prompted]
-        indexes = [m.file(f"{view}/index.parquet") for m in self.store.find("knowledge") for view in prompted]
-        for index in filter(Path.is_file, indexes):
-            table = pq.read_table(index, columns=["prompt_sha256"])
-            prompts.update(table["prompt_sha256"].take(pa.array(rows_of(index, self.users))).to_pylist())
+        indexes = [table_path(m.path / view, "index") for m in self.store.find("knowledge") for view in prompted]
+        for file in (file for index in indexes if index.exists() for file in segments(index)):
+            table = pq.read_table(file, columns=["prompt_sha256"])
+            prompts.update(table["prompt_sha256"].take(pa.array(rows_of(file, self.users))).to_pylist())
         for place, count in forget_in_cache(cache, self.users, prompts, act=self.act).items():
             self.found.add(f"cache: {place}", count)
         # The push path's copy of the log: it may be deleted, and the next push fills it again.
@@ -248,6 +250,7 @@ class _Forgetting:
             folder, stage = manifest.path, manifest.stage
             changed: list[str] = self._bundles(folder) if stage == "train" else []
             rows: dict[str, int] = {}
+            tables: dict[Path, None] = {}
             if stage in ("dataset", "dataset_champion"):
                 changed += self._copies(manifest, matrices)
             if stage == "knowledge":
@@ -256,10 +259,13 @@ class _Forgetting:
                 own = len(rows_of(file, self.users))
                 self.found.add(f"artifacts of {stage}", own)
                 if own and self.act:
-                    rows[file.stem] = without_rows(file, self.users)
+                    without_rows(file, self.users)
                     changed.append(str(file.relative_to(folder)))
-                    if file.name == "index.parquet":
-                        renumber(file, "row")
+                    tables[table_of_file(file)] = None
+            for table in tables:
+                renumbered = renumber(table, "row") if table.stem == "index" else []
+                changed += [str(file.relative_to(folder)) for file in renumbered]
+                rows[name_of_table(table)] = sum(row_counts(table))
             if self.act:
                 self._drop_pages(folder)
                 self._describe(manifest, changed, rows)
@@ -271,7 +277,7 @@ class _Forgetting:
         found = {}
         for manifest in self.store.find("knowledge"):
             for index in _user_indexes(manifest.path):
-                rows = rows_of(index, self.users)
+                rows = _rows_of(index, self.users)
                 for file, own in rows_by_file(index.with_name("vectors.npy"), rows).items():
                     digest = manifest.files.get(str(file.relative_to(manifest.path)))
                     if len(own) and digest:
@@ -282,7 +288,7 @@ class _Forgetting:
         """Take the users' rows out of the matrices; row i belongs to entry i of the index, which is rewritten last."""
         changed = []
         for index in _user_indexes(folder):
-            rows, whole = rows_of(index, self.users), pq.ParquetFile(index).metadata.num_rows
+            rows, whole = _rows_of(index, self.users), sum(row_counts(index))
             for name in ("vectors.npy", "digests.npy") if self.act and len(rows) else ():
                 files = without_matrix_rows(index.with_name(name), rows, whole)
                 changed += [str(file.relative_to(folder)) for file in files]
@@ -417,8 +423,14 @@ def _newest(digests: dict[str, str], digest: str) -> str:
 
 def _user_indexes(folder: Path) -> list[Path]:
     """The indexes of users' vectors in a knowledge artifact."""
-    found = (folder / kind.view / "index.parquet" for kind in kinds_of("user"))
-    return [index for index in found if index.is_file()]
+    found = (table_path(folder / kind.view, "index") for kind in kinds_of("user"))
+    return [index for index in found if index.exists()]
+
+
+def _rows_of(table: Path, users: Collection[Any]) -> np.ndarray:
+    """Which rows of a table in segments are those of users, int64 [n]."""
+    starts = np.cumsum([0, *row_counts(table)])
+    return np.concatenate([rows_of(file, users) + start for file, start in zip(segments(table), starts, strict=False)])
 
 
 def _files(root: Path) -> Iterable[Path]:

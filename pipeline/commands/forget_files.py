@@ -18,6 +18,7 @@ from core.errors import MissingArtifactError
 from core.files import replace_file
 from core.forgotten import belongs
 from core.matrix import matrix_files, open_matrix
+from core.segments import segments
 
 KEY = "user_id"
 # Shorter ids, and numbers with fewer digits, are found in any file by chance.
@@ -96,13 +97,29 @@ def blank_matrix_rows(file: Path, rows: np.ndarray) -> None:
     _save(file, matrix)
 
 
-def renumber(index: Path, column: str) -> None:
-    """Number the entries of an index from 0 again, in their order."""
-    table = pq.read_table(index)
-    place = table.schema.get_field_index(column)
-    numbers = pa.array(np.arange(table.num_rows), table.schema.field(column).type)
-    table = table.set_column(place, table.schema.field(column), numbers)
-    replace_file(index, lambda scratch: pq.write_table(table, scratch, compression="zstd"))
+def renumber(index: Path, column: str) -> list[Path]:
+    """Number the entries of an index from 0 again, in their order; returns the files that it changed."""
+    changed, first = [], 0
+    for file in segments(index):
+        table = pq.read_table(file)
+        place = table.schema.get_field_index(column)
+        numbers = pa.array(np.arange(first, first + table.num_rows), table.schema.field(column).type)
+        first += table.num_rows
+        if not table[column].combine_chunks().equals(numbers):
+            table = table.set_column(place, table.schema.field(column), numbers)
+            replace_file(file, lambda scratch, table=table: pq.write_table(table, scratch, compression="zstd"))  # type: ignore[misc]
+            changed.append(file)
+    return changed
+
+
+def table_of_file(file: Path) -> Path:
+    """The table that a file is, or is a segment of."""
+    return file.parent if file.stem.isdigit() else file
+
+
+def name_of_table(table: Path) -> str:
+    """As manifests count its rows: an index by the vectors that it is of."""
+    return table.parent.name if table.stem == "index" else table.stem
 
 
 def lines_of(file: Path, users: Collection[Any]) -> tuple[list[str], int]:

@@ -30,7 +30,7 @@ def prompted(project: Project) -> str:
     import pyarrow.parquet as pq
 
     folder = artifact_store(load_settings(project.file)).get("knowledge").path
-    return str(pq.read_table(folder / "user_prompt" / "index.parquet")["user_id"][0])
+    return str(pq.read_table(folder / "user_prompt" / "index")["user_id"][0])
 
 
 def test_show_prints_a_users_prompt_text_norms_versions_and_neighbours(finished):

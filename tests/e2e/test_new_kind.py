@@ -55,7 +55,7 @@ for user in sorted(rows_of)[:30]:
     state = now.reader.read_user(user)
     if state.vectors["user_recent"] is None:
         continue
-    snapshots = pq.read_table(folder / "user_recent" / "index.parquet", filters=[("user_id", "=", user)]).to_pylist()
+    snapshots = pq.read_table(folder / "user_recent" / "index", filters=[("user_id", "=", user)]).to_pylist()
     newest = max(to_micros(s["watermark"]) for s in snapshots if s["event_timestamp"] <= now.clock.now())
     rows = [row for row in rows_of[user] if to_micros(row["event_timestamp"]) < newest]
     mean = np.mean([raw[place[r["item_id"]]].astype(float) for r in rows if r["item_id"] in place][-5:], axis=0)

@@ -16,7 +16,8 @@ from core.clock import UNDATED
 from core.settings import DataSettings
 from core.tables import SCENARIOS, TIMESTAMP, IdTypes, interactions_schema
 from knowledge import Run
-from knowledge.log.sources import Catalogue, Log, read_catalogue
+from knowledge.log.catalogue import Catalogue, catalogue_of, read_catalogue
+from knowledge.log.sources import Log
 from knowledge.log.store import open_log
 from knowledge.storage.buckets import Bucket
 
@@ -83,7 +84,7 @@ def log_rows(users: int = 6, rows: int = 12, spacing: float = 10.0) -> list[Row]
 
 def read_source(source: Path) -> tuple[Log, Catalogue]:
     """A source's whole log, as a run reads it."""
-    catalogue = read_catalogue([source], DataSettings())
+    catalogue = catalogue_of(*read_catalogue([source], DataSettings()))
     with open_log([source], source.parent / "cache", catalogue, micros(1e6)) as log:
         return log.log(Bucket(1, 0)), catalogue
 

@@ -14,6 +14,7 @@ from unit.knowledge.knowledge_worlds import GENRES, TITLES, Build, log_rows, mic
 from core import Settings
 from core.clock import to_micros
 from core.matrix import open_matrix
+from core.segments import read_segments, table_path
 from core.tables import SCENARIOS, conform, knowledge_schema, knowledge_text_schema
 from knowledge import load_pooler
 
@@ -22,7 +23,7 @@ KINDS = {"item_text": "item_id", "user_pooled": "user_id", "user_prompt": "user_
 
 def snapshots(out: Path, kind: str) -> dict[tuple[Any, int], bytes]:
     """(id, watermark) -> the vector's bytes."""
-    index = pq.read_table(out / kind / "index.parquet")
+    index = pq.read_table(out / kind / "index")
     vectors = np.array(open_matrix(out / kind / "vectors.npy"))
     rows = index.select([KINDS[kind], "watermark", "row"]).to_pylist()
     return {(r[KINDS[kind]], to_micros(r["watermark"])): vectors[r["row"]].tobytes() for r in rows}
@@ -41,7 +42,7 @@ def test_every_table_has_its_schema_its_order_and_one_version(build: Build) -> N
     versions = json.loads((out / "versions.json").read_text())
     assert versions == dict(built.versions)
     for folder, key in KINDS.items():
-        index = pq.read_table(out / folder / "index.parquet")
+        index = pq.read_table(out / folder / "index")
         schema = knowledge_schema(key, pa.string() if key == "scenario" else pa.int64())
         assert index.schema == conform(index, schema, folder).schema
         assert index.num_rows == built.rows[folder] > 0
@@ -53,7 +54,7 @@ def test_every_table_has_its_schema_its_order_and_one_version(build: Build) -> N
         assert sorted(index["row"].to_pylist()) == list(range(len(vectors)))
         assert set(index["version"].to_pylist()) == {versions[folder.removeprefix("user_")]}
     for name, key, kind in (("user", "user_id", pa.int64()), ("scenario", "scenario", pa.string())):
-        text = pq.read_table(out / f"{name}_text.parquet")
+        text = read_segments(table_path(out, f"{name}_text"))
         assert text.schema == knowledge_text_schema(key, kind)
         assert set(text["text_source"].to_pylist()) == {"summary"}
 
@@ -62,7 +63,9 @@ def test_the_same_again_has_the_same_bytes(build: Build, tmp_path: Path) -> None
     first, _ = build(log_rows())
     again, _ = build(log_rows())
     fresh, _ = build(log_rows()[::-1], store=tmp_path / "other")
-    assert files(first) == files(again) == files(fresh)
+    assert files(first) == files(again)
+    other = {"made_of.json": files(first)["made_of.json"]}  # names the bytes of its sources
+    assert files(first) == files(fresh) | other
 
 
 def test_rows_after_a_watermark_change_nothing_of_its_snapshot(build: Build) -> None:
@@ -137,7 +140,7 @@ def test_a_user_or_item_without_anything_to_tell_has_no_vector(build: Build) -> 
     unknown = [(60, 500, "home", t, 1) for t in (1.0, 2.0, 3.0)]
     out, built = build(log_rows() + unknown + [(61, 0, "home", 1.0, 1)], titles=titles)
     assert not {60, 61} & {user for user, _ in snapshots(out, "user_pooled")}
-    assert not {60, 61} & set(pq.read_table(out / "user_text.parquet")["user_id"].to_pylist())
+    assert not {60, 61} & set(pq.read_table(out / "user_text")["user_id"].to_pylist())
     assert built.rows["item_text"] == 7
 
 
@@ -163,7 +166,7 @@ def test_lag_and_cap_and_kinds_follow_the_settings(build: Build, settings: Setti
     knowledge = settings.knowledge.model_dump() | {"user_vectors": ["prompt"], "prompt_users": 2}
     knowledge["lag"] = knowledge["lag"] | {"prompt": "PT5S"}
     out, built = build(log_rows(), settings=Settings(knowledge=knowledge))
-    index = pq.read_table(out / "user_prompt" / "index.parquet").to_pylist()
+    index = pq.read_table(out / "user_prompt" / "index").to_pylist()
     assert {(r["event_timestamp"] - r["watermark"]).total_seconds() for r in index} == {5.0}
     assert len({r["user_id"] for r in index}) == 2
     assert "pooled" not in built.versions
@@ -185,7 +188,7 @@ def test_a_start_before_any_snapshot_still_gives_vectors(build: Build) -> None:
 
 def test_summaries_name_what_was_liked_and_are_the_same_every_time(build: Build) -> None:
     own = [(90, 1, "home", 0, 1), (90, 2, "home", 1, 1), (90, 6, "search", 2, 0), (90, 3, "home", 50, 1)]
-    texts = [pq.read_table(build(own + log_rows())[0] / "user_text.parquet").to_pylist() for _ in range(2)]
+    texts = [pq.read_table(build(own + log_rows())[0] / "user_text").to_pylist() for _ in range(2)]
     assert texts[0] == texts[1]
     text = {row["user_id"]: row["text"] for row in texts[0]}[90]
     liked = 'Home: 2 liked, lately "Green Fields (Drama)", "Blue Moon (Romance, Drama)"; mostly Drama, Romance.'

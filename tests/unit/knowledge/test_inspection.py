@@ -94,7 +94,7 @@ def test_difference_of_two_versions_compares_neighbourhoods(build: Build, settin
     assert 0 <= found["same_neighbours"] <= 1
     assert (found["neighbours"], found["compared"]) == (3, 8), "of eight items, the nearer half of the others"
 
-    index = pq.read_table(old / "item_text" / "index.parquet").to_pylist()
+    index = pq.read_table(old / "item_text" / "index").to_pylist()
     vectors = np.array(open_matrix(old / "item_text" / "vectors.npy"))
     vectors[index[5]["row"]] *= -1.0
     np.save(new / "item_text" / "vectors.npy", vectors)
@@ -141,7 +141,7 @@ def test_ticks_add_snapshots_and_change_no_version(build: Build, settings: Setti
     assert dict(one.versions) == dict(two.versions)
     keys = []
     for out in (plain, ticked):
-        index = pq.read_table(out / "user_pooled" / "index.parquet")
+        index = pq.read_table(out / "user_pooled" / "index")
         keys.append(set(zip(index["user_id"].to_pylist(), index["watermark"].to_pylist(), strict=True)))
     assert keys[0] < keys[1]
 

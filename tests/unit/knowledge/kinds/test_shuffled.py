@@ -50,7 +50,7 @@ def test_vectors_are_those_of_a_log_whose_titles_were_exchanged(
     assert np.array_equal(found["user_pooled"], np.array(open_matrix(expected / "user_pooled" / "vectors.npy")))
     assert not np.array_equal(found["user_pooled"], np.array(open_matrix(true / "user_pooled" / "vectors.npy")))
     before = np.array(open_matrix(true / "item_text" / "vectors.npy"))
-    ids = pq.read_table(true / "item_text" / "index.parquet")["item_id"].to_numpy()
+    ids = pq.read_table(true / "item_text" / "index")["item_id"].to_numpy()
     place = np.argsort(ids)
     assert np.array_equal(found["item_text"], before[place[order[ids]]])
 
@@ -75,7 +75,7 @@ def test_items_without_text_and_users_gone_from_the_log_are_left_alone(
     source = write_source(tmp_path / "true", log_rows(), titles)
     out = made(tmp_path / "a", source, settings)
     before = np.array(open_matrix(out / "user_pooled" / "vectors.npy"))
-    users = pq.read_table(out / "user_pooled" / "index.parquet")["user_id"].to_numpy()
+    users = pq.read_table(out / "user_pooled" / "index")["user_id"].to_numpy()
     less = write_source(tmp_path / "less", [row for row in log_rows() if row[0] != 4], titles)
     found = shuffled(tmp_path / "a", less, settings)
     assert np.array_equal(found["user_pooled"][users == 4], before[users == 4])

@@ -43,5 +43,5 @@ def test_another_half_life_writes_texts_again_where_no_pooled_vectors_are_made(h
 def test_a_positive_row_counts_as_one_even_if_its_item_has_no_text(home: Home) -> None:
     titles = [TITLES[0], None, *TITLES[2:]]
     home.write("all", [(1, 0, "home", 0.0, 1), (1, 1, "home", 1.0, 1), (1, 2, "home", 2.0, 0)], titles)
-    [text] = pq.read_table(home.build("out", ["all"]) / "user_text.parquet")["text"].to_pylist()
+    [text] = pq.read_table(home.build("out", ["all"]) / "user_text")["text"].to_pylist()
     assert text.splitlines()[0] == "Based on 3 interactions, 2 of them positive."

@@ -175,13 +175,13 @@ def test_answers_become_the_users_text_and_are_kept(build: Build, settings: Sett
     knowledge["generate"] = {"max_new_tokens": 5}
     asked = Settings(knowledge=knowledge)
     first, built = build(log_rows(), settings=asked)
-    texts = pq.read_table(first / "user_text.parquet").to_pylist()
+    texts = pq.read_table(first / "user_text").to_pylist()
     sources = {row["user_id"]: row["text_source"] for row in texts}
     assert sorted(sources.values()) == ["generated"] * 3 + ["summary"] * 3
     assert {row["version"] for row in texts if row["text_source"] == "generated"} == {built.versions["prompt"]}
     assert all(row["text"] for row in texts)
     again, _ = build(log_rows(), settings=asked)
-    assert (again / "user_text.parquet").read_bytes() == (first / "user_text.parquet").read_bytes()
+    assert pq.read_table(again / "user_text") == pq.read_table(first / "user_text")
     _, silent = build(log_rows(), settings=Settings(knowledge=knowledge | {"generate": None}))
     assert silent.versions["prompt"] != built.versions["prompt"]
     assert silent.versions["pooled"] == built.versions["pooled"]

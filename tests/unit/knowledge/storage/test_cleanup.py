@@ -10,7 +10,7 @@ import pytest
 from unit.knowledge.knowledge_worlds import TITLES, log_rows, micros, write_source
 
 from core.settings import DataSettings
-from knowledge.log.sources import read_catalogue
+from knowledge.log.catalogue import catalogue_of, read_catalogue
 from knowledge.log.store import open_log
 from knowledge.storage.cleanup import in_use
 
@@ -20,12 +20,10 @@ PLACES = [
     f"log/.source.{NUMBER}/rows.parquet",
     f"identity/.shard.{NUMBER}/vectors.npy",
     f"identity.users/4-1/.shard.{NUMBER}/vectors.npy",
-    f"users/recipe/.4-1.{NUMBER}",
-    f"users/items/.catalogue.{NUMBER}",
     f"done/key/.1-of-2.json.{NUMBER}",
     f".models.json.{NUMBER}",
 ]
-KEPT = ["models.json", "identity/shard/vectors.npy", "identity.users/4-1/shard/vectors.npy", "users/recipe/4-1"]
+KEPT = ["models.json", "identity/shard/vectors.npy", "identity.users/4-1/shard/vectors.npy"]
 
 
 def place(cache: Path, name: str, age: float) -> Path:
@@ -39,7 +37,7 @@ def place(cache: Path, name: str, age: float) -> Path:
 
 def opened(tmp_path: Path, cache: Path) -> None:
     source = write_source(tmp_path / "source", log_rows(), TITLES)
-    with open_log([source], cache, read_catalogue([source], DataSettings()), micros(1e6)):
+    with open_log([source], cache, catalogue_of(*read_catalogue([source], DataSettings())), micros(1e6)):
         pass
 
 
@@ -69,10 +67,16 @@ def test_what_a_living_process_holds_stays(tmp_path: Path) -> None:
 def test_an_open_log_holds_its_scratch_folder(tmp_path: Path) -> None:
     cache = tmp_path / "cache"
     source = write_source(tmp_path / "source", log_rows(), TITLES)
-    with open_log([source], cache, read_catalogue([source], DataSettings()), micros(1e6)) as log:
+    with open_log([source], cache, catalogue_of(*read_catalogue([source], DataSettings())), micros(1e6)) as log:
         [scratch] = (cache / "log").glob(".spill.*")
         for path in scratch, *scratch.iterdir():
             os.utime(path, (0, 0))
         opened(tmp_path, cache)
         assert scratch.exists()
         assert log.rows == 72
+
+
+def test_what_earlier_versions_kept_of_users_is_removed(tmp_path: Path) -> None:
+    kept = place(tmp_path / "cache", "users/recipe/4-1", 0)
+    opened(tmp_path, tmp_path / "cache")
+    assert not kept.exists()

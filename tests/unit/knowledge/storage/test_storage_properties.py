@@ -1,8 +1,9 @@
-"""Buckets, their files and their merge: whatever the number of buckets, parts and sources, the users' rows are the same."""
+"""Buckets and their merge: whatever the number of buckets, parts and sources, the users' rows are the same."""
 
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +16,15 @@ from hypothesis import strategies as st
 from properties import examples
 
 from core.matrix import open_matrix
+from core.segments import FANOUT, read_segments
 from core.tables import TIMESTAMP, IdTypes, interactions_schema
-from knowledge.log.sources import Catalogue, Log
+from knowledge.log.catalogue import Catalogue
+from knowledge.log.sources import Log
 from knowledge.log.store import open_log
 from knowledge.storage import buckets, merge
 from knowledge.storage.buckets import HASH_BITS, Bucket, buckets_for, named, share_of
+from knowledge.storage.matrix import IndexedMatrix
 from knowledge.storage.merge import Merge, vectors_column
-from knowledge.storage.user_tables import UserTables
 
 SCENARIOS = [("home", "Home", "The feed."), ("search", "Search", "A query.")]
 CATALOGUE = Catalogue(pa.array(range(4)), np.zeros(4, np.int64), [""] * 4, [[]] * 4, SCENARIOS)
@@ -108,27 +111,27 @@ def test_each_user_is_in_one_bucket_with_all_rows(
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(buckets, "BUCKET_ROWS", size)
         with open_log(folders, place / "cache", CATALOGUE, END) as log:
-            users = [log.users(bucket).to_pylist() for bucket in log.buckets]
-            rows = [row for _, found in log.logs() for row in rows_of(found)]
-            whole, everybody = rows_of(log.log(Bucket(1, 0))), log.users(Bucket(1, 0)).to_pylist()
-        # Alone, as the users of another log, each has the same hash.
+            places = [(bucket, found) for bucket, found in log.logs()]
+            rows = [row for _, found in places for row in rows_of(found)]
+            whole, first = log.log(Bucket(1, 0)), pa.array([user_id(sources[0][0][0], kind)], kind)
+            everybody, hashes, one = rows_of(whole), log.hashes(whole.user_ids), log.hashes(first)
+            log.gather(first)
+            own = [row for _, found in log.logs() for row in rows_of(found)]
+        # Alone, as the user of another log, it has the same hash.
         alone = [row for row in sources[0] if row[0] == sources[0][0][0]]
         with open_log([write_log(place / "alone", alone, kind)], place / "other", CATALOGUE, END) as log:
-            [one] = log.users(Bucket(1, 0)).to_pylist()
+            assert log.hashes(first).tolist() == one.tolist()
     expected = [(user_id(u, kind), i, s, t, label) for (u, i, s, t), label in last_labels(sources).items()]
-    assert sorted(rows) == sorted(expected) == sorted(whole)
-    flat = [user for found in users for user in found]
-    assert [user["user_id"] for user in sorted(flat, key=lambda u: u["user_id"])] == sorted(
-        {row[0] for row in expected}
-    )
-    assert sorted(flat, key=lambda u: u["user_id"]) == everybody, "its key does not depend on the buckets"
-    hashes = {user["user_id"]: user["hash"] for user in flat}
-    assert hashes[one["user_id"]] == one["hash"]
+    assert sorted(rows) == sorted(expected) == sorted(everybody)
+    assert sorted(own) == sorted(row for row in expected if row[0] == first[0].as_py()), "gathered alone"
+    known = dict(zip(whole.user_ids.to_pylist(), hashes.tolist(), strict=True))
+    for bucket, found in places:
+        assert all(bucket.low <= known[user] <= bucket.high for user in found.user_ids.to_pylist())
 
 
 @given(sources=logs, kind=id_types, data=st.data())
 @examples(20)
-def test_a_users_key_changes_when_a_row_does_and_no_other_users(
+def test_users_of_sources_that_came_or_went_have_changed_and_no_others(
     tmp_path_factory: pytest.TempPathFactory, sources: list[list[LogRow]], kind: pa.DataType, data: st.DataObject
 ) -> None:
     place = tmp_path_factory.mktemp("log")
@@ -143,13 +146,36 @@ def test_a_users_key_changes_when_a_row_does_and_no_other_users(
     else:
         new = {"time": (*row[:3], row[3] + 100, row[4]), "item": (row[0], row[1] + 10, *row[2:])}
         changed[number][at] = new.get(how, (*row[:4], not row[4]))
-    keys = []
-    for name, log in (("before", last), ("after", changed)):
-        folders = [write_log(place / name / str(n), rows, kind) for n, rows in enumerate(log)]
-        with open_log(folders, place / "cache", CATALOGUE, END) as opened:
-            keys.append({user["user_id"]: user["key"] for user in opened.users(Bucket(1, 0)).to_pylist()})
-    before, after = keys
-    assert {user for user in before | after if before.get(user) != after.get(user)} == {user_id(row[0], kind)}
+    nothing, cache = pa.array([], pa.int64()), place / "cache"
+    with open_log(
+        [write_log(place / "before" / str(n), rows, kind) for n, rows in enumerate(last)], cache, CATALOGUE, END
+    ) as then:
+        names = then.names
+        assert _list(then.changed(names, nothing, None)) == []
+        of_item = _list(then.changed(names, pa.array([row[1]]), None))
+        assert of_item == sorted({user_id(r[0], kind) for rows in last for r in rows if r[1] == row[1]})
+    folders = [write_log(place / "after" / str(n), rows, kind) for n, rows in enumerate(changed)]
+    with open_log(folders, cache, CATALOGUE, END) as now:
+        found = _list(now.changed(names, nothing, None))
+        assert now.changed(("gone", *names), nothing, None) is None
+        most = data.draw(st.integers(1, 4))
+        capped = set(_list(now.changed(names, nothing, most)))
+        active = [set(part.to_pylist()) for part in (now.most_active(most), _most_active(last, kind, most))]
+    expected = {user_id(row[0], kind)} if last != changed else set()
+    assert set(found) == expected
+    assert capped == expected | (active[0] ^ active[1])
+
+
+def _list(found: pa.Array | None) -> list[Any]:
+    assert found is not None
+    return list(found.to_pylist())
+
+
+def _most_active(sources: list[list[LogRow]], kind: pa.DataType, most: int) -> pa.Array:
+    """By rows of distinct files, ties by the smaller id."""
+    files = {tuple(sorted(rows)) for rows in sources}
+    counts = Counter(user_id(row[0], kind) for rows in files for row in rows)
+    return pa.array(sorted(counts, key=lambda user: (-counts[user], user))[:most], kind)
 
 
 def vectors_of(found: list[Snapshot], kind: pa.DataType) -> pa.Table:
@@ -180,14 +206,68 @@ def texts_of(found: list[Snapshot], kind: pa.DataType) -> pa.Table:
     )
 
 
-def merged(folder: Path, parts: list[list[Snapshot]], kind: pa.DataType) -> dict[str, bytes]:
-    with Merge(folder / ".merge") as work:
+def merged(
+    folder: Path,
+    parts: list[list[Snapshot]],
+    kind: pa.DataType,
+    made: pa.Array | None = None,
+    before: Path | None = None,
+) -> dict[str, bytes]:
+    last = set(newest([one for part in parts for one in part]))
+    out = IndexedMatrix(folder, ("user_id", kind), "pooled", "p1", 7, DIM, before)
+    with Merge(folder / ".merge", made) as work:
         for part in parts:
             work.add("pooled", vectors_of(part, kind))
-            work.add("text", texts_of(part, kind))
-        rows = work.matrix("pooled", folder, "pooled", "p1", 7, DIM)
-        assert rows == work.texts("text", folder / "text.parquet", 7) == sum(map(len, parts))
+            work.add("user_text", texts_of([one for one in part if one in last], kind))
+        with out:
+            rows = work.matrix("pooled", out, 7, DIM)
+        work.texts("user_text", folder, kind, 7, before and before / "user_text")
+    assert made is not None or rows == sum(map(len, parts))
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def newest(found: list[Snapshot]) -> list[Snapshot]:
+    return list(dict(sorted(found, key=lambda snapshot: snapshot[1])).items())
+
+
+def told(folder: Path) -> tuple[list[Any], list[bytes], list[Any]]:
+    """An artifact's index, vectors and newest texts."""
+    index = read_segments(folder / "index")
+    vectors = [vector.tobytes() for vector in np.array(open_matrix(folder / "vectors.npy"))]
+    texts: dict[Any, Any] = {}
+    for row in read_segments(folder / "user_text").to_pylist():
+        if row["user_id"] not in texts or texts[row["user_id"]]["watermark"] < row["watermark"]:
+            texts[row["user_id"]] = row
+    return index.to_pylist(), vectors, sorted(texts.values(), key=lambda row: (row["watermark"], row["user_id"]))
+
+
+@given(found=snapshots, kind=id_types, data=st.data())
+@examples(40)
+def test_users_made_again_over_an_earlier_artifact_give_what_all_made_at_once_give(
+    tmp_path_factory: pytest.TempPathFactory, found: list[Snapshot], kind: pa.DataType, data: st.DataObject
+) -> None:
+    place = tmp_path_factory.mktemp("chain")
+    now, before, folder = list(found), [], place / "0"
+    merged(folder, [now], kind)
+    for night in range(1, data.draw(st.integers(1, 4)) + 1):
+        before, now = now, list(now)
+        # Later snapshots, ones that are late, and ones that are gone.
+        latest = max((watermark for _, watermark in now), default=0)
+        new = data.draw(st.lists(st.tuples(st.integers(-5, 5), st.integers(1, 4)), unique=True, max_size=6))
+        now += [(user, latest + after) for user, after in new if (user, latest + after) not in now]
+        if now and data.draw(st.integers(0, 3)) == 0:
+            now.remove(data.draw(st.sampled_from(now)))
+        if data.draw(st.integers(0, 3)) == 0:
+            late = (data.draw(st.integers(-5, 5)), data.draw(st.integers(0, latest)))
+            now += [late] if late not in now else []
+        touched = {user for user, _ in set(now) ^ set(before)} | data.draw(st.sets(st.integers(-5, 5), max_size=3))
+        made = pa.array(sorted(user_id(user, kind) for user in touched), kind)
+        own = [snapshot for snapshot in now if snapshot[0] in touched]
+        merged(place / str(night), [own], kind, made, folder)
+        folder = place / str(night)
+        merged(place / f"whole{night}", [now], kind)
+        assert told(folder) == told(place / f"whole{night}")
+        assert len(list((folder / "index").iterdir())) <= FANOUT + 1
 
 
 @given(found=snapshots, kind=id_types, cuts=st.lists(st.integers(0, 25), max_size=4), several=st.integers(1, 9))
@@ -203,7 +283,7 @@ def test_any_split_into_parts_merges_into_the_same_bytes(
         files = merged(folder, parts, kind)
         ordered = sorted(found, key=lambda s: (s[1], user_id(s[0], kind)))
         assert files == merged(tmp_path_factory.mktemp("whole"), [ordered], kind)
-    index, expected = pq.read_table(folder / "index.parquet"), vectors_of(ordered, kind)
+    index, expected = read_segments(folder / "index"), vectors_of(ordered, kind)
     assert index["user_id"].to_pylist() == expected["user_id"].to_pylist()
     assert index["watermark"].cast(pa.int64()).to_pylist() == [watermark for _, watermark in ordered]
     assert index["event_timestamp"].cast(pa.int64()).to_pylist() == [watermark + 7 for _, watermark in ordered]
@@ -214,52 +294,7 @@ def test_any_split_into_parts_merges_into_the_same_bytes(
     assert [digest.tobytes() for digest in np.array(open_matrix(folder / "digests.npy"))] == expected[
         "digest"
     ].to_pylist()
-    texts = pq.read_table(folder / "text.parquet")
+    texts, own = read_segments(folder / "user_text"), [s for s in ordered if s in newest(found)]
     assert texts.select(["user_id", "text", "version"]).to_pylist() == [
-        {name: row[name] for name in ("user_id", "text", "version")} for row in texts_of(ordered, kind).to_pylist()
+        {name: row[name] for name in ("user_id", "text", "version")} for row in texts_of(own, kind).to_pylist()
     ]
-
-
-def kept_rows(hashes: list[int]) -> dict[str, pa.Table]:
-    users = pa.table({"user_id": pa.array(hashes, pa.int64()), "key": pa.array([f"k{h}" for h in hashes], pa.string())})
-    return {"users": users, "pooled": pa.table({"user_id": users["user_id"], "n": pa.array(hashes, pa.int64())})}
-
-
-hash_lists = st.lists(st.integers(0, 2**HASH_BITS - 1), unique=True, max_size=12)
-
-
-@given(hashes=hash_lists, saved=st.sampled_from([1, 2, 4, 8]), read=st.sampled_from([1, 2, 4, 8]))
-@examples(40)
-def test_what_was_kept_is_found_by_buckets_of_any_size(
-    tmp_path_factory: pytest.TempPathFactory, hashes: list[int], saved: int, read: int
-) -> None:
-    tables = UserTables(tmp_path_factory.mktemp("cache"), "recipe")
-    for bucket in (Bucket(saved, number) for number in range(saved)):
-        tables.save(bucket, "catalogue", kept_rows([h for h in hashes if bucket.low <= h <= bucket.high]))
-    for bucket in (Bucket(read, number) for number in range(read)):
-        own = [h for h in hashes if bucket.low <= h <= bucket.high]
-        parts = [kept.of(pa.array(own, pa.int64())) for kept in tables.load(bucket)]
-        for name in ("users", "pooled"):
-            found = [user for part in parts for user in part[name]["user_id"].to_pylist()]
-            assert sorted(found) == sorted(own)
-
-
-@given(hashes=hash_lists, data=st.data())
-@examples(120)
-def test_a_damaged_file_of_kept_users_is_never_read_as_another(
-    tmp_path_factory: pytest.TempPathFactory, hashes: list[int], data: st.DataObject
-) -> None:
-    cache = tmp_path_factory.mktemp("cache")
-    tables, bucket, kept = UserTables(cache, "recipe"), Bucket(1, 0), kept_rows(hashes)
-    tables.save(bucket, "catalogue", kept)
-    [file] = (path for path in cache.rglob("1-0"))
-    body = bytearray(file.read_bytes())
-    place = data.draw(st.integers(0, body.index(b"\n")) | st.integers(0, len(body) - 1))
-    if data.draw(st.booleans()):
-        body[place] ^= 1 << data.draw(st.integers(0, 7))
-    else:
-        del body[place:]
-    file.write_bytes(bytes(body))
-    for found in tables.load(bucket):
-        assert found.catalogue == "catalogue"
-        assert dict(found.tables) == kept

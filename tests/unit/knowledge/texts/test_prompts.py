@@ -11,8 +11,9 @@ from unit.knowledge.knowledge_worlds import TITLES, Letters, Row, log_rows, micr
 
 from core.errors import SettingsError
 from core.settings import DataSettings
+from knowledge.log.catalogue import Catalogue, catalogue_of, clean, read_catalogue
 from knowledge.log.snapshots import due_snapshots
-from knowledge.log.sources import Catalogue, Log, clean, read_catalogue
+from knowledge.log.sources import Log
 from knowledge.log.store import open_log
 from knowledge.reasoners.transformers import TransformersReasoner
 from knowledge.texts.prompts import ScenarioPrompts, UserPrompts, scenario_prompts
@@ -76,7 +77,7 @@ def test_the_oldest_titles_go_first_where_a_prompt_is_too_long(bert: Path, tmp_p
 def test_a_scenario_prompt_counts_rows_before_the_watermark_only(tmp_path: Path) -> None:
     rows = [(1, 0, "home", 0, 1), (2, 1, "home", 1, 0), (1, 1, "search", 2, 1), (3, 2, "home", 3, 1)]
     source = write_source(tmp_path / "source", rows)
-    catalogue = read_catalogue([source], DataSettings())
+    catalogue = catalogue_of(*read_catalogue([source], DataSettings()))
     with open_log([source], tmp_path, catalogue, micros(100)) as log:
         counted = count_scenarios(log, catalogue, [micros(3), micros(2)])
     home, search = scenario_prompts(
