@@ -19,6 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from core.errors import MissingArtifactError
+from core.parquet import options
 
 # So many segments of about one size are merged into one: a log of n windows is read from some FANOUT * log(n) files.
 FANOUT = 8
@@ -146,7 +147,7 @@ class TableWriter:
 
     def __enter__(self) -> TableWriter:
         (self._folder / self._name).mkdir(parents=True, exist_ok=True)
-        self._writer = pq.ParquetWriter(self._scratch, self._schema, compression="zstd")
+        self._writer = pq.ParquetWriter(self._scratch, self._schema, **options(self._schema))
         return self
 
     def __exit__(self, kind: object, *_: object) -> None:
@@ -175,7 +176,7 @@ class TableWriter:
         if found.rows == self._new and (found.rows or not found.linked):
             self._scratch.replace(target)
         elif found.rows:
-            with pq.ParquetWriter(target, self._schema, compression="zstd") as writer:
+            with pq.ParquetWriter(target, self._schema, **options(self._schema)) as writer:
                 for batch in self._rows_from(found):
                     writer.write_batch(batch)
 

@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from core.duck import arrow_of, regrouped, slices
+from core.parquet import options
 
 ROW_GROUP = 131_072
 
@@ -30,7 +31,8 @@ def write_query(
     """
     count = write_tables((shape(part) for part in slices(connection, query, ROW_GROUP)), file)
     if not count:
-        pq.write_table(shape(arrow_of(connection, query)), file, compression="zstd")
+        empty = shape(arrow_of(connection, query))
+        pq.write_table(empty, file, **options(empty.schema))
     return count
 
 
@@ -44,7 +46,7 @@ def write_tables(tables: Iterable[pa.Table], file: Path) -> int:
     writer, count = None, 0
     try:
         for table in regrouped((batch for one in tables for batch in one.to_batches()), ROW_GROUP):
-            writer = writer or pq.ParquetWriter(file, table.schema, compression="zstd")
+            writer = writer or pq.ParquetWriter(file, table.schema, **options(table.schema))
             writer.write_table(table, row_group_size=ROW_GROUP)
             count += table.num_rows
     finally:

@@ -20,6 +20,7 @@ from core.forgotten import Forgotten
 from core.log import logger
 from core.manifest import Built
 from core.pace import progress
+from core.parquet import options
 from core.settings import Settings
 from core.tables import UNDATED_MICROS, graded, interactions_schema
 from core.window import Window
@@ -216,7 +217,7 @@ class _LogWriter:
 
 def _write_log(source: Source, mapping: ScenarioMap, window: Window, path: Path, drop: _Forget) -> _LogWriter:
     log, schema = _LogWriter(source), nullable(interactions_schema(source.ids, graded(source.data)))
-    with pq.ParquetWriter(path, schema, compression="zstd") as writer:
+    with pq.ParquetWriter(path, schema, **options(schema)) as writer:
         rows = _windowed(source, mapping, window, log, drop)
         for batch in progress(rows, "reading the log", unit="rows", size=lambda batch: batch.num_rows):
             log.note(batch)
@@ -288,7 +289,7 @@ def _windowed(
 
 def _write_entities(entities: Entities, ids: pa.Array | None, window: Window, path: Path, drop: _Forget) -> int:
     rows, end = 0, Window(None, window.end)
-    with pq.ParquetWriter(path, entities.schema, compression="zstd") as writer:
+    with pq.ParquetWriter(path, entities.schema, **options(entities.schema)) as writer:
         for batch in rebatch(entities.batches(ids), entities.source.data.batch_rows):
             batch = drop.rows(batch.filter(_inside(batch["event_timestamp"], end)))
             rows += batch.num_rows

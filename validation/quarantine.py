@@ -9,6 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from core.parquet import options
 from core.tables import ROW_NUMBER, conform, quarantine_schema
 
 KEEP = -1
@@ -67,4 +68,4 @@ class Splitter:
 
 
 def _writer(path: Path, schema: pa.Schema) -> pq.ParquetWriter:
-    return pq.ParquetWriter(path, schema, compression="zstd")
+    return pq.ParquetWriter(path, schema, **options(schema))
