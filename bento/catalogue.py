@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 from core.contracts.catalogue_spec import CatalogueSpec
 from core.errors import CorruptArtifactError
 from core.manifest import read_manifest
+from core.matrix import open_matrix
 
 _NOT_FEATURES = ("title", "scenarios", "event_timestamp", "created_timestamp")
 _AT_A_TIME = 4096
@@ -92,7 +93,7 @@ def load_catalogue(folder: Path, digest: str | None = None) -> Catalogue:
     return Catalogue(
         columns=columns,
         titles=list(_values(items["title"])),
-        text=np.load(folder / "item_text.npy"),
+        text=np.array(open_matrix(folder / "item_text.npy")),
         rows={item: row for row, item in enumerate(_values(items["item_id"]))},
         members={s: rows[np.argsort(-positives[rows], kind="stable")] for s, rows in ascending.items()},
         ascending=ascending,

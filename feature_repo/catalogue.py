@@ -18,7 +18,7 @@ from core.contracts.knowledge_versions import KnowledgeVersions
 from core.contracts.statistics import statistic_columns
 from core.duck import arrow_of, database, name_of
 from core.errors import MissingArtifactError
-from core.matrix import open_matrix
+from core.matrix import MatrixWriter, open_matrix
 from core.segments import table_path
 from core.tables import SCENARIOS
 from feature_repo.dimension import listed, without_withdrawn
@@ -33,12 +33,19 @@ _BLOCK = 65_536
 
 
 def build_catalogue(
-    settings: Settings, clock: Clock, *, sources: Sequence[Path], features: Path, knowledge: Path, out: Path
+    settings: Settings,
+    clock: Clock,
+    *,
+    sources: Sequence[Path],
+    features: Path,
+    knowledge: Path,
+    out: Path,
+    earlier: Path | None = None,
 ) -> Built:
-    """Write items.parquet, item_text.npy, withdrawn.parquet, scenarios.parquet and spec.json as of the clock's now.
+    """Write items.parquet, item_text/, withdrawn.parquet, scenarios.parquet and spec.json as of the clock's now.
 
     items.parquet: item_id, title, scenarios (null: all), declared columns, statistics (null
-    where the item was never shown), ordered by item_id. item_text.npy: float32 [items, d] in the same order, NaN
+    where the item was never shown), ordered by item_id. item_text: float32 [items, d] in segments, in the same order, NaN
     rows where an item has no vector. withdrawn.parquet: item_id of what the newest snapshot no longer has; those are not
     among the items. scenarios.parquet: those that can be ranked. What is older than its `features.ttl` is null or NaN, as in training. spec.json:
     versions, as_of (microseconds).
@@ -49,6 +56,7 @@ def build_catalogue(
         sources: validate artifacts, oldest window first.
         features, knowledge: artifact folders.
         out: an existing folder.
+        earlier: the catalogue of the window before, whose vectors are linked as far as they are the same.
 
     Raises:
         MissingArtifactError: an earlier stage has not been run.
@@ -79,7 +87,10 @@ def build_catalogue(
     with database(out) as connection:
         table = arrow_of(connection, query)
     gone = _withdrawn(items, until)
-    found = _write_text(table.column("text_row"), knowledge / "item_text" / "vectors.npy", out / "item_text.npy")
+    before = earlier and earlier / "item_text.npy"
+    found = _write_text(
+        table.column("text_row"), knowledge / "item_text" / "vectors.npy", out / "item_text.npy", before
+    )
     pq.write_table(table.drop_columns(["text_row"]), out / "items.parquet", compression="zstd")
     pq.write_table(gone, out / "withdrawn.parquet", compression="zstd")
     scenarios = _scenarios(sources)
@@ -124,18 +135,14 @@ def _scenarios(sources: Sequence[Path]) -> pa.Table:
     return pa.Table.from_pylist(list(found.values()), schema=SCENARIOS)
 
 
-def _write_text(rows: pa.ChunkedArray, vectors: Path, out: Path) -> int:
+def _write_text(rows: pa.ChunkedArray, vectors: Path, out: Path, earlier: Path | None) -> int:
     """Copy the vectors of `rows` into one matrix, block by block; returns how many items have one."""
     matrix = open_matrix(vectors)
     chosen = rows.fill_null(-1).to_numpy()
-    if not len(chosen):
-        np.save(out, np.empty((0, matrix.shape[1]), dtype=np.float32))
-        return 0
-    text = np.lib.format.open_memmap(out, mode="w+", dtype=np.float32, shape=(len(chosen), matrix.shape[1]))
-    for begin in range(0, len(chosen), _BLOCK):
-        part = chosen[begin : begin + _BLOCK]
-        block = np.full((len(part), matrix.shape[1]), np.nan, dtype=np.float32)
-        block[part >= 0] = matrix[part[part >= 0]]
-        text[begin : begin + _BLOCK] = block
-    text.flush()
+    with MatrixWriter(out, matrix.shape[1], np.float32, earlier) as text:
+        for begin in range(0, len(chosen), _BLOCK):
+            part = chosen[begin : begin + _BLOCK]
+            block = np.full((len(part), matrix.shape[1]), np.nan, dtype=np.float32)
+            block[part >= 0] = matrix[part[part >= 0]]
+            text.write(block)
     return int((chosen >= 0).sum())

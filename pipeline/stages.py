@@ -187,7 +187,9 @@ def materialize(settings: Settings, window: Window = Window()) -> Manifest:
     def build_catalogue(out: Path) -> Built:
         from feature_repo import build_catalogue
 
-        return build_catalogue(declared(settings, "catalogue"), clock, out=out, **paths)
+        before = [m.path for m in earlier_windows(settings, window, "catalogue")]
+        earlier = before[-1] if before else None
+        return build_catalogue(declared(settings, "catalogue"), clock, out=out, earlier=earlier, **paths)
 
     catalogue = store.build(
         "catalogue",

@@ -20,7 +20,7 @@ def test_items_vectors_and_scenarios_are_aligned(make_world):
     world = make_world()
     out, report = built(world)
     items = pq.read_table(out / "items.parquet").to_pylist()
-    text = np.load(out / "item_text.npy")
+    text = np.array(open_matrix(out / "item_text.npy"))
     index = pq.read_table(world.paths["knowledge"] / "item_text" / "index.parquet").to_pylist()
     matrix = np.array(open_matrix(world.paths["knowledge"] / "item_text" / "vectors.npy"))
     rows = {r["item_id"]: r["row"] for r in index}
@@ -65,11 +65,21 @@ def test_the_same_again_has_the_same_bytes(make_world):
     world = make_world()
     first, second = built(world)[0], built(world, "again")[0]
     assert sorted(p.name for p in first.iterdir()) == [
-        "item_text.npy",
+        "item_text",
         "items.parquet",
         "scenarios.parquet",
         "spec.json",
         "withdrawn.parquet",
     ]
-    for file in first.iterdir():
-        assert file.read_bytes() == (second / file.name).read_bytes()
+    for file in (path for path in first.rglob("*") if path.is_file()):
+        assert file.read_bytes() == (second / file.relative_to(first)).read_bytes()
+
+
+def test_vectors_that_the_catalogue_before_has_are_linked(make_world):
+    world = make_world()
+    first, out = built(world)[0], world.folder / "linked"
+    out.mkdir()
+    feature_repo.build_catalogue(world.settings, world.clock, out=out, earlier=first, **world.paths)
+    ours, theirs = ((folder / "item_text" / "0000.npy").stat().st_ino for folder in (out, first))
+    assert ours == theirs
+    assert pq.read_table(out / "items.parquet") == pq.read_table(first / "items.parquet")

@@ -11,6 +11,7 @@ from test_live_materialize import KINDS, Running
 import feature_repo
 from core import replay
 from core.clock import UNDATED
+from core.matrix import open_matrix
 from core.settings import FeatureSettings
 from core.tables import TIMESTAMP
 from feature_repo import OnlineReader
@@ -68,7 +69,7 @@ def in_serving(world, clock, out):
     users = {s.user_id: (s.values["user_rows"], s.vectors["user_pooled"] is not None, s.user_id) for s in states}
     out.mkdir()
     feature_repo.build_catalogue(world.settings, clock, out=out, **world.paths)
-    text = ~np.isnan(np.load(out / "item_text.npy")).any(axis=1)
+    text = ~np.isnan(np.array(open_matrix(out / "item_text.npy"))).any(axis=1)
     rows = pq.read_table(out / "items.parquet").to_pylist()
     items = {row["item_id"]: (row["item_rows"], bool(t), row["year"]) for row, t in zip(rows, text, strict=True)}
     assert {row["title"] is None for row in rows} == {False}, "an item whose columns are too old can still be shown"
