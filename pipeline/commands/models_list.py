@@ -106,6 +106,7 @@ def _plain(value: object) -> str:
 
 def _flops(module: torch.nn.Module, shape: Shape) -> int:
     scenario = torch.arange(shape.scenarios).repeat_interleave(ROWS)
-    with FlopCounterMode(display=False) as counter, torch.no_grad():
+    # With gradients: without them products run in one with their bias, which the counter does not know.
+    with FlopCounterMode(display=False) as counter:
         module(Inputs.of(torch.zeros(len(scenario), shape.inputs), scenario, shape))
     return round(counter.get_total_flops() / len(scenario))
