@@ -25,7 +25,7 @@ sys.path.insert(0, str(REPOSITORY))
 from core import Manifest, Settings, Window, load_settings
 from core.contracts.bundle_spec import BundleSpec
 from core.matrix import open_matrix
-from core.segments import table_path
+from core.segments import segments, table_path
 from core.training_table import read_rows
 from feature_repo import OnlineReader
 from pipeline.commands.serve import ask, running_service
@@ -153,7 +153,9 @@ def states(features: Manifest, user: int) -> list[dict[str, Any]]:
 
 def index(knowledge: Manifest, kind: str, user: int) -> list[dict[str, Any]]:
     """The snapshots of a user."""
-    return pq.read_table(knowledge.file(f"{kind}/index.parquet"), filters=pc.field("user_id") == user).to_pylist()
+    return pq.read_table(
+        segments(table_path(knowledge.file(kind), "index")), filters=pc.field("user_id") == user
+    ).to_pylist()
 
 
 def score(train: Manifest, name: str, row: int) -> float:

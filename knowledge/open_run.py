@@ -15,7 +15,6 @@ from core import ArtifactStore, progress
 from core.contracts.kinds import KINDS, kinds_named
 from core.digest import sha256_json
 from core.settings import DataSettings, KnowledgeSettings
-from knowledge.earlier import Earlier, MadeOf
 from knowledge.log import snapshots
 from knowledge.log.catalogue import Catalogue
 from knowledge.log.snapshots import Snapshots
@@ -25,6 +24,7 @@ from knowledge.reasoners import Reasoner
 from knowledge.storage.buckets import Bucket
 from knowledge.storage.cache import Cache
 from knowledge.storage.compressor import Compressor, kept_compressor
+from knowledge.storage.earlier import Earlier, MadeOf
 from knowledge.texts import prompts
 from knowledge.texts.template import Template, load_template
 

@@ -19,7 +19,6 @@ from core.settings import DataSettings, KnowledgeSettings
 from core.source import code_version
 from knowledge import parts
 from knowledge.build import build
-from knowledge.earlier import Earlier, MadeOf
 from knowledge.engines import read_everything
 from knowledge.kinds.scenarios import moments_of
 from knowledge.kinds.shuffled import shuffled_titles
@@ -35,6 +34,7 @@ from knowledge.log.store import open_log
 from knowledge.open_run import OpenLog, OpenRun
 from knowledge.plan import Texts
 from knowledge.reasoners import make_generator, make_reasoner, per_process
+from knowledge.storage.earlier import Earlier, MadeOf
 
 
 @dataclass(frozen=True)

@@ -109,7 +109,7 @@ PICTURES = {
             "cache": Box(3, 0, "root/cache", "raw vectors by prompt", "store"),
             "pooling": Box(2, 1, "pooling", "means of item vectors"),
             "compressor": Box(3, 1, "Compressor", "fitted once, pinned"),
-            "out": Box(3, 2, "knowledge artifact", "vectors, index.parquet", "store"),
+            "out": Box(3, 2, "knowledge artifact", "vectors, index", "store"),
         },
         "tables>texts tables>log log>snapshots snapshots>texts texts>reasoner reasoner>cache reasoner>pooling snapshots>pooling pooling>compressor "
         "cache>compressor compressor>out",

@@ -13,7 +13,6 @@ from core.contracts.kinds import DEFAULT, kind_named, kinds_named
 from core.digest import sha256_json, vector_digests
 from core.segments import FANOUT, schema_of, table_path
 from core.source import code_version
-from knowledge.earlier import TEXTS
 from knowledge.kinds.items import Items, changed_items
 from knowledge.kinds.user_kind import fit
 from knowledge.log.snapshots import Snapshots
@@ -22,6 +21,7 @@ from knowledge.open_run import FOLDERS, OpenRun
 from knowledge.pooling import means
 from knowledge.storage.buckets import Bucket
 from knowledge.storage.compressor import FILE
+from knowledge.storage.earlier import TEXTS
 from knowledge.storage.matrix import IndexedMatrix
 from knowledge.storage.merge import Merge, vectors_column
 from knowledge.texts import summary

@@ -15,7 +15,7 @@ from core import logger
 from core.errors import DataError, MissingArtifactError
 from core.segments import TableWriter, read_segments, table_path
 from core.settings import DataSettings
-from knowledge.earlier import CATALOGUE as TABLE
+from knowledge.storage.earlier import CATALOGUE as TABLE
 
 LOG = logger("knowledge")
 Scenarios = Sequence[tuple[str, str, str]]
