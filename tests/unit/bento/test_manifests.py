@@ -89,7 +89,7 @@ def strict(schema: dict) -> dict:
         return [strict(one) for one in schema]
     if not isinstance(schema, dict):
         return schema
-    changed = {key: strict(value) for key, value in schema.items()}
+    changed: dict[str, object] = {key: strict(value) for key, value in schema.items()}
     # At the top the API server adds its own.
     if isinstance(schema.get("properties"), dict) and "apiVersion" not in schema["properties"]:
         changed.setdefault("additionalProperties", False)
