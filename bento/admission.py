@@ -10,13 +10,15 @@ import hmac
 import os
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Generator
 from functools import cache
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import SecretStr
 
+from bento import deadline
 from bento.asgi import App, Receive, Scope, Send
+from bento.deadline import TooLateError
 from bento.limits import refuse
 from bento.metrics import REFUSED
 from core import Settings, load_settings
@@ -91,12 +93,19 @@ class Admission:
             reason = f"{most:,} such requests are being answered; try again in a second ({setting})"
             await refuse(scope, receive, send, 429, reason, {"Retry-After": "1"})
             return
+        try:
+            deadline.begin(dict(scope["headers"]))
+        except ValueError as error:
+            await refuse(scope, receive, send, 400, str(error))
+            return
         self._within[name] += 1
         try:
             await self._turns.come()
-            begin = time.perf_counter()
-            await self.app(scope, receive, send)
-            self._turns.spent(time.perf_counter() - begin)
+            deadline.left()
+            await self._turns.metered(self.app(scope, receive, send))
+        except TooLateError as error:
+            REFUSED.labels("late").inc()
+            await refuse(scope, receive, send, 504, str(error))
         finally:
             self._within[name] -= 1
 
@@ -112,7 +121,7 @@ class Admission:
 class _Turns:
     """Lets requests begin in their order, some in each turn of the event loop.
 
-    A ranking never waits once it has begun: without this the loop would work through all that have come before it looks for
+    A ranking hardly waits once it has begun: without this the loop would work through all that have come before it looks for
     more, and a crowd would wait uncounted in the sockets. Rankings get as much of the loop's time as all the rest: the refusals
     of a crowd that does not go away must not starve them either.
     """
@@ -133,10 +142,14 @@ class _Turns:
             loop.call_soon(self._turn)
         await mine
 
-    def spent(self, seconds: float) -> None:
-        """What a request that had its turn took."""
-        self._taken += seconds
-        self._usual += 0.1 * (min(max(seconds, 0.0005), 0.05) - self._usual)
+    async def metered(self, request: Awaitable[None]) -> None:
+        """Answer a request that has its turn, and remember what it took of the loop's time."""
+        meter = _Metered(request)
+        try:
+            await meter
+        finally:
+            self._taken += meter.seconds
+            self._usual += 0.1 * (min(max(meter.seconds, 0.0005), 0.05) - self._usual)
 
     def _turn(self) -> None:
         now = time.perf_counter()
@@ -148,6 +161,33 @@ class _Turns:
         self._turning = bool(self._waiting)
         if self._turning:
             asyncio.get_running_loop().call_soon(self._turn)
+
+
+class _Metered:
+    """Awaits something and counts the seconds in which it ran, not those in which it waited.
+
+    Args:
+        work: a coroutine.
+    """
+
+    def __init__(self, work: Awaitable[None]) -> None:
+        self._work, self.seconds = work, 0.0
+
+    def __await__(self) -> Generator[Any, Any, None]:
+        steps = self._work.__await__()
+        step, given = steps.send, None
+        while True:
+            begin = time.perf_counter()
+            try:
+                waits_for = step(given)
+            except StopIteration:
+                return
+            finally:
+                self.seconds += time.perf_counter() - begin
+            try:
+                given, step = (yield waits_for), steps.send
+            except BaseException as error:
+                given, step = error, steps.throw
 
 
 def _bears(scope: Scope, token: SecretStr) -> bool:

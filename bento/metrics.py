@@ -80,7 +80,7 @@ STORE_SECONDS = Histogram(
 )
 STORE_FAILURES = Counter("llm4msr_online_failures_total", "Reads of the online store that failed", ["read", "why"])
 # They are there, as 0, before anything happens: an alert on a rate sees the first event.
-for _why in ("busy", "token"):
+for _why in ("busy", "late", "token"):
     REFUSED.labels(_why)
 for _why in ("late", "damaged"):
     REFUSED_BUNDLES.labels(_why)

@@ -8,9 +8,10 @@ from __future__ import annotations
 import json
 import logging
 import os
+import sys
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Awaitable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -34,18 +35,21 @@ from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.routing import Route
 
 import feature_repo
+from bento import deadline
 from bento.admission import Admission, Tokens
 from bento.announce import announce
+from bento.deadline import TooLateError
 from bento.exposition import Exposition
 from bento.intake import Intake
 from bento.limits import BoundedBody, DistinctKeys, OnlyJson, bound_metrics
 from bento.live import Live, LiveModel
 from bento.logs import json_everywhere, quiet_callers, short
-from bento.metrics import BUCKETS, store_read
+from bento.metrics import BUCKETS, REFUSED, store_read
 from bento.observed import Observed, answered
 from bento.page import HEADERS, openapi, page
 from bento.ports import AdminPort, Ports
 from bento.problems import Problems, problem
+from bento.ranking import Ranking
 from bento.schemas import ExplainAnswer, NearItem, PushAnswer, RankAnswer, ScenarioInfo, Versions
 from bento.scorer import nearest_history, pick_candidates, rank, score_parts
 from bento.tracing import tracing
@@ -61,8 +65,8 @@ LOG = logger("bento")
 Id = Annotated[Any, WithJsonSchema({"anyOf": [{"type": "integer"}, {"type": "string"}]})]
 # BentoML's own routes are POST only; what is read without a body lives in this app beside them.
 GET = FastAPI(title="llm4msr", docs_url=None, redoc_url=None, openapi_url=None)
-# Reading in a thread costs more than a good read takes, but a store that hangs must not hold up the other requests.
-THREADED_SECONDS = 5.0
+# Seconds for which one thread keeps the others of this process waiting at the most, while it runs Python.
+SWITCH_SECONDS = 0.001
 UNAVAILABLE = "online_store:unavailable"
 # Seconds between two lines of the log that say the same of a store.
 QUIET_SECONDS = 10.0
@@ -87,7 +91,8 @@ class Ranker:
         self.live = Live(self.settings, _exercise)
         self.intake = Intake(self.settings)
         self.admin = AdminPort(self.settings.serving)
-        self._threaded_until = self._quiet_until = 0.0
+        self.ranking = Ranking()
+        self._quiet_until = 0.0
         self._unsaid = 0
         self._ended = threading.Event()
 
@@ -107,6 +112,7 @@ class Ranker:
         quiet_callers()
         if os.environ.get("LLM4MSR_LOG_FORMAT") == "json":
             json_everywhere()
+        sys.setswitchinterval(SWITCH_SECONDS)
         self.live.start()
         self.intake.start()
         announce(self._ended)
@@ -116,6 +122,7 @@ class Ranker:
         """Stop polling, and finish the push that is under way."""
         self._ended.set()
         self.live.stop()
+        self.ranking.stop()
         self.intake.stop()
 
     async def __is_ready__(self) -> bool:
@@ -131,6 +138,11 @@ class Ranker:
         context: Annotated[dict[str, Any] | None, Field(max_length=100)] = None,
     ) -> RankAnswer:
         """Rank candidates (default: all items of the scenario) for a user; the best `k` come back."""
+        return await _in_time(self._ranking(user_id, scenario, candidates, k, context))
+
+    async def _ranking(
+        self, user_id: Id, scenario: str, candidates: list[Id] | None, k: int | None, context: dict[str, Any] | None
+    ) -> Any:
         if (live := self.live.current) is None:
             return self._nothing_yet()
         self._check_scenario(live, scenario)
@@ -138,6 +150,7 @@ class Ranker:
         wanted = None if candidates is None else self._candidates(candidates, live)
         with _internal_errors():
             user, degraded = await self._read_user(live, known_id)
+            deadline.left()
             chosen = pick_candidates(live, scenario, wanted, self.settings.serving.max_candidates)
             degraded += _scenario_status(live, scenario)
             if chosen.withdrawn:
@@ -147,7 +160,7 @@ class Ranker:
             if context:
                 degraded.append("context:not_read")
             answered(live, scenario, degraded, len(chosen.rows))
-            rows, scores = rank(live, user, scenario, chosen.rows, k or self.settings.serving.k)
+            rows, scores = await self.ranking.rank(live, user, scenario, chosen.rows, k or self.settings.serving.k)
             ids, titles = live.catalogue.columns["item_id"], live.catalogue.titles
             ranked = zip(ids[rows].tolist(), rows.tolist(), scores.tolist(), strict=True)
             # A dict, encoded here: to validate an answer of our own costs more than to score it.
@@ -166,6 +179,9 @@ class Ranker:
     @bentoml.api
     async def explain(self, user_id: Id, scenario: str, item_id: Id) -> ExplainAnswer:
         """Why an item has its score for a user in a scenario. Off where `serving.explain` is false."""
+        return await _in_time(self._explaining(user_id, scenario, item_id))
+
+    async def _explaining(self, user_id: Id, scenario: str, item_id: Id) -> Any:
         if not self.settings.serving.explain:
             raise NotFound("this service explains nothing; see serving.explain")
         if (live := self.live.current) is None:
@@ -178,7 +194,7 @@ class Ranker:
             raise InvalidArgument(f"item_id {item_id!r} {why}")
         with _internal_errors():
             user, degraded = await self._read_user(live, known_id)
-            answer = _explanation(live, user, scenario, item, degraded, user_id)
+            answer = await _explanation(live, user, scenario, item, degraded, user_id)
             answered(live, scenario, answer.degraded)
             return _json(answer)
 
@@ -253,33 +269,22 @@ class Ranker:
 
     def _candidates(self, values: Sequence[Any], live: LiveModel) -> list[int | str]:
         """Items' ids; a text that cannot be one is not in the catalogue either, and comes back as unknown."""
-        kind, nulls = _id_type("item_id", live), self.settings.data.nulls
-        found: list[int | str] = []
-        for place, value in enumerate(values):
-            try:
-                bounded = _bounded(value)
-            except ValueError as error:
-                raise InvalidArgument(f"candidates[{place}]: {error}") from error
-            try:
-                found.append(read_id(bounded, kind, nulls))
-            except ValueError as error:
-                if not isinstance(value, str):
-                    raise InvalidArgument(f"candidates[{place}]: {error}") from error
-                found.append(value)
-        return found
+        kind, nulls, known = _id_type("item_id", live), self.settings.data.nulls, live.catalogue.rows
+        spelled = int if pa.types.is_integer(kind) else str
+        return [
+            # What the catalogue has is spelled as it should be.
+            value if type(value) is spelled and value in known else _candidate(place, value, kind, nulls)
+            for place, value in enumerate(values)
+        ]
 
     async def _read_user(self, live: LiveModel, user_id: Id) -> tuple[UserState, list[str]]:
         """The user's online state and what was missing, stale or unreachable of it."""
         degraded = list(live.reduced)
         try:
             with store_read("user"):
-                if time.monotonic() < self._threaded_until:
-                    user = await live.reader.read_user_async(user_id)
-                else:
-                    user = live.reader.read_user(user_id)
+                user = await live.reader.read_user_async(user_id, deadline.left())
         except Llm4msrError as error:
             self._warn(error)
-            self._threaded_until = time.monotonic() + THREADED_SECONDS
             return feature_repo.UserState.unknown(user_id), [*degraded, UNAVAILABLE]
         return user, degraded + [f"{view}:{status}" for view, status in user.status.items() if status != "found"]
 
@@ -292,6 +297,15 @@ class Ranker:
         times = f" ({self._unsaid:,} times)" if self._unsaid > 1 else ""
         LOG.warning("%s%s", error, times)
         self._quiet_until, self._unsaid = now + QUIET_SECONDS, 0
+
+
+async def _in_time(work: Awaitable[Any]) -> Any:
+    """An answer, or 504 where the request's own deadline is over before it is made."""
+    try:
+        return await work
+    except TooLateError as error:
+        REFUSED.labels("late").inc()
+        return problem(504, str(error))
 
 
 def _unavailable(reason: str) -> Any:
@@ -320,13 +334,13 @@ _ROUTES = [
 bound_metrics(["/livez", "/readyz", *_ROUTES])
 
 
-def _explanation(
+async def _explanation(
     live: LiveModel, user: UserState, scenario: str, item: Id, degraded: list[str], asked: Id
 ) -> ExplainAnswer:
     row = live.catalogue.rows[item]
     known, neutral = score_parts(live, user, scenario, row)
-    user_text = _text(live, "user", user.user_id, degraded)
-    scenario_text = _text(live, "scenario", scenario, degraded)
+    user_text = await _text(live, "user", user.user_id, degraded)
+    scenario_text = await _text(live, "scenario", scenario, degraded)
     ids, titles = live.catalogue.columns["item_id"], live.catalogue.titles
     return ExplainAnswer(
         user_id=asked,
@@ -348,12 +362,12 @@ def _explanation(
     )
 
 
-def _text(live: LiveModel, kind: str, key: Any, degraded: list[str]) -> tuple[str, str] | None:
+async def _text(live: LiveModel, kind: str, key: Any, degraded: list[str]) -> tuple[str, str] | None:
     if UNAVAILABLE in degraded:
         return None
     try:
         with store_read("text"):
-            return live.reader.read_text(kind, key)
+            return await live.reader.read_text_async(kind, key, deadline.left())
     except Llm4msrError as error:
         LOG.warning("online store: %s", error)
         degraded.append(UNAVAILABLE)
@@ -370,7 +384,7 @@ def _internal_errors() -> Iterator[None]:
     """BentoML answers 400 to any pydantic error; one raised in here is a server's fault, and so a 500."""
     try:
         yield
-    except BentoMLException:
+    except (BentoMLException, TooLateError):
         raise
     except Exception as error:
         LOG.exception("the request failed")
@@ -389,6 +403,19 @@ def _json(body: Any) -> Any:
 
 def _id_type(name: Literal["user_id", "item_id"], live: LiveModel) -> pa.DataType:
     return pa.string() if live.bundle.spec.has_text_ids(name) else pa.int64()
+
+
+def _candidate(place: int, value: Any, kind: pa.DataType, nulls: Sequence[str]) -> int | str:
+    try:
+        bounded = _bounded(value)
+    except ValueError as error:
+        raise InvalidArgument(f"candidates[{place}]: {error}") from error
+    try:
+        return read_id(bounded, kind, nulls)
+    except ValueError as error:
+        if not isinstance(value, str):
+            raise InvalidArgument(f"candidates[{place}]: {error}") from error
+        return value
 
 
 def _bounded(value: Any) -> Any:

@@ -7,11 +7,14 @@ Redis was started anew or dropped an idle client, the read is done once more ove
 
 from __future__ import annotations
 
+import asyncio
+import threading
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import redis
+import redis.asyncio
 from redis.connection import ConnectionPool
 
 
@@ -48,3 +51,64 @@ class HeldConnections:
         values = connection.read_response()
         self._free.append(connection)
         return values
+
+
+class AwaitedConnections:
+    """As `HeldConnections`, awaited: as many reads at once as there are, each over a connection to itself.
+
+    Args:
+        arguments: of `redis.asyncio.Redis`: where it is, and how to log in.
+    """
+
+    def __init__(self, arguments: Mapping[str, Any]) -> None:
+        never = redis.asyncio.retry.Retry(redis.backoff.NoBackoff(), 0)
+        # The deadline is over the whole answer, not over each wait for the socket.
+        waits = {"socket_timeout": None, "socket_connect_timeout": None}
+        self._pool = redis.asyncio.Redis(**{**arguments, **waits, "retry": never}).connection_pool
+        self._free: deque[Any] = deque()
+        self._loop: asyncio.AbstractEventLoop | None = None
+
+    async def hmget(self, address: bytes, fields: Sequence[bytes], seconds: float) -> list[bytes | None]:
+        """The values of a hash's fields, None where there is none.
+
+        Args:
+            address: of the hash.
+            fields: which of it.
+            seconds: until the whole answer is here, connecting included.
+
+        Raises:
+            redis.RedisError: Redis cannot be reached, does not answer in time, or refuses.
+        """
+        loop = asyncio.get_running_loop()
+        if loop is not self._loop:  # a connection belongs to the loop that made it
+            self._loop = loop
+            self._free.clear()
+        try:
+            async with asyncio.timeout(seconds):
+                if self._free:
+                    try:
+                        return await self._ask(self._free.pop(), address, fields)
+                    except redis.ConnectionError:
+                        # The others were closed by the same event, most likely; they are dropped as they are met.
+                        pass
+                return await self._ask(self._pool.make_connection(), address, fields)
+        except TimeoutError as error:
+            raise redis.TimeoutError(f"no answer within {seconds * 1000:.0f} ms") from error
+
+    async def _ask(self, connection: Any, address: bytes, fields: Sequence[bytes]) -> list[bytes | None]:
+        # One that fails, or whose reader went away, closes itself and is not kept.
+        await connection.send_packed_command(connection.pack_command("HMGET", address, *fields), check_health=False)
+        values: list[bytes | None] = await connection.read_response()
+        self._free.append(connection)
+        return values
+
+
+_SHARED: dict[tuple[tuple[str, str], ...], AwaitedConnections] = {}
+_LOCK = threading.Lock()
+
+
+def awaited_connections(arguments: Mapping[str, Any]) -> AwaitedConnections:
+    """This process's connections to an address: readers come and go with bundles, and connections outlive them."""
+    key = tuple(sorted((name, repr(value)) for name, value in arguments.items()))
+    with _LOCK:
+        return _SHARED.setdefault(key, AwaitedConnections(arguments))

@@ -7,11 +7,14 @@ corrections or, with `skip_dedup`, always overwrites.
 
 from __future__ import annotations
 
+import asyncio
 import math
 import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -37,12 +40,14 @@ from feature_repo.feast_names import (
     serialize_entity_key,
     table_id,
 )
-from feature_repo.held_connections import HeldConnections
+from feature_repo.held_connections import HeldConnections, awaited_connections
 
 # What reading bytes raises that were not written by us: of protobuf, or of our own checks.
 _UNREADABLE = (DecodeError, TypeError, ValueError, KeyError, AttributeError)
 Kind = tuple[str, int]
 Kinds = list[tuple[str, Kind]]
+# Reads of SQLite that may wait at once; each is a thread, which sleeps meanwhile.
+WAITING = 32
 DAMAGED: Literal["damaged"] = "damaged"
 # Plain values by column; None: never written.
 Row = dict[str, Any] | Literal["damaged"] | None
@@ -72,6 +77,7 @@ class OnlineTable:
                 # Feast's own reading of an address knows no IPv6 and takes a password of digits for a number.
                 address = RedisAddress.parse(self.config.online_store.connection_string)
                 client = self.backend._client = redis.Redis(**address.arguments())
+                self._awaited = awaited_connections(address.arguments())
                 if not retry:
                     client.set_retry(redis.retry.Retry(redis.backoff.NoBackoff(), 0))
                     self._held = HeldConnections(client.connection_pool)
@@ -188,8 +194,28 @@ class OnlineTable:
         wanted = entity_keys(plan.key, [key])[0]
         with storage_errors(self.config):
             if isinstance(self.backend, RedisOnlineStore):
-                return self._read_hash(plan, wanted)
+                client = self._held or self._redis()
+                return _rows_of(plan, client.hmget(self._hash_of(wanted), plan.fields))
             return self._read_tables(plan, wanted)
+
+    async def read_views_async(self, views: Sequence[FeatureView], key: Any, seconds: float) -> list[Row]:
+        """As `read_views`, while the event loop goes on, with one deadline over the whole answer.
+
+        Raises:
+            StorageError: the store does not answer in time, waiting for other reads included.
+        """
+        if not views:
+            return []
+        plan = self._plan(views)
+        with storage_errors(self.config):
+            if isinstance(self.backend, RedisOnlineStore):
+                address = self._hash_of(entity_keys(plan.key, [key])[0])
+                return _rows_of(plan, await self._awaited.hmget(address, plan.fields, seconds))
+            read = asyncio.get_running_loop().run_in_executor(_threads(), self.read_views, views, key)
+            try:
+                return await asyncio.wait_for(read, seconds)
+            except TimeoutError as error:
+                raise TimeoutError(f"no answer within {seconds * 1000:.0f} ms") from error
 
     def has_view(self, view: FeatureView) -> bool:
         """Whether the store could hold rows of a view; SQLite needs a table for it."""
@@ -239,20 +265,9 @@ class OnlineTable:
             return [row for one in ids for row in self._read(view, [one], columns)] if len(ids) > 1 else [DAMAGED]
         return [_decode(row, kinds) for _, row in found]
 
-    def _read_hash(self, plan: _Plan, key: EntityKey) -> list[Row]:
-        """All views of an entity are fields of one Redis hash."""
-        address = redis_key(self.config.project, key, self.config.entity_key_serialization_version)
-        client = self._held or self._redis()
-        values = client.hmget(address, plan.fields)
-        if not isinstance(values, list) or len(values) != len(plan.fields):
-            raise redis.ResponseError(f"HMGET of {len(plan.fields)} fields was answered by {type(values).__name__}")
-        rows: list[Row] = []
-        begin = 0
-        for kinds in plan.kinds:
-            end = begin + len(kinds)
-            rows.append(_row(kinds, values[begin:end]))
-            begin = end
-        return rows
+    def _hash_of(self, key: EntityKey) -> bytes:
+        """The Redis hash of an entity: all its views are fields of it."""
+        return redis_key(self.config.project, key, self.config.entity_key_serialization_version)
 
     def _read_tables(self, plan: _Plan, key: EntityKey) -> list[Row]:
         """SQLite has a table per view, and a row in it per column of an entity."""
@@ -300,6 +315,25 @@ def entity_keys(key: str, values: Sequence[Any]) -> list[EntityKey]:
         )
         for value in values
     ]
+
+
+def _rows_of(plan: _Plan, values: Any) -> list[Row]:
+    """What HMGET answered, view by view."""
+    if not isinstance(values, list) or len(values) != len(plan.fields):
+        raise redis.ResponseError(f"HMGET of {len(plan.fields)} fields was answered by {type(values).__name__}")
+    rows: list[Row] = []
+    begin = 0
+    for kinds in plan.kinds:
+        end = begin + len(kinds)
+        rows.append(_row(kinds, values[begin:end]))
+        begin = end
+    return rows
+
+
+@cache
+def _threads() -> ThreadPoolExecutor:
+    """Reads of SQLite that are awaited; shared by all readers of this process."""
+    return ThreadPoolExecutor(WAITING, "online-read")
 
 
 @contextmanager

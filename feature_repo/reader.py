@@ -6,10 +6,8 @@ it is there (Feast checks it offline only).
 
 from __future__ import annotations
 
-import asyncio
 import datetime as dt
 from collections.abc import Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -31,8 +29,6 @@ Status = Literal["found", "missing", "stale", "damaged"]
 FOUND: Status = "found"
 MISSING: Status = "missing"
 STALE: Status = "stale"
-# Reads that may wait for a store at once; each is a thread, which sleeps meanwhile.
-WAITING = 32
 _STATS = tuple(statistic_columns("user"))
 
 
@@ -87,7 +83,6 @@ class OnlineReader:
         self._limits = _limits(settings)
         self._store = open_store(settings, timeout_ms=settings.online.timeout_ms)
         self._table = OnlineTable(self._store, timeout_ms=settings.online.timeout_ms, retry=False)
-        self._threads = ThreadPoolExecutor(WAITING, "online-read")
         self._views: dict[str, FeatureView] = {}
         self._user_views = [
             *(["user_features"] if self._declared else []),
@@ -104,26 +99,26 @@ class OnlineReader:
         Raises:
             StorageError: the online store does not answer in time.
         """
-        known = [view for view in self._user_views if self._find(view) is not None]
-        key = self._as_id(user_id, known)
-        rows: dict[str, Row] = {}
-        if key is not None:
-            rows = dict(zip(known, self._table.read_views([self._views[v] for v in known], key), strict=True))
-        return self._state(user_id if key is None else key, rows)
+        known, key = self._asked(user_id)
+        found = [] if key is None else self._table.read_views([self._views[view] for view in known], key)
+        return self._state(user_id if key is None else key, dict(zip(known, found, strict=False)))
 
-    async def read_user_async(self, user_id: Any) -> UserState:
-        """As `read_user`, off the event loop, which goes on meanwhile.
+    async def read_user_async(self, user_id: Any, seconds: float | None = None) -> UserState:
+        """As `read_user`, while the event loop goes on.
+
+        Args:
+            user_id: whose state.
+            seconds: until the whole answer is here; None, or more than that: `online.timeout_ms`.
 
         Raises:
-            StorageError: the online store does not answer in time: `online.timeout_ms` to be reached and as much to
-                answer, waiting for other reads included.
+            StorageError: the online store does not answer in time, connecting and waiting for other reads included.
         """
-        limit = 2 * self.settings.online.timeout_ms / 1000
-        read = asyncio.get_running_loop().run_in_executor(self._threads, self.read_user, user_id)
-        try:
-            return await asyncio.wait_for(read, limit)
-        except TimeoutError as error:
-            raise StorageError(f"Timeout: the online store did not answer within {limit * 1000:g} ms") from error
+        known, key = self._asked(user_id)
+        found: list[Row] = []
+        if key is not None:
+            views = [self._views[view] for view in known]
+            found = await self._table.read_views_async(views, key, self._within(seconds))
+        return self._state(user_id if key is None else key, dict(zip(known, found, strict=False)))
 
     def read_scenarios(self, names: Iterable[str]) -> dict[str, np.ndarray | None]:
         """Scenario to its vector, float32 [d]; None where it has none or one that is too old.
@@ -154,11 +149,13 @@ class OnlineReader:
         Raises:
             StorageError: the online store does not answer in time.
         """
-        name = f"{kind}_text"
-        view = self._find(name)
-        key = self._as_id(key, [name]) if view is not None else None
-        row = self._table.read(view, [key])[0] if view is not None and key is not None else None
-        return (row["text"], row["text_source"]) if isinstance(row, dict) and row["text"] else None
+        views, key = self._text_view(kind, key)
+        return _text(self._table.read_views(views, key) if key is not None else [])
+
+    async def read_text_async(self, kind: str, key: Any, seconds: float | None = None) -> tuple[str, str] | None:
+        """As `read_text`, while the event loop goes on; `seconds` as in `read_user_async`."""
+        views, key = self._text_view(kind, key)
+        return _text(await self._table.read_views_async(views, key, self._within(seconds)) if key is not None else [])
 
     def missing_columns(self) -> list[str]:
         """The user's own columns that the online view does not hold: their values are unknown for every user.
@@ -192,6 +189,20 @@ class OnlineReader:
             if view is None or not any(is_live(self._table, view, p) for p in probes_of(self.settings, view.name)):
                 return False
         return True
+
+    def _asked(self, user_id: Any) -> tuple[list[str], Any]:
+        """The user's views that the registry knows, and their key; None where the user can be in none of them."""
+        known = [view for view in self._user_views if self._find(view) is not None]
+        return known, self._as_id(user_id, known)
+
+    def _text_view(self, kind: str, key: Any) -> tuple[list[FeatureView], Any]:
+        name = f"{kind}_text"
+        view = self._find(name)
+        return ([], None) if view is None else ([view], self._as_id(key, [name]))
+
+    def _within(self, seconds: float | None) -> float:
+        longest = self.settings.online.timeout_ms / 1000
+        return longest if seconds is None else min(seconds, longest)
 
     def _state(self, user_id: Any, rows: Mapping[str, Row]) -> UserState:
         status: dict[str, Status] = {}
@@ -247,6 +258,11 @@ class OnlineReader:
         except (TypeError, ValueError, OverflowError):
             return None
         return key if -(2**63) <= key < 2**63 else None
+
+
+def _text(rows: Sequence[Row]) -> tuple[str, str] | None:
+    row = rows[0] if rows else None
+    return (row["text"], row["text_source"]) if isinstance(row, dict) and row["text"] else None
 
 
 def _limits(settings: Settings) -> dict[str, int]:

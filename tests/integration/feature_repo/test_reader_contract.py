@@ -2,7 +2,9 @@
 
 import asyncio
 import os
+import queue
 import signal
+import threading
 import time
 from contextlib import contextmanager, suppress
 
@@ -167,3 +169,117 @@ def test_a_read_that_waits_does_not_hold_up_the_event_loop(on_redis):
         return await waiting
 
     assert comparable_state(asyncio.run(read())) == expected
+
+
+def test_an_awaited_answer_that_came_too_late_is_not_taken_for_another_users(on_redis):
+    world, client = on_redis
+    reader, expected = in_a_hurry(world), comparable_state(reader_of(world).read_user(3))
+
+    async def read():
+        with suppress(StorageError):
+            await reader.read_user_async(2)
+        with stopped(client), pytest.raises(StorageError, match="Timeout"):
+            await reader.read_user_async(2)
+        limit = time.monotonic() + 600
+        while time.monotonic() < limit:
+            with suppress(StorageError):
+                return await reader.read_user_async(3)
+        return None
+
+    assert comparable_state(asyncio.run(read())) == expected
+
+
+def test_awaited_connections_that_redis_closed_cost_no_read(on_redis):
+    world, client = on_redis
+    reader = reader_of(world)
+    expected = comparable_state(reader.read_user(2))
+
+    async def read():
+        await asyncio.gather(*(reader.read_user_async(user) for user in (1, 2, 3)))
+        assert client.client_kill_filter(_type="normal", skipme=True) > 0
+        return [await reader.read_user_async(2) for _ in range(4)]
+
+    assert [comparable_state(state) for state in asyncio.run(read())] == [expected] * 4
+
+
+def test_texts_are_awaited_too(filled):
+    reader = reader_of(filled)
+    assert asyncio.run(reader.read_text_async("user", 1)) == reader.read_text("user", 1)
+    assert asyncio.run(reader.read_text_async("user", 10**9)) is None
+
+
+async def pour(reader, writer, at_a_time=4096, wait=0.0):
+    while data := await reader.read(4096):
+        for place in range(0, len(data), at_a_time):
+            writer.write(data[place : place + at_a_time])
+            await asyncio.sleep(wait)
+    writer.close()
+
+
+@contextmanager
+def stood_before(port, answer):
+    """The port of a server before a Redis, which hands on all that is asked; `answer` hands on the answers."""
+
+    async def hand_on(reader, writer):
+        there, back = await asyncio.open_connection("127.0.0.1", port)
+        with suppress(OSError):
+            await asyncio.gather(pour(reader, back), answer(there, writer))
+
+    async def serve():
+        async with await asyncio.start_server(hand_on, "127.0.0.1", 0) as server:
+            ports.put(server.sockets[0].getsockname()[1])
+            await over
+
+    ports, loop = queue.Queue(), asyncio.new_event_loop()
+    over = loop.create_future()
+    threading.Thread(target=lambda: loop.run_until_complete(serve()), daemon=True).start()
+    try:
+        yield ports.get(timeout=60)
+    finally:
+        loop.call_soon_threadsafe(over.set_result, None)
+
+
+def reader_before(world, port, timeout_ms):
+    return reader_of(
+        world,
+        online=world.settings.online.model_copy(update={"timeout_ms": timeout_ms, "url": f"127.0.0.1:{port},db=2"}),
+    )
+
+
+def test_one_deadline_is_over_the_whole_answer_however_it_drips(on_redis):
+    """An answer of some thousand bytes would take half a minute, no wait of which is longer than the time-out."""
+    world, client = on_redis
+
+    async def dripping(reader, writer):
+        await pour(reader, writer, at_a_time=1, wait=0.01)
+
+    with stood_before(client.connection_pool.connection_kwargs["port"], dripping) as port:
+        reader = reader_before(world, port, 500)
+        with pytest.raises(StorageError, match="Timeout"):
+            asyncio.run(reader.read_user_async(2))
+
+
+def test_a_caller_in_a_hurry_is_told_sooner_than_the_time_out(on_redis):
+    world, client = on_redis
+    with stopped(client), pytest.raises(StorageError, match="within 50 ms"):
+        asyncio.run(reader_of(world).read_user_async(2, 0.05))
+
+
+def test_many_reads_wait_for_a_slow_store_at_once(on_redis):
+    """Nobody is answered before all have asked: one after the other they would wait for ever."""
+    world, client = on_redis
+    asked = 0
+
+    async def together(reader, writer):
+        nonlocal asked
+        asked += 1
+        while asked < 16:
+            await asyncio.sleep(0.01)
+        await pour(reader, writer)
+
+    async def read():
+        return await asyncio.gather(*map(reader.read_user_async, range(1, 17)))
+
+    with stood_before(client.connection_pool.connection_kwargs["port"], together) as port:
+        reader = reader_before(world, port, 60_000)
+        assert [state.user_id for state in asyncio.run(read())] == list(range(1, 17))
