@@ -28,7 +28,7 @@ Group = Literal["read", "write", "admin"]
 OPEN = frozenset({"/livez", "/readyz"})
 _WRITE, _ADMIN = frozenset({"/push"}), frozenset({"/metrics"})
 # Routes that wait for processor time, each with its own room: rankings do not wait behind pushes, nor pushes behind them.
-_RANKING = frozenset({"/rank", "/explain"})
+_RANKING = frozenset({"/rank", "/rank/batch", "/explain"})
 
 
 @cache

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +51,7 @@ class Catalogue:
     digest: str
     text_version: str | None = None
     withdrawn: frozenset[Any] = frozenset()
+    _codes: dict[str, tuple[dict[Any, int], np.ndarray]] = field(default_factory=dict, compare=False, repr=False)
 
     def __len__(self) -> int:
         return len(self.titles)
@@ -61,12 +62,23 @@ class Catalogue:
         unknown = [item for item, row in rows.items() if row < 0]
         return np.fromiter((row for row in rows.values() if row >= 0), np.int64, len(rows) - len(unknown)), unknown
 
+    def is_among(self, column: str, values: Iterable[Any], rows: np.ndarray) -> np.ndarray:
+        """Which of some rows have one of these values in a column, boolean [n]."""
+        if (held := self._codes.get(column)) is None:
+            number: dict[Any, int] = {}
+            codes = [number.setdefault(value, len(number)) for value in self.columns[column].tolist()]
+            held = self._codes[column] = (number, np.array(codes, dtype=np.int32))
+        number, coded = held
+        wanted = np.zeros(len(number), dtype=bool)
+        wanted[[number[value] for value in values if value in number]] = True
+        return wanted[coded[rows]]
+
     def with_text_of(self, other: Catalogue) -> Catalogue:
         """These items with the text vectors that an older catalogue has of them, in memory; newer items have none."""
         there = np.array([other.rows.get(item, -1) for item in self.rows], dtype=np.int64)
         text = np.full((len(self), other.text.shape[1]), np.nan, dtype=np.float32)
         text[there >= 0] = other.text[there[there >= 0]]
-        return replace(self, text=text, text_version=other.text_version)
+        return replace(self, text=text, text_version=other.text_version, _codes={})
 
 
 def load_catalogue(folder: Path, digest: str | None = None) -> Catalogue:

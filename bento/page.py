@@ -46,6 +46,9 @@ def examples(settings: Settings, live: LiveModel | None) -> dict[str, Any]:
     item: Any = live.catalogue.columns["item_id"][rows[0]] if len(rows) else None
     item = item.item() if hasattr(item, "item") else item
     found: dict[str, Any] = {"/rank": {"user_id": user, "scenario": scenario, "k": 5}}
+    found["/rank/batch"] = {
+        "requests": [{"user_id": user, "scenario": s["scenario"], "k": 5} for s in live.scenarios[:3]]
+    }
     if item is not None:
         one = {"user_id": user, "scenario": scenario, "item_id": item}
         if settings.serving.explain:
@@ -68,7 +71,7 @@ def openapi(document: dict[str, Any], settings: Settings, live: LiveModel | None
     _any_id(document)
     for path, routes in document["paths"].items():
         for route in routes.values():
-            _with_refusals(route, 429 if path in ("/rank", "/explain", "/push") else None)
+            _with_refusals(route, 429 if path in ("/rank", "/rank/batch", "/explain", "/push") else None)
     for route, body in bodies.items():
         content = document["paths"].get(route, {}).get("post", {}).get("requestBody", {}).get("content", {})
         for kind in content.values():

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from pydantic import BaseModel, Field
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema
 
 
 class RankedItem(BaseModel):
@@ -23,8 +25,36 @@ class Versions(BaseModel):
     knowledge: dict[str, str] = Field(description="kind of vector -> version")
 
 
-class RankAnswer(BaseModel):
-    """Answer of `/rank`."""
+Id = Annotated[Any, WithJsonSchema({"anyOf": [{"type": "integer"}, {"type": "string"}]})]
+"""Read by `core.ids`, not by pydantic, which would make 1 of true."""
+Candidates = Annotated[list[Id] | None, Field(max_length=100_000, description="items to rank; none: the scenario's")]
+Count = Annotated[int | None, Field(ge=1, le=10_000, description="how many come back")]
+Context = Annotated[dict[str, Any] | None, Field(max_length=100, description="accepted; no present model reads it")]
+Excluded = Annotated[list[Id] | None, Field(max_length=100_000, description="items that are not ranked")]
+ExcludeSeen = Annotated[bool, Field(description="leave out the items of the user's history")]
+Only = Annotated[
+    dict[str, Annotated[list[str | int | float], Field(max_length=1_000)]] | None,
+    Field(max_length=20, description="column of the catalogue to the values that stay"),
+]
+
+
+class RankRequest(BaseModel):
+    """One ranking, as `/rank` takes it."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    user_id: Id
+    scenario: str
+    candidates: Candidates = None
+    k: Count = None
+    context: Context = None
+    exclude: Excluded = None
+    exclude_seen: ExcludeSeen = False
+    only: Only = None
+
+
+class Ranked(BaseModel):
+    """One ranking."""
 
     user_id: int | str
     scenario: str
@@ -32,6 +62,18 @@ class RankAnswer(BaseModel):
     candidates: int = Field(description="how many items were scored")
     unknown_candidates: list[int | str] = Field(description="asked for, but not in the catalogue")
     degraded: list[str] = Field(description="what was missing, stale or unreachable; empty when all was read")
+
+
+class RankAnswer(Ranked):
+    """Answer of `/rank`."""
+
+    versions: Versions
+
+
+class BatchAnswer(BaseModel):
+    """Answer of `/rank/batch`."""
+
+    answers: list[Ranked] = Field(description="one for each request, in their order")
     versions: Versions
 
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 import models
+from bento.catalogue import Catalogue
 from bento.live import LiveModel
 from core.contracts.kinds import is_of
 
@@ -31,7 +32,34 @@ class Candidates:
     withdrawn: bool = False
 
 
-def pick_candidates(live: LiveModel, scenario: str, ids: Iterable[Any] | None, limit: int | None) -> Candidates:
+@dataclass(frozen=True)
+class Filters:
+    """What is left out of the candidates.
+
+    Attributes:
+        exclude: ids of items.
+        only: column of the catalogue to the values that stay.
+    """
+
+    exclude: Collection[Any] = ()
+    only: Mapping[str, Collection[Any]] = field(default_factory=dict)
+
+    def apply(self, catalogue: Catalogue, rows: np.ndarray) -> np.ndarray:
+        """The rows that stay, in their order."""
+        if self.exclude:
+            out = [row for item in self.exclude if (row := catalogue.rows.get(item)) is not None]
+            rows = rows[np.isin(rows, out, invert=True)]
+        for column, values in self.only.items():
+            rows = rows[catalogue.is_among(column, values, rows)]
+        return rows
+
+
+ALL = Filters()
+
+
+def pick_candidates(
+    live: LiveModel, scenario: str, ids: Iterable[Any] | None, limit: int | None, filters: Filters = ALL
+) -> Candidates:
     """The asked candidates in their order, each once, or the items of the scenario.
 
     Args:
@@ -39,16 +67,21 @@ def pick_candidates(live: LiveModel, scenario: str, ids: Iterable[Any] | None, l
         scenario: one of the catalogue's.
         ids: what was asked for; None: all items of the scenario.
         limit: rows at the most; more are left out, of a scenario those with the fewest positives, and the answer says so.
+        filters: what is left out before that.
     """
+    catalogue, unknown = live.catalogue, list[Any]()
     if ids is None:
-        rows, unknown = live.catalogue.ascending[scenario], list[Any]()
-        if limit is not None and len(rows) > limit:
-            return Candidates(np.sort(live.catalogue.members[scenario][:limit]), unknown, truncated=True)
+        rows = catalogue.ascending[scenario]
     else:
-        rows, unknown = live.catalogue.find(ids)
-    withdrawn = not live.catalogue.withdrawn.isdisjoint(unknown)
-    truncated = limit is not None and len(rows) > limit
-    return Candidates(rows[:limit], unknown, truncated=truncated, withdrawn=withdrawn)
+        rows, unknown = catalogue.find(ids)
+    rows = filters.apply(catalogue, rows)
+    withdrawn = not catalogue.withdrawn.isdisjoint(unknown)
+    if limit is None or len(rows) <= limit:
+        return Candidates(rows, unknown, withdrawn=withdrawn)
+    if ids is None:
+        popular = catalogue.members[scenario]
+        rows = np.sort(popular[np.isin(popular, rows, assume_unique=True)][:limit])
+    return Candidates(rows[:limit], unknown, truncated=True, withdrawn=withdrawn)
 
 
 def user_side(live: LiveModel, user: UserState, scenario: str, *, neutral: bool = False) -> RequestBatch:

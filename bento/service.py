@@ -5,6 +5,7 @@ Run with `llm4msr serve`, or `bentoml serve bento.service:Ranker` with LLM4MSR_S
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
 import os
@@ -27,10 +28,9 @@ if not logging.getLogger("llm4msr").handlers:
 
 import bentoml
 import numpy as np
-import pyarrow as pa
 from bentoml.exceptions import BentoMLException, InvalidArgument, NotFound
 from fastapi import FastAPI, HTTPException
-from pydantic import BaseModel, Field, WithJsonSchema
+from pydantic import BaseModel, Field
 from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.routing import Route
 
@@ -38,31 +38,45 @@ import feature_repo
 from bento import deadline
 from bento.admission import Admission, Tokens
 from bento.announce import announce
+from bento.asked import Wanted, check_scenario, id_type, one_id, read_request
 from bento.deadline import TooLateError
 from bento.exposition import Exposition
 from bento.intake import Intake
 from bento.limits import BoundedBody, DistinctKeys, OnlyJson, bound_metrics
 from bento.live import Live, LiveModel
-from bento.logs import json_everywhere, quiet_callers, short
+from bento.logs import json_everywhere, quiet_callers
 from bento.metrics import BUCKETS, REFUSED, store_read
 from bento.observed import Observed, answered
 from bento.page import HEADERS, openapi, page
 from bento.ports import AdminPort, Ports
 from bento.problems import Problems, problem
 from bento.ranking import Ranking
-from bento.schemas import ExplainAnswer, NearItem, PushAnswer, RankAnswer, ScenarioInfo, Versions
-from bento.scorer import nearest_history, pick_candidates, rank, score_parts
+from bento.schemas import (
+    BatchAnswer,
+    Candidates,
+    Context,
+    Count,
+    Excluded,
+    ExcludeSeen,
+    ExplainAnswer,
+    Id,
+    NearItem,
+    Only,
+    PushAnswer,
+    RankAnswer,
+    RankRequest,
+    ScenarioInfo,
+    Versions,
+)
+from bento.scorer import Filters, nearest_history, pick_candidates, rank, score_parts
 from bento.tracing import tracing
-from core.errors import CorruptArtifactError, Llm4msrError, UserError
+from core.errors import CorruptArtifactError, Llm4msrError, StorageError, UserError
 from core.ids import read_id
-from core.words import did_you_mean
 
 if TYPE_CHECKING:
     from feature_repo import UserState
 
 LOG = logger("bento")
-# Read by `core.ids`, not by pydantic, which would make 1 of true.
-Id = Annotated[Any, WithJsonSchema({"anyOf": [{"type": "integer"}, {"type": "string"}]})]
 # BentoML's own routes are POST only; what is read without a body lives in this app beside them.
 GET = FastAPI(title="llm4msr", docs_url=None, redoc_url=None, openapi_url=None)
 # Seconds for which one thread keeps the others of this process waiting at the most, while it runs Python.
@@ -71,8 +85,8 @@ UNAVAILABLE = "online_store:unavailable"
 # Seconds between two lines of the log that say the same of a store.
 QUIET_SECONDS = 10.0
 RETRY = {"Retry-After": "2"}
-# Of one id in a request.
-MOST_BITS, LONGEST_ID = 256, 1_000
+# Rankings in one request.
+MAX_BATCH = 100
 
 
 @bentoml.service(
@@ -133,48 +147,80 @@ class Ranker:
         self,
         user_id: Id,
         scenario: str,
-        candidates: Annotated[list[Id] | None, Field(max_length=100_000)] = None,
-        k: Annotated[int | None, Field(ge=1, le=10_000)] = None,
-        context: Annotated[dict[str, Any] | None, Field(max_length=100)] = None,
+        candidates: Candidates = None,
+        k: Count = None,
+        context: Context = None,
+        exclude: Excluded = None,
+        exclude_seen: ExcludeSeen = False,
+        only: Only = None,
     ) -> RankAnswer:
         """Rank candidates (default: all items of the scenario) for a user; the best `k` come back."""
-        return await _in_time(self._ranking(user_id, scenario, candidates, k, context))
+        # BentoML has validated each field.
+        request = RankRequest.model_construct(
+            user_id=user_id,
+            scenario=scenario,
+            candidates=candidates,
+            k=k,
+            context=context,
+            exclude=exclude,
+            exclude_seen=exclude_seen,
+            only=only,
+        )
+        return await _in_time(self._rank_all([request]))
 
-    async def _ranking(
-        self, user_id: Id, scenario: str, candidates: list[Id] | None, k: int | None, context: dict[str, Any] | None
-    ) -> Any:
+    @bentoml.api(route="/rank/batch")
+    async def rank_batch(self, requests: Annotated[list[RankRequest], Field(max_length=MAX_BATCH)]) -> BatchAnswer:
+        """Rank for several users, or in several scenarios, as `/rank` does; what is read of users is read at once."""
+        return await _in_time(self._rank_all(requests, batch=True))
+
+    async def _rank_all(self, requests: Sequence[RankRequest], *, batch: bool = False) -> Any:
         if (live := self.live.current) is None:
             return self._nothing_yet()
-        self._check_scenario(live, scenario)
-        known_id = self._user_id(user_id, live)
-        wanted = None if candidates is None else self._candidates(candidates, live)
+        nulls = self.settings.data.nulls
+        wanted = [
+            read_request(request, live, nulls, f"requests[{place}]: " if batch else "")
+            for place, request in enumerate(requests)
+        ]
         with _internal_errors():
-            user, degraded = await self._read_user(live, known_id)
-            deadline.left()
-            chosen = pick_candidates(live, scenario, wanted, self.settings.serving.max_candidates)
-            degraded += _scenario_status(live, scenario)
-            if chosen.withdrawn:
-                degraded.append("candidates:withdrawn")
-            if chosen.truncated:
-                degraded.append("candidates:truncated")
-            if context:
-                degraded.append("context:not_read")
-            answered(live, scenario, degraded, len(chosen.rows))
-            rows, scores = await self.ranking.rank(live, user, scenario, chosen.rows, k or self.settings.serving.k)
-            ids, titles = live.catalogue.columns["item_id"], live.catalogue.titles
-            ranked = zip(ids[rows].tolist(), rows.tolist(), scores.tolist(), strict=True)
-            # A dict, encoded here: to validate an answer of our own costs more than to score it.
+            users = await self._read_users(live, list(dict.fromkeys(one.user_id for one in wanted)))
+            answers = []
+            for place, one in enumerate(wanted):
+                if place:
+                    await asyncio.sleep(0)  # others have their turn
+                answers.append(await self._answer(live, one, *users[one.user_id]))
+            # Plain values, encoded here: to validate an answer of our own costs more than to score it.
             return _json(
-                {
-                    "user_id": user_id,
-                    "scenario": scenario,
-                    "items": [{"item_id": item, "title": titles[row], "score": score} for item, row, score in ranked],
-                    "candidates": len(chosen.rows),
-                    "unknown_candidates": chosen.unknown,
-                    "degraded": degraded,
-                    "versions": live.versions,
-                }
+                {"answers": answers, "versions": live.versions} if batch else answers[0] | {"versions": live.versions}
             )
+
+    async def _answer(self, live: LiveModel, wanted: Wanted, user: UserState, lacks: list[str]) -> dict[str, Any]:
+        """One ranking, as an answer holds it."""
+        deadline.left()
+        request, filters = wanted.request, wanted.filters
+        if request.exclude_seen:
+            filters = Filters([*filters.exclude, *user.history], filters.only)
+        most = self.settings.serving.max_candidates
+        chosen = pick_candidates(live, request.scenario, wanted.candidates, most, filters)
+        degraded = lacks + _scenario_status(live, request.scenario)
+        if chosen.withdrawn:
+            degraded.append("candidates:withdrawn")
+        if chosen.truncated:
+            degraded.append("candidates:truncated")
+        if request.context:
+            degraded.append("context:not_read")
+        answered(live, request.scenario, degraded, len(chosen.rows))
+        k = request.k or self.settings.serving.k
+        rows, scores = await self.ranking.rank(live, user, request.scenario, chosen.rows, k)
+        ids, titles = live.catalogue.columns["item_id"], live.catalogue.titles
+        ranked = zip(ids[rows].tolist(), rows.tolist(), scores.tolist(), strict=True)
+        return {
+            "user_id": request.user_id,
+            "scenario": request.scenario,
+            "items": [{"item_id": item, "title": titles[row], "score": score} for item, row, score in ranked],
+            "candidates": len(chosen.rows),
+            "unknown_candidates": chosen.unknown,
+            "degraded": degraded,
+        }
 
     @bentoml.api
     async def explain(self, user_id: Id, scenario: str, item_id: Id) -> ExplainAnswer:
@@ -186,8 +232,8 @@ class Ranker:
             raise NotFound("this service explains nothing; see serving.explain")
         if (live := self.live.current) is None:
             return self._nothing_yet()
-        self._check_scenario(live, scenario)
-        known_id, item = self._user_id(user_id, live), self._id("item_id", item_id, live)
+        check_scenario(live, scenario)
+        known_id, item = self._id("user_id", user_id, live), self._id("item_id", item_id, live)
         if item not in live.catalogue.rows:
             gone = "is withdrawn: the newest catalogue no longer has it"
             why = gone if item in live.catalogue.withdrawn else "is not in the catalogue"
@@ -251,42 +297,33 @@ class Ranker:
     def _nothing_yet(self) -> Any:
         return _unavailable(self.live.waits_for)
 
-    def _check_scenario(self, live: LiveModel, scenario: str) -> None:
-        if scenario not in live.catalogue.members or scenario not in live.bundle.spec.scenarios:
-            known = ", ".join(s["scenario"] for s in live.scenarios)
-            hint = did_you_mean(scenario, live.catalogue.members)
-            raise InvalidArgument(f"unknown scenario {short(scenario)!r}{hint}; known: {known}")
-
     def _id(self, name: Literal["user_id", "item_id"], value: Any, live: LiveModel) -> int | str:
-        """An id in the type that the log had: `"42"`, 42 and 42.0 are one user where ids are integers."""
-        try:
-            return read_id(_bounded(value), _id_type(name, live), self.settings.data.nulls)
-        except ValueError as error:
-            raise InvalidArgument(f"{name}: {error}") from error
+        return one_id(name, value, id_type(name, live), self.settings.data.nulls)
 
-    def _user_id(self, value: Any, live: LiveModel) -> int | str:
-        return self._id("user_id", value, live)
-
-    def _candidates(self, values: Sequence[Any], live: LiveModel) -> list[int | str]:
-        """Items' ids; a text that cannot be one is not in the catalogue either, and comes back as unknown."""
-        kind, nulls, known = _id_type("item_id", live), self.settings.data.nulls, live.catalogue.rows
-        spelled = int if pa.types.is_integer(kind) else str
-        return [
-            # What the catalogue has is spelled as it should be.
-            value if type(value) is spelled and value in known else _candidate(place, value, kind, nulls)
-            for place, value in enumerate(values)
-        ]
-
-    async def _read_user(self, live: LiveModel, user_id: Id) -> tuple[UserState, list[str]]:
+    async def _read_user(self, live: LiveModel, user_id: int | str) -> tuple[UserState, list[str]]:
         """The user's online state and what was missing, stale or unreachable of it."""
-        degraded = list(live.reduced)
+        return (await self._read_users(live, [user_id]))[user_id]
+
+    async def _read_users(
+        self, live: LiveModel, user_ids: Sequence[int | str]
+    ) -> dict[int | str, tuple[UserState, list[str]]]:
+        """As `_read_user`, of several users in one read."""
+        found: Sequence[UserState | StorageError]
         try:
             with store_read("user"):
-                user = await live.reader.read_user_async(user_id, deadline.left())
-        except Llm4msrError as error:
-            self._warn(error)
-            return feature_repo.UserState.unknown(user_id), [*degraded, UNAVAILABLE]
-        return user, degraded + [f"{view}:{status}" for view, status in user.status.items() if status != "found"]
+                found = await live.reader.read_users_async(user_ids, deadline.left())
+        except StorageError as error:
+            found = [error] * len(user_ids)
+        return {user_id: self._state_of(live, user_id, one) for user_id, one in zip(user_ids, found, strict=True)}
+
+    def _state_of(
+        self, live: LiveModel, user_id: int | str, found: UserState | StorageError
+    ) -> tuple[UserState, list[str]]:
+        if isinstance(found, StorageError):
+            self._warn(found)
+            return feature_repo.UserState.unknown(user_id), [*live.reduced, UNAVAILABLE]
+        lacks = [f"{view}:{status}" for view, status in found.status.items() if status != "found"]
+        return found, [*live.reduced, *lacks]
 
     def _warn(self, error: Exception) -> None:
         """Say what a store did, once a while: it fails for every request."""
@@ -401,43 +438,13 @@ def _json(body: Any) -> Any:
     return Response(text, media_type="application/json")
 
 
-def _id_type(name: Literal["user_id", "item_id"], live: LiveModel) -> pa.DataType:
-    return pa.string() if live.bundle.spec.has_text_ids(name) else pa.int64()
-
-
-def _candidate(place: int, value: Any, kind: pa.DataType, nulls: Sequence[str]) -> int | str:
-    try:
-        bounded = _bounded(value)
-    except ValueError as error:
-        raise InvalidArgument(f"candidates[{place}]: {error}") from error
-    try:
-        return read_id(bounded, kind, nulls)
-    except ValueError as error:
-        if not isinstance(value, str):
-            raise InvalidArgument(f"candidates[{place}]: {error}") from error
-        return value
-
-
-def _bounded(value: Any) -> Any:
-    """An id that is not so long that reading many of them holds up everybody.
-
-    Raises:
-        ValueError: it is.
-    """
-    if type(value) is int and value.bit_length() > MOST_BITS:
-        raise ValueError(f"a number of some {value.bit_length() * 3 // 10:,} digits is no id")
-    if isinstance(value, str) and len(value) > LONGEST_ID:
-        raise ValueError(f"{short(value)!r} is no id: at most {LONGEST_ID:,} letters are read")
-    return value
-
-
 def _plain(value: Any) -> Id:
     return value.item() if isinstance(value, np.generic) else value
 
 
 def _exercise(live: LiveModel) -> None:
     """Score once, so that the first request is as fast as the others and a pair that does not fit is refused."""
-    user = feature_repo.UserState.unknown(read_id("0", _id_type("user_id", live)))
+    user = feature_repo.UserState.unknown(read_id("0", id_type("user_id", live)))
     try:
         user = live.reader.read_user(user.user_id)
     except Llm4msrError as error:

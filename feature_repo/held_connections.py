@@ -68,16 +68,21 @@ class AwaitedConnections:
         self._free: deque[Any] = deque()
         self._loop: asyncio.AbstractEventLoop | None = None
 
-    async def hmget(self, address: bytes, fields: Sequence[bytes], seconds: float) -> list[bytes | None]:
-        """The values of a hash's fields, None where there is none.
+    async def hmget(
+        self, addresses: Sequence[bytes], fields: Sequence[bytes], seconds: float
+    ) -> list[list[bytes | None] | redis.ResponseError]:
+        """The values of some hashes' fields, None where there is none; all are asked for at once.
 
         Args:
-            address: of the hash.
-            fields: which of it.
-            seconds: until the whole answer is here, connecting included.
+            addresses: of the hashes.
+            fields: which of each.
+            seconds: until all of the answer is here, connecting included.
+
+        Returns:
+            For each hash its values, or what Redis refuses it with.
 
         Raises:
-            redis.RedisError: Redis cannot be reached, does not answer in time, or refuses.
+            redis.RedisError: Redis cannot be reached, or does not answer in time.
         """
         loop = asyncio.get_running_loop()
         if loop is not self._loop:  # a connection belongs to the loop that made it
@@ -87,20 +92,28 @@ class AwaitedConnections:
             async with asyncio.timeout(seconds):
                 if self._free:
                     try:
-                        return await self._ask(self._free.pop(), address, fields)
+                        return await self._ask(self._free.pop(), addresses, fields)
                     except redis.ConnectionError:
                         # The others were closed by the same event, most likely; they are dropped as they are met.
                         pass
-                return await self._ask(self._pool.make_connection(), address, fields)
+                return await self._ask(self._pool.make_connection(), addresses, fields)
         except TimeoutError as error:
             raise redis.TimeoutError(f"no answer within {seconds * 1000:.0f} ms") from error
 
-    async def _ask(self, connection: Any, address: bytes, fields: Sequence[bytes]) -> list[bytes | None]:
+    async def _ask(
+        self, connection: Any, addresses: Sequence[bytes], fields: Sequence[bytes]
+    ) -> list[list[bytes | None] | redis.ResponseError]:
         # One that fails, or whose reader went away, closes itself and is not kept.
-        await connection.send_packed_command(connection.pack_command("HMGET", address, *fields), check_health=False)
-        values: list[bytes | None] = await connection.read_response()
+        packed = [part for address in addresses for part in connection.pack_command("HMGET", address, *fields)]
+        await connection.send_packed_command(packed, check_health=False)
+        found: list[list[bytes | None] | redis.ResponseError] = []
+        for _ in addresses:
+            try:
+                found.append(await connection.read_response())
+            except redis.ResponseError as error:
+                found.append(error)
         self._free.append(connection)
-        return values
+        return found
 
 
 _SHARED: dict[tuple[tuple[str, str], ...], AwaitedConnections] = {}

@@ -198,24 +198,42 @@ class OnlineTable:
                 return _rows_of(plan, client.hmget(self._hash_of(wanted), plan.fields))
             return self._read_tables(plan, wanted)
 
-    async def read_views_async(self, views: Sequence[FeatureView], key: Any, seconds: float) -> list[Row]:
-        """As `read_views`, while the event loop goes on, with one deadline over the whole answer.
+    async def read_views_async(
+        self, views: Sequence[FeatureView], keys: Sequence[Any], seconds: float
+    ) -> list[list[Row] | StorageError]:
+        """As `read_views`, of several entities at once and while the event loop goes on, with one deadline over all of it.
+
+        Returns:
+            For each entity its rows, or what the store refuses them with.
 
         Raises:
             StorageError: the store does not answer in time, waiting for other reads included.
         """
-        if not views:
-            return []
+        if not views or not keys:
+            return [[] for _ in keys]
         plan = self._plan(views)
         with storage_errors(self.config):
             if isinstance(self.backend, RedisOnlineStore):
-                address = self._hash_of(entity_keys(plan.key, [key])[0])
-                return _rows_of(plan, await self._awaited.hmget(address, plan.fields, seconds))
-            read = asyncio.get_running_loop().run_in_executor(_threads(), self.read_views, views, key)
+                addresses = [self._hash_of(key) for key in entity_keys(plan.key, keys)]
+                found = await self._awaited.hmget(addresses, plan.fields, seconds)
+                return [self._held_or_refused(plan, values) for values in found]
+            read = asyncio.get_running_loop().run_in_executor(_threads(), self._read_each, views, keys)
             try:
                 return await asyncio.wait_for(read, seconds)
             except TimeoutError as error:
                 raise TimeoutError(f"no answer within {seconds * 1000:.0f} ms") from error
+
+    def _read_each(self, views: Sequence[FeatureView], keys: Sequence[Any]) -> list[list[Row] | StorageError]:
+        return [self.read_views(views, key) for key in keys]
+
+    def _held_or_refused(self, plan: _Plan, values: Any) -> list[Row] | StorageError:
+        try:
+            with storage_errors(self.config):
+                if isinstance(values, redis.ResponseError):
+                    raise values
+                return _rows_of(plan, values)
+        except StorageError as error:
+            return error
 
     def has_view(self, view: FeatureView) -> bool:
         """Whether the store could hold rows of a view; SQLite needs a table for it."""

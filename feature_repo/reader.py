@@ -113,12 +113,27 @@ class OnlineReader:
         Raises:
             StorageError: the online store does not answer in time, connecting and waiting for other reads included.
         """
-        known, key = self._asked(user_id)
-        found: list[Row] = []
-        if key is not None:
-            views = [self._views[view] for view in known]
-            found = await self._table.read_views_async(views, key, self._within(seconds))
-        return self._state(user_id if key is None else key, dict(zip(known, found, strict=False)))
+        (found,) = await self.read_users_async([user_id], seconds)
+        if isinstance(found, StorageError):
+            raise found
+        return found
+
+    async def read_users_async(
+        self, user_ids: Sequence[Any], seconds: float | None = None
+    ) -> list[UserState | StorageError]:
+        """As `read_user_async`, of several users at once; for each the state, or what the store refuses it with."""
+        asked = [self._asked(user_id) for user_id in user_ids]
+        keys = [key for _, key in asked if key is not None]
+        views = [self._views[view] for view in asked[0][0]] if asked else []
+        rows = iter(await self._table.read_views_async(views, keys, self._within(seconds)))
+        states: list[UserState | StorageError] = []
+        for user_id, (known, key) in zip(user_ids, asked, strict=True):
+            found = [] if key is None else next(rows)
+            if isinstance(found, StorageError):
+                states.append(found)
+            else:
+                states.append(self._state(user_id if key is None else key, dict(zip(known, found, strict=False))))
+        return states
 
     def read_scenarios(self, names: Iterable[str]) -> dict[str, np.ndarray | None]:
         """Scenario to its vector, float32 [d]; None where it has none or one that is too old.
@@ -155,7 +170,12 @@ class OnlineReader:
     async def read_text_async(self, kind: str, key: Any, seconds: float | None = None) -> tuple[str, str] | None:
         """As `read_text`, while the event loop goes on; `seconds` as in `read_user_async`."""
         views, key = self._text_view(kind, key)
-        return _text(await self._table.read_views_async(views, key, self._within(seconds)) if key is not None else [])
+        if key is None:
+            return None
+        (found,) = await self._table.read_views_async(views, [key], self._within(seconds))
+        if isinstance(found, StorageError):
+            raise found
+        return _text(found)
 
     def missing_columns(self) -> list[str]:
         """The user's own columns that the online view does not hold: their values are unknown for every user.

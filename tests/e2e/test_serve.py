@@ -98,6 +98,44 @@ def test_a_refused_request_is_one_line_of_the_log(served, finished):
     )
 
 
+def post(url, body, **headers):
+    return httpx.post(url, json=body, headers=headers, trust_env=False, timeout=WAIT)
+
+
+def test_a_batch_answers_what_single_rankings_do(served):
+    url, _ = served
+    asked = [
+        {"user_id": user, "scenario": scenario, "k": 3} for user in (1, 7, 999_999) for scenario in ("comedy", "drama")
+    ]
+    single = [post(f"{url}/rank", body).raise_for_status().json() for body in asked]
+    batch = post(f"{url}/rank/batch", {"requests": asked}).raise_for_status().json()
+    assert [{**one, "versions": batch["versions"]} for one in batch["answers"]] == single
+    refused = post(f"{url}/rank/batch", {"requests": [*asked, {"user_id": 1, "scenario": "none"}]})
+    assert refused.status_code == 400 and "requests[6]: unknown scenario" in refused.json()["detail"]
+
+
+def test_filters_leave_out_what_they_say(served):
+    url, _ = served
+    ask = {"user_id": 1, "scenario": "comedy", "k": 10_000}
+
+    def items(**more):
+        return {one["item_id"] for one in post(f"{url}/rank", ask | more).raise_for_status().json()["items"]}
+
+    every = items()
+    some = sorted(every)[:2]
+    assert items(exclude=some) == every - set(some)
+    seen = every - items(exclude_seen=True)
+    assert seen and len(seen) <= 20
+    comedies = items(only={"first_genre": ["Comedy"]})
+    assert set() < comedies < every
+
+
+def test_what_is_too_late_for_its_caller_is_not_computed(served):
+    url, _ = served
+    answer = post(f"{url}/rank", {"user_id": 1, "scenario": "comedy"}, **{"X-Request-Timeout-Ms": "0"})
+    assert (answer.status_code, answer.json()["code"]) == (504, "too_slow")
+
+
 def test_a_port_in_use_and_an_address_that_is_none_are_said_plainly(served, finished):
     port = served[0].rpartition(":")[2]
     for arguments, said in (

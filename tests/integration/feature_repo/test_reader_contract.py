@@ -17,7 +17,7 @@ from core.errors import StorageError
 from core.settings import OnlineSettings
 from feature_repo import OnlineReader
 from feature_repo.materialization import apply
-from feature_repo.online import OnlineTable
+from feature_repo.online import OnlineTable, entity_keys
 from feature_repo.views import value_views
 
 pytestmark = pytest.mark.integration
@@ -283,3 +283,24 @@ def test_many_reads_wait_for_a_slow_store_at_once(on_redis):
     with stood_before(client.connection_pool.connection_kwargs["port"], together) as port:
         reader = reader_before(world, port, 60_000)
         assert [state.user_id for state in asyncio.run(read())] == list(range(1, 17))
+
+
+def test_users_are_read_together_and_one_that_is_refused_takes_no_other_with_it(on_redis):
+    world, client = on_redis
+    reader = reader_of(world)
+    expected = {user: comparable_state(reader.read_user(user)) for user in (1, 2, UNKNOWN["int64"])}
+    address = reader._table._hash_of(entity_keys("user_id", [3])[0])
+    assert client.delete(address) == 1
+    client.set(address, b"no hash")
+
+    async def read():
+        found = await reader.read_users_async([1, 3, UNKNOWN["int64"], 2, None])
+        return found, await reader.read_users_async([2])
+
+    (one, refused, unknown, two, nobody), (again,) = asyncio.run(read())
+    assert isinstance(refused, StorageError) and "WRONGTYPE" in str(refused)
+    assert [comparable_state(s) for s in (one, unknown, two, again)] == [
+        expected[user] for user in (1, UNKNOWN["int64"], 2, 2)
+    ]
+    assert set(nobody.status.values()) == {"missing"}
+    assert asyncio.run(reader.read_users_async([])) == []
