@@ -26,9 +26,11 @@ from core import Settings, load_settings
 Group = Literal["read", "write", "admin"]
 # They say nothing but that the process lives, and who asks them has no token.
 OPEN = frozenset({"/livez", "/readyz"})
+# An empty page with a field for the token: a browser sends none when it opens one.
+SHELL = "/console"
 _WRITE, _ADMIN = frozenset({"/push"}), frozenset({"/metrics"})
 # Routes that wait for processor time, each with its own room: rankings do not wait behind pushes, nor pushes behind them.
-_RANKING = frozenset({"/rank", "/rank/batch", "/explain"})
+_RANKING = frozenset({"/rank", "/rank/batch", "/explain", "/console/ranking"})
 
 
 @cache
@@ -39,7 +41,7 @@ def service_settings() -> Settings:
 
 def group_of(path: str) -> Group | None:
     """Whose token a path asks for; None: nobody's."""
-    if path in OPEN:
+    if path in OPEN or path == SHELL:
         return None
     if path in _WRITE:
         return "write"

@@ -37,6 +37,26 @@ class Asked:
     degraded: list[str] = field(default_factory=list)
 
 
+class Tally:
+    """What this process answered since it began, for people; `/metrics` has it for programs."""
+
+    def __init__(self) -> None:
+        self.answers = self.degraded = 0
+        self.lacked: dict[str, int] = {}
+
+    def add(self, degraded: Sequence[str]) -> None:
+        """Count an answer."""
+        self.answers += 1
+        self.degraded += bool(degraded)
+        for what in degraded:
+            self.lacked[what] = self.lacked.get(what, 0) + 1
+
+    def told(self) -> dict[str, Any]:
+        """Counts, JSON-able."""
+        return {"answers": self.answers, "degraded": self.degraded, "lacked": dict(self.lacked)}
+
+
+TALLY = Tally()
 _ASKED: ContextVar[Asked | None] = ContextVar("llm4msr_asked", default=None)
 
 
@@ -50,6 +70,7 @@ def answered(live: LiveModel, scenario: str, degraded: Sequence[str], candidates
         candidates: how many items were scored; None: it is no ranking.
     """
     version = str(live.versions.get("version", ""))
+    TALLY.add(degraded)
     for what in degraded:
         DEGRADED.labels(what, scenario, version).inc()
     if degraded:

@@ -20,6 +20,8 @@ from bento.asgi import App, Receive, Scope, Send
 from bento.logs import short
 
 MEDIA_TYPE = "application/problem+json"
+# With a 503.
+RETRY = {"Retry-After": "2"}
 CODES: Mapping[int, str] = {
     400: "bad_request",
     401: "token_needed",

@@ -134,19 +134,6 @@ def score_parts(live: LiveModel, user: UserState, scenario: str, row: int) -> tu
     return score(live.items, rows, scenario, known), score(live.items, rows, scenario, neutral)
 
 
-def nearest_history(live: LiveModel, user: UserState, row: int, k: int = 3) -> list[tuple[int, float]]:
-    """Catalogue rows of the history items whose text is nearest to the candidate's, with cosines, nearest first."""
-    rows = [live.catalogue.rows[i] for i in dict.fromkeys(user.history) if i in live.catalogue.rows]
-    rows = [r for r in rows if r != row]
-    target = live.catalogue.text[row]
-    if not rows or np.isnan(target).any():
-        return []
-    matrix = np.nan_to_num(live.catalogue.text[rows])
-    norms = np.linalg.norm(matrix, axis=1) * np.linalg.norm(target)
-    cosine = (matrix @ target) / np.where(norms > 0, norms, 1.0)
-    return [(rows[i], float(np.clip(cosine[i], -1, 1))) for i in np.argsort(-cosine, kind="stable")[:k]]
-
-
 def _user_columns(live: LiveModel) -> list[str]:
     encoder = live.bundle.encoder
     return [*live.bundle.spec.user_categorical, *(feature.name for feature in encoder.user_dense)]

@@ -27,7 +27,7 @@ if not logging.getLogger("llm4msr").handlers:
     configure(os.environ.get("LLM4MSR_LOG_FORMAT", "human"))
 
 import bentoml
-import numpy as np
+from bentoml import get_current_service
 from bentoml.exceptions import BentoMLException, InvalidArgument, NotFound
 from fastapi import FastAPI, HTTPException
 from pydantic import BaseModel, Field
@@ -39,7 +39,9 @@ from bento import deadline
 from bento.admission import Admission, Tokens
 from bento.announce import announce
 from bento.asked import Wanted, check_scenario, id_type, one_id, read_request
+from bento.console_routes import console_routes
 from bento.deadline import TooLateError
+from bento.explanation import explain
 from bento.exposition import Exposition
 from bento.intake import Intake
 from bento.limits import BoundedBody, DistinctKeys, OnlyJson, bound_metrics
@@ -49,7 +51,7 @@ from bento.metrics import BUCKETS, REFUSED, store_read
 from bento.observed import Observed, answered
 from bento.page import HEADERS, openapi, page
 from bento.ports import AdminPort, Ports
-from bento.problems import Problems, problem
+from bento.problems import RETRY, Problems, problem
 from bento.ranking import Ranking
 from bento.schemas import (
     BatchAnswer,
@@ -60,15 +62,13 @@ from bento.schemas import (
     ExcludeSeen,
     ExplainAnswer,
     Id,
-    NearItem,
     Only,
     PushAnswer,
     RankAnswer,
     RankRequest,
     ScenarioInfo,
-    Versions,
 )
-from bento.scorer import Filters, nearest_history, pick_candidates, rank, score_parts
+from bento.scorer import Filters, pick_candidates, rank
 from bento.tracing import tracing
 from core.errors import CorruptArtifactError, Llm4msrError, StorageError, UserError
 from core.ids import read_id
@@ -79,12 +79,12 @@ if TYPE_CHECKING:
 LOG = logger("bento")
 # BentoML's own routes are POST only; what is read without a body lives in this app beside them.
 GET = FastAPI(title="llm4msr", docs_url=None, redoc_url=None, openapi_url=None)
+GET.include_router(console_routes(get_current_service))
 # Seconds for which one thread keeps the others of this process waiting at the most, while it runs Python.
 SWITCH_SECONDS = 0.001
 UNAVAILABLE = "online_store:unavailable"
 # Seconds between two lines of the log that say the same of a store.
 QUIET_SECONDS = 10.0
-RETRY = {"Retry-After": "2"}
 # Rankings in one request.
 MAX_BATCH = 100
 
@@ -233,15 +233,17 @@ class Ranker:
         if (live := self.live.current) is None:
             return self._nothing_yet()
         check_scenario(live, scenario)
-        known_id, item = self._id("user_id", user_id, live), self._id("item_id", item_id, live)
+        known_id, item = self.read_user_id(user_id, live), self._id("item_id", item_id, live)
         if item not in live.catalogue.rows:
             gone = "is withdrawn: the newest catalogue no longer has it"
             why = gone if item in live.catalogue.withdrawn else "is not in the catalogue"
             raise InvalidArgument(f"item_id {item_id!r} {why}")
         with _internal_errors():
-            user, degraded = await self._read_user(live, known_id)
-            answer = await _explanation(live, user, scenario, item, degraded, user_id)
-            answered(live, scenario, answer.degraded)
+            user, degraded, texts = await self.read_person(live, known_id, scenario)
+            # It scores whole scenarios: not in the loop, where rankings are.
+            row = live.catalogue.rows[item]
+            answer = await asyncio.to_thread(explain, live, user, scenario, row, texts, degraded, user_id)
+            answered(live, scenario, degraded)
             return _json(answer)
 
     @bentoml.api
@@ -299,6 +301,25 @@ class Ranker:
 
     def _id(self, name: Literal["user_id", "item_id"], value: Any, live: LiveModel) -> int | str:
         return one_id(name, value, id_type(name, live), self.settings.data.nulls)
+
+    def read_user_id(self, value: Any, live: LiveModel) -> int | str:
+        """A user's id as the log has it.
+
+        Raises:
+            InvalidArgument: it can be none.
+        """
+        return self._id("user_id", value, live)
+
+    async def read_person(
+        self, live: LiveModel, user_id: int | str, scenario: str
+    ) -> tuple[UserState, list[str], tuple[Any, Any]]:
+        """A user's state, what was missing, and the texts about user and scenario with their sources."""
+        user, degraded = await self._read_user(live, user_id)
+        texts = (
+            await _text(live, "user", user.user_id, degraded),
+            await _text(live, "scenario", scenario, degraded),
+        )
+        return user, degraded + _scenario_status(live, scenario), texts
 
     async def _read_user(self, live: LiveModel, user_id: int | str) -> tuple[UserState, list[str]]:
         """The user's online state and what was missing, stale or unreachable of it."""
@@ -371,34 +392,6 @@ _ROUTES = [
 bound_metrics(["/livez", "/readyz", *_ROUTES])
 
 
-async def _explanation(
-    live: LiveModel, user: UserState, scenario: str, item: Id, degraded: list[str], asked: Id
-) -> ExplainAnswer:
-    row = live.catalogue.rows[item]
-    known, neutral = score_parts(live, user, scenario, row)
-    user_text = await _text(live, "user", user.user_id, degraded)
-    scenario_text = await _text(live, "scenario", scenario, degraded)
-    ids, titles = live.catalogue.columns["item_id"], live.catalogue.titles
-    return ExplainAnswer(
-        user_id=asked,
-        scenario=scenario,
-        item_id=item,
-        title=titles[row],
-        score=float(known.probability[0]),
-        backbone_logit=float(known.backbone_logit[0]),
-        scenario_logit=float(known.scenario_logit[0]),
-        neutral_score=float(neutral.probability[0]),
-        user_text=user_text and user_text[0],
-        user_text_source=user_text and user_text[1],
-        scenario_text=scenario_text and scenario_text[0],
-        nearest_history=[
-            NearItem(item_id=_plain(ids[r]), title=titles[r], similarity=s) for r, s in nearest_history(live, user, row)
-        ],
-        degraded=degraded + _scenario_status(live, scenario),
-        versions=Versions(**live.versions),
-    )
-
-
 async def _text(live: LiveModel, kind: str, key: Any, degraded: list[str]) -> tuple[str, str] | None:
     if UNAVAILABLE in degraded:
         return None
@@ -436,10 +429,6 @@ def _json(body: Any) -> Any:
         else json.dumps(body, ensure_ascii=False, separators=(",", ":"))
     )
     return Response(text, media_type="application/json")
-
-
-def _plain(value: Any) -> Id:
-    return value.item() if isinstance(value, np.generic) else value
 
 
 def _exercise(live: LiveModel) -> None:

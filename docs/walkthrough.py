@@ -36,6 +36,17 @@ USER, PLACE = 65, 12
 SHOWN = 4
 
 
+def by_line(answer: dict[str, Any]) -> str:
+    """JSON with a line for each field and for each member of a list."""
+
+    def told(value: Any) -> str:
+        if isinstance(value, list) and value:
+            return "[\n" + ",\n".join(f"  {json.dumps(one, ensure_ascii=False)}" for one in value) + "]"
+        return json.dumps(value, ensure_ascii=False)
+
+    return "{\n" + ",\n".join(f" {json.dumps(name)}: {told(value)}" for name, value in answer.items()) + "\n}"
+
+
 def write(settings: Settings, user: int, place: int) -> str:
     """The page.
 
@@ -119,7 +130,7 @@ def write(settings: Settings, user: int, place: int) -> str:
         "request": json.dumps(request),
         "answer": json.dumps(short(answer), indent=1, ensure_ascii=False),
         "best": answer["items"][0]["title"],
-        "why": json.dumps(short(why), indent=1, ensure_ascii=False),
+        "why": by_line(short(why | {name: why[name][:3] for name in ("features", "history", "scenarios")})),
     }
     return PAGE.read_text(encoding="utf-8").format(**values)
 

@@ -10,6 +10,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from models.attribution import Attribution, attribute
     from models.baseline import counting
     from models.bundle import Bundle, Scores, load_bundle, predict
     from models.choice import choose
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from models.training import TrainReport, train
 
 _HOME = {
+    "Attribution": "attribution",
     "Bundle": "bundle",
     "PreparedItems": "prepared",
     "RequestBatch": "data",
@@ -30,6 +32,7 @@ _HOME = {
     "TrainReport": "training",
     "TrainingData": "data",
     "Verdict": "promotion",
+    "attribute": "attribution",
     "choose": "choice",
     "common_scenario": "controls",
     "compare": "evaluation",
@@ -52,6 +55,7 @@ _HOME = {
 }
 
 __all__ = [
+    "Attribution",
     "Bundle",
     "PreparedItems",
     "RequestBatch",
@@ -59,6 +63,7 @@ __all__ = [
     "TrainReport",
     "TrainingData",
     "Verdict",
+    "attribute",
     "choose",
     "common_scenario",
     "compare",

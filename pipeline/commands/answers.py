@@ -49,10 +49,17 @@ def explain_page(out: Console, answer: dict[str, Any]) -> None:
     out.print(
         f"[bold]{escape(answer['title'] or str(answer['item_id']))}[/bold] for user {escape(str(answer['user_id']))}"
     )
+    parts = ", ".join(f"{one['logit']:+.2f} {one['part'].replace('_', ' ')}" for one in answer["parts"])
+    elsewhere = ", ".join(
+        f"{one['scenario']} {one['score']:.3f}{'' if one['shown'] else ' (not shown)'}" for one in answer["scenarios"]
+    )
     near = ", ".join(f"{n['title'] or n['item_id']} ({n['similarity']:.2f})" for n in answer["nearest_history"])
     for line in (
-        f"score {answer['score']:.4f} = sigmoid({answer['backbone_logit']:+.3f} backbone {answer['scenario_logit']:+.3f} "
-        f"scenario); {answer['neutral_score']:.4f} if nothing were known of user and scenario",
+        f"score {answer['score']:.4f} = sigmoid({answer['logit']:+.3f}); {answer['neutral_score']:.4f} if nothing were known of "
+        "user and scenario",
+        f"made of: {parts}",
+        answer["knowledge"],
+        f"in every scenario: {elsewhere}",
         f"user ({answer['user_text_source'] or 'unknown'}): {_short(answer['user_text'])}",
         f"scenario {answer['scenario']}: {_short(answer['scenario_text'])}",
         f"nearest in the user's history: {near or 'none'}",

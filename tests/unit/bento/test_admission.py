@@ -106,7 +106,7 @@ def test_requests_that_never_wait_are_counted_too(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("path", "group"),
     [("/livez", None), ("/readyz", None), ("/rank", "read"), ("/explain", "read"), ("/scenarios", "read"), ("/", "read"),
-     ("/docs.json", "read"), ("/schema.json", "read"), ("/none", "read"), ("/push", "write"), ("/metrics", "admin"),
+     ("/docs.json", "read"), ("/schema.json", "read"), ("/none", "read"), ("/console", None), ("/console/users", "read"), ("/push", "write"), ("/metrics", "admin"),
      ("/metrics/", "admin")],
 )  # fmt: skip
 def test_each_route_belongs_to_a_group(path: str, group: str | None) -> None:

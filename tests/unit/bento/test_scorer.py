@@ -9,7 +9,7 @@ import pytest
 from unit.bento.handmade import USER_DIM, make_bundle, make_live_model, write_catalogue
 
 from bento.catalogue import load_catalogue
-from bento.scorer import best_of, nearest_history, pick_candidates, rank, score_parts, user_side
+from bento.scorer import best_of, pick_candidates, rank, score_parts, user_side
 from feature_repo import UserState
 from models import RequestBatch
 
@@ -139,11 +139,3 @@ def test_a_vector_of_another_width_counts_as_unknown(live):
     without = UserState(1, KNOWN.values, KNOWN.history)
     expected = rank(live, without, "home", np.arange(5), 5)[1]
     np.testing.assert_array_equal(rank(live, wrong, "home", np.arange(5), 5)[1], expected)
-
-
-def test_nearest_history_is_by_text_without_the_item_itself_and_without_unknown_text(live):
-    near = nearest_history(live, KNOWN, 0)
-    assert {row for row, _ in near} <= {1, 2, 3}
-    assert all(-1 <= similarity <= 1 for _, similarity in near)
-    assert [s for _, s in near] == sorted((s for _, s in near), reverse=True)
-    assert nearest_history(live, KNOWN, 2) == []

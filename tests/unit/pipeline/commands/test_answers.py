@@ -26,8 +26,13 @@ WHY = {
     "item_id": "a",
     "title": "Tea",
     "score": 0.9,
-    "backbone_logit": 1.0,
-    "scenario_logit": -0.5,
+    "logit": 2.2,
+    "parts": [{"part": "start", "logit": 1.2}, {"part": "item_text", "logit": 1.0}],
+    "knowledge": "What the language model knows raises the chance.",
+    "scenarios": [
+        {"scenario": "feed", "score": 0.9, "shown": True},
+        {"scenario": "cart", "score": 0.4, "shown": False},
+    ],
     "neutral_score": 0.7,
     "user_text": "likes tea\nand cake",
     "user_text_source": "summary",
@@ -53,6 +58,7 @@ def test_a_ranking_is_a_table_with_places_scores_and_what_was_not_known():
 def test_an_explanation_is_a_page():
     told = text(explain_page, WHY)
     assert "likes tea and cake" in told and "b (0.51)" in told and "0.7000 if nothing were known" in told
+    assert "+1.20 start, +1.00 item text" in told and "feed 0.900, cart 0.400 (not shown)" in told
 
 
 def test_elsewhere_than_on_a_terminal_an_answer_is_json(capsys):
