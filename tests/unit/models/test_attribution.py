@@ -55,7 +55,7 @@ def bundle(data, tmp_path_factory):
 def nobody(bundle, batch: RequestBatch) -> RequestBatch:
     """The same scenario, with a user and an item of whom nothing is known."""
     unknown = {key: [None] for key in batch.user}
-    vectors = {kind: np.full_like(vector, np.nan) for kind, vector in batch.user_vectors.items()}
+    vectors: dict[str, np.ndarray | None] = dict.fromkeys(batch.user_vectors)
     return replace(
         batch,
         user=unknown,
