@@ -40,10 +40,13 @@ def main() -> None:
     parser = arguments(__doc__)
     parser.add_argument("--nights", type=int, default=20, help="after the history [default: 20]")
     parser.add_argument("--windows", type=int, help="the history cut into so many [default: 365; quick: 30]")
-    parser.add_argument("--child", nargs=3, help="used by itself: folder, start and end in days")
+    parser.add_argument("--child", nargs=4, help="used by itself: folder, start and end in days, windows")
     options = parser.parse_args()
     if options.child:
-        run(Path(options.child[0]), *map(float, options.child[1:]))
+        start, end, cuts = map(float, options.child[1:])
+        bounds = np.linspace(start, end, int(cuts) + 1)
+        for begin, stop in zip(bounds, bounds[1:], strict=False):
+            run(Path(options.child[0]), begin, stop)
         return
     rows = 2_000 if options.quick else 20_000
     windows = options.windows or (30 if options.quick else 365)
@@ -62,9 +65,23 @@ def main() -> None:
         figure(f"windows_{windows}_over_1", "s of CPU", cpu(many), cpu(one), target=1.2, bound="at_most"),
         *(figure(f"{stage}_growth", "s of CPU", last["cpu"][stage], first["cpu"][stage]) for stage in STAGES),
     ]
+    if not options.quick:
+        peaks = large()
+        figures.append(
+            figure("rows_20m_peak_gib", "GiB", max(peaks.values()) / 1024, target=6.0, bound="at_most", of="ours")
+        )
     held = bytes_per_row((10_000, 40_000) if options.quick else (20_000, 80_000))
     figures += [figure(f"bytes_per_row_{stage}", "B", found, of="ours") for stage, found in held.items()]
     finish("nights", figures, options.quick)
+
+
+def large(rows: int = 20_000_000, users: int = 400_000, items: int = 100_000) -> dict[str, float]:
+    """The peak memory of each stage, in MiB, each in a process of its own, over one window of so many rows."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        for day in range(HISTORY):
+            write_day(folder, day, rows // HISTORY, (users, items))
+        return {stage: child(folder, 0, HISTORY, (stage,))["peak"] for stage in (*STAGES, "train", "evaluate")}
 
 
 def bytes_per_row(days: tuple[int, int]) -> dict[str, float]:
@@ -99,8 +116,9 @@ def after_history(folder: Path, rows: int, windows: int) -> dict[str, Any]:
     for day in range(HISTORY + 1):
         write_day(folder, day, rows)
     bounds = np.linspace(0, HISTORY, windows + 1)
-    for start, end in zip(bounds, bounds[1:], strict=False):
-        child(folder, start, end, stages=STAGES[:3] if end < HISTORY else STAGES)
+    if windows > 1:
+        child(folder, 0, bounds[-2], STAGES[:3], windows - 1)
+    child(folder, bounds[-2], HISTORY)
     return child(folder, HISTORY, HISTORY + 1)
 
 
@@ -108,9 +126,10 @@ def cpu(night: dict[str, Any]) -> float:
     return float(sum(night["cpu"].values()))
 
 
-def write_day(folder: Path, day: int, rows: int) -> None:
-    """The log of a day, and users and items as they are on it."""
-    users, items = rows * 9 // 10 + day * 60 * rows // 20_000, rows * 225 // 1000 + day * 20 * rows // 20_000
+def write_day(folder: Path, day: int, rows: int, there: tuple[int, int] | None = None) -> None:
+    """The log of a day, and users and items as they are on it: so many, or in proportion to the rows and growing."""
+    grown = rows * 9 // 10 + day * 60 * rows // 20_000, rows * 225 // 1000 + day * 20 * rows // 20_000
+    users, items = there or grown
     rng = np.random.default_rng(day)
     (folder / "log").mkdir(parents=True, exist_ok=True)
     user = (users * rng.random(rows) ** 2).astype(np.int64)
@@ -140,11 +159,11 @@ def write_day(folder: Path, day: int, rows: int) -> None:
     )
 
 
-def child(folder: Path, start: float, end: float, stages: tuple[str, ...] = STAGES) -> dict[str, Any]:
-    """Run a window in a process of its own: CPU seconds by stage, peak memory and what it added to the disk, in MiB."""
+def child(folder: Path, start: float, end: float, stages: tuple[str, ...] = STAGES, windows: int = 1) -> dict[str, Any]:
+    """Run a time, cut into windows, in a process of its own: CPU seconds by stage, peak memory and what it added to the disk, in MiB."""
     before = used(folder / "root")
     done = subprocess.run(
-        [sys.executable, "-m", "benchmarks.nights", "--child", str(folder), str(start), str(end)],
+        [sys.executable, "-m", "benchmarks.nights", "--child", *map(str, (folder, start, end, windows))],
         env={**os.environ, "OMP_NUM_THREADS": "1", "NIGHTS_STAGES": ",".join(stages)},
         capture_output=True,
         text=True,
@@ -196,7 +215,7 @@ def run(folder: Path, start: float, end: float) -> None:
     with mock.patch("knowledge.run.make_reasoner", lambda _: Letters()):
         for name in os.environ["NIGHTS_STAGES"].split(","):
             before = _cpu()
-            getattr(learning if name == "train" else stages, name)(settings, window)
+            getattr(learning if name in ("train", "evaluate") else stages, name)(settings, window)
             spent[name] = round(_cpu() - before, 2)
     print(json.dumps({"cpu": spent, "peak": round(peak_mib(), 1), "at": time.time()}))
 
