@@ -53,12 +53,15 @@ def _name(path: Path) -> str:
 def _with_imports(files: Iterable[Path]) -> set[Path]:
     """The modules among some files, and all of the project that they import."""
     found: set[Path] = set()
+    names: set[str] = set()
     waiting = [path for path in files if path.suffix == ".py"]
     while waiting:
         path = waiting.pop()
         if path not in found:
             found.add(path)
-            waiting += [module for name in _syntax(path)[1] for module in _modules(name)]
+            new = [name for name in _syntax(path)[1] if name not in names]
+            names.update(new)
+            waiting += [module for name in new for module in _modules(name)]
     return found
 
 

@@ -26,6 +26,7 @@ from pipeline.graph import GRAPH
 from pipeline.id_types import id_types_of, of_one_type
 from pipeline.knowledge_run import run_of
 from pipeline.windows import (
+    alike,
     artifact_store,
     clean_tables,
     covering,
@@ -147,8 +148,10 @@ def knowledge(settings: Settings, window: Window = Window()) -> Manifest:
         built = run_of(seen, clean, clock, train_start, before[-1] if before else None).build(out)
         active = [m for m in clean if m.stage == "validate"][-1].file("interactions.parquet")
         previous = before[-1].path if before else None
+        judged = previous if alike(settings, "knowledge", before[-1:]) else None
+        run = clean[-1].digest[:16]
         gate = validate_knowledge(
-            out, seen, clock, active, previous, out / DATA_DOCS, clean[-1].digest[:16], texts=_any_text(clean)
+            out, seen, clock, active, previous, out / DATA_DOCS, run, texts=_any_text(clean), judged=judged
         )
         _write(out / "gate.json", gate)
         return built

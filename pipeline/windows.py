@@ -138,13 +138,17 @@ def stage_clock(settings: Settings, window: Window) -> Clock:
     return make_clock(settings, from_micros(max(known) + 1) if known else None)
 
 
+def alike(settings: Settings, stage: str, manifests: Iterable[Manifest]) -> list[Manifest]:
+    """Those of a stage's artifacts that were made by today's code and settings, and are as they were made."""
+    shape, code = json.loads(canonical_json(shaping(settings, stage))), code_version(GRAPH[stage].rooms)
+    return [m for m in manifests if m.code == code and m.settings == shape and m.rewritten is None]
+
+
 def made_before(settings: Settings, stage: str, clean: list[Manifest]) -> list[Manifest]:
     """A stage's artifacts of the first of these validated tables that hold what it would make of them today, those of most
     tables first: an artifact in segments can go on from one of them.
     """
     wanted = [manifest.digest for manifest in clean]
-    shape = json.loads(canonical_json(shaping(settings, stage)))
-    code = code_version(GRAPH[stage].rooms)
 
     def read(manifest: Manifest) -> list[str]:
         names = sorted(
@@ -153,15 +157,10 @@ def made_before(settings: Settings, stage: str, clean: list[Manifest]) -> list[M
         return [manifest.inputs[name] for name in names]
 
     found = []
-    for manifest in artifact_store(settings).find(stage):
+    for manifest in alike(settings, stage, artifact_store(settings).find(stage)):
         sources = read(manifest)
-        alike = manifest.code == code and manifest.settings == shape and manifest.rewritten is None
-        if (
-            alike
-            and len(sources) < len(wanted)
-            and sources == wanted[: len(sources)]
-            and manifest.file(Chain.FILE).is_file()
-        ):
+        first = len(sources) < len(wanted) and sources == wanted[: len(sources)]
+        if first and manifest.file(Chain.FILE).is_file():
             found.append((len(sources), manifest))
     return [manifest for _, manifest in sorted(found, key=lambda pair: -pair[0])]
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
 from core.contracts.kinds import KINDS, KnowledgeKind, find_kind
-from core.errors import GateError
-from core.matrix import Matrix, Rows, open_matrix
+from core.errors import GateError, MissingArtifactError
+from core.matrix import Matrix, Rows, matrix_files, open_matrix
+from core.segments import segments, table_path
 
 
 def need_kind(view: str, place: Path) -> KnowledgeKind:
@@ -22,6 +24,31 @@ def need_kind(view: str, place: Path) -> KnowledgeKind:
         known = ", ".join(kind.view for kind in KINDS)
         raise GateError(f"{place}: {view!r} is no kind of knowledge; there are {known}")
     return kind
+
+
+def shared_files(table: Path, other: Path | None) -> int:
+    """How many of a table's first segments are the same files as another's."""
+    if other is None or not other.exists():
+        return 0
+    return _shared(segments(table), segments(other))
+
+
+def shared_segments(folder: Path, other: Path | None) -> int:
+    """How many of the first segments of a kind's index are the same files as another's, with their vectors and digests."""
+    if other is None or not table_path(other, "index").exists():
+        return 0
+    many = shared_files(table_path(folder, "index"), table_path(other, "index"))
+    for name in ("vectors.npy", "digests.npy"):
+        try:
+            many = min(many, _shared(matrix_files(folder / name), matrix_files(other / name)))
+        except MissingArtifactError:
+            return 0
+    return many
+
+
+def _shared(ours: Sequence[Path], theirs: Sequence[Path]) -> int:
+    same = [a.samefile(b) for a, b in zip(ours, theirs, strict=False)]
+    return same.index(False) if False in same else len(same)
 
 
 def read_matrix(path: Path) -> tuple[Rows, str]:

@@ -77,7 +77,9 @@ class Sameness:
         return _commonest(self._prompts, least)
 
 
-def against(folder: Path, previous: Path, key: str, active: Path | None, limits: ValidationSettings) -> dict[str, Any]:
+def against(
+    folder: Path, previous: Path, key: str, active: Path | None, limits: ValidationSettings, first: int = 0
+) -> dict[str, Any]:
     """Compare a vector kind with that of the artifact before.
 
     Args:
@@ -88,6 +90,7 @@ def against(folder: Path, previous: Path, key: str, active: Path | None, limits:
         limits: `vector_tolerance`: a vector of unchanged version and prompt may have moved by this part of its length.
             Equal prompts give equal vectors on one machine; on another the last digits differ (in bfloat16, the last of
             eight bits). `min_vectors`: fewer are not judged by shares.
+        first: the rows before it are the same files in both.
 
     Returns:
         Facts: `changed_unprompted`, share of vectors that moved further though version and prompt are the same;
@@ -111,9 +114,11 @@ def against(folder: Path, previous: Path, key: str, active: Path | None, limits:
             view(connection, name, *segments(table))
         same = connection.execute(
             f"""SELECT DISTINCT ON (n.row) o.row AS old, n.row AS new FROM old o JOIN new n USING ({name_of(key)}, version)
-            WHERE o.prompt_sha256 = n.prompt_sha256 AND o.watermark = n.watermark ORDER BY n.row, o.row"""
+            WHERE n.row >= {first} AND o.prompt_sha256 = n.prompt_sha256 AND o.watermark = n.watermark
+            ORDER BY n.row, o.row"""
         ).fetchnumpy()
-        newest = """(SELECT * FROM {0} QUALIFY row_number() OVER (PARTITION BY {1} ORDER BY watermark DESC) = 1)"""
+        newest = f"""(SELECT * FROM {{0}} WHERE {{1}} IN (SELECT {{1}} FROM new WHERE row >= {first})
+            QUALIFY row_number() OVER (PARTITION BY {{1}} ORDER BY watermark DESC) = 1)"""
         other = connection.execute(
             f"""SELECT o.row AS old, n.row AS new FROM {newest.format("old", name_of(key))} o
             JOIN {newest.format("new", name_of(key))} n USING ({name_of(key)}, version)
@@ -130,8 +135,8 @@ def against(folder: Path, previous: Path, key: str, active: Path | None, limits:
             gone["coverage_drop"] = connection.execute(here).fetchall()[0][0]
     moved, replaced = _changes(old, new, same), _changes(old, new, other)
     return {
-        "changed_unprompted": share(int((moved > limits.vector_tolerance).sum()), len(moved)),
-        "largest_unprompted_change": float(f"{moved.max():.3g}") if len(moved) else None,
+        "changed_unprompted": share(int((moved > limits.vector_tolerance).sum()), first + len(moved)),
+        "largest_unprompted_change": float(f"{moved.max():.3g}") if len(moved) else 0.0 if first else None,
         "unchanged_vectors": share(int((replaced == 0).sum()), len(replaced))
         if len(replaced) >= limits.min_vectors
         else None,

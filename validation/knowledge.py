@@ -23,7 +23,7 @@ from validation import frames, identity
 from validation.database import database, one_row, view
 from validation.docs import write_data_docs
 from validation.engine import Checker
-from validation.files import need_kind, read_digests, read_matrix
+from validation.files import need_kind, read_digests, read_matrix, shared_files, shared_segments
 from validation.report import Outcome
 from validation.suites import knowledge as suites
 
@@ -40,6 +40,7 @@ def validate_knowledge(
     run_id: str = "",
     *,
     texts: bool = True,
+    judged: Path | None = None,
 ) -> dict[str, Any]:
     """Judge a knowledge artifact.
 
@@ -53,6 +54,8 @@ def validate_knowledge(
         docs: where Data Docs go; None: none are written.
         run_id: the run that they name.
         texts: whether any item has a text; without one there are no item vectors.
+        judged: the artifact before, where it passed under the same rules: segments that it shares are not read again, and
+            what is asked of many vectors is asked of the new ones.
 
     Returns:
         What was found, JSON-able, the same for the same data.
@@ -66,10 +69,10 @@ def validate_knowledge(
     extra = sorted({path.parent.name for path in folder.glob("*/index*")})
     versions = KnowledgeVersions.read(folder).by_kind
     outcomes = [
-        _vectors(folder / name, name, settings, clock, active, versions, previous and previous / name, texts)
+        _vectors(folder, name, settings, clock, active, versions, (previous, judged), texts)
         for name in dict.fromkeys([*wanted, *extra])
     ]
-    outcomes += [_texts(table_path(folder, f"{name}_text"), name, settings, clock) for name in ("user", "scenario")]
+    outcomes += [_texts(folder, name, settings, clock, judged) for name in ("user", "scenario")]
     if docs is not None:
         write_data_docs(outcomes, docs, clock, run_id)
     return {"verdict": "passed", "tables": {outcome.suite.table: outcome.as_json() for outcome in outcomes}}
@@ -82,9 +85,10 @@ def _vectors(
     clock: Clock,
     active: Path | None,
     versions: Mapping[str, str],
-    previous: Path | None,
+    before: tuple[Path | None, Path | None],
     texts: bool,
 ) -> Outcome:
+    folder, (previous, judged) = folder / name, (part and part / name for part in before)
     declared = need_kind(name, folder)
     kind, key = declared.name, declared.key
     entries = table_path(folder, "index")
@@ -112,9 +116,11 @@ def _vectors(
     if not rows:
         outcome.judge({"coverage": _coverage(None, active) if of_users else None})
         return outcome
-    spread = _check_vectors(outcome, index, matrix, key, settings, digests)
+    shared = shared_segments(folder, judged)
+    first = frames.row_count(index[:shared])
+    spread = _check_vectors(outcome, (index[shared:], first), matrix, key, settings, digests)
     outcome.stop_on_rows()
-    found = _index_facts(entries, key)
+    found = _index_facts(entries, key, first)
     coverage = _coverage(entries, active) if of_users else None
     if key == "scenario" and found["entities"] < 2:
         spread = dict.fromkeys(spread)  # One scenario is standardised to zeros, however many moments it has.
@@ -129,21 +135,28 @@ def _vectors(
         }
     )
     if previous is not None:
-        outcome.judge(identity.against(folder, previous, key, active if of_users else None, limits))
+        outcome.judge(identity.against(folder, previous, key, active if of_users else None, limits, first))
     return outcome
 
 
 def _check_vectors(
-    outcome: Outcome, index: Sequence[pq.ParquetFile], matrix: Rows, key: str, settings: Settings, digests: Rows
+    outcome: Outcome,
+    entries: tuple[Sequence[pq.ParquetFile], int],
+    matrix: Rows,
+    key: str,
+    settings: Settings,
+    digests: Rows,
 ) -> dict[str, Any]:
-    """Run the row rules over the index with each row's vector beside it."""
+    """Run the row rules over the index from some entry on, with each row's vector beside it."""
+    index, first = entries
     checker = Checker(outcome.suite.table, outcome.suite.of("row"))
     columns = [column for rule in outcome.suite.of("row") for column in rule.columns]
     typical, alike = _typical_norm(matrix), identity.Sameness()
     low = np.full(matrix.shape[1], np.inf, np.float32)
     high, zero, count = -low, 0, 0
     rows = min(settings.data.batch_rows, _VECTOR_ROWS)
-    for offset, chunk in frames.shown(index, rows, f"validating {outcome.suite.table}"):
+    for place, chunk in frames.shown(index, rows, f"validating {outcome.suite.table}"):
+        offset = first + place
         frame = frames.to_frame(frames.blank_to_null(chunk, (key,)), columns)
         at = chunk.column("row").to_numpy(zero_copy_only=False)
         inside = np.flatnonzero(~np.isnan(at.astype(float)) & (at >= 0) & (at < len(matrix)))
@@ -164,7 +177,7 @@ def _check_vectors(
     several, least = alike.prompts > 1, settings.validation.min_vectors
     return {
         "vectors_differ": float(np.any(low < high)) if several else None,
-        "share_of_zero_vectors": zero / count if several else None,
+        "share_of_zero_vectors": zero / count if several and (not first or count >= least) else None,
         "share_of_commonest_vector": alike.share_of_vector(least),
         "share_of_commonest_prompt": alike.share_of_prompt(least),
     }
@@ -178,8 +191,9 @@ def _typical_norm(matrix: Rows) -> float:
     return float(np.median(norms)) if len(norms) else 0.0
 
 
-def _texts(texts: Path, name: str, settings: Settings, clock: Clock) -> Outcome:
+def _texts(folder: Path, name: str, settings: Settings, clock: Clock, judged: Path | None) -> Outcome:
     key = "user_id" if name == "user" else "scenario"
+    texts = table_path(folder, f"{name}_text")
     table = frames.open_segments(texts)
     kinds = settings.knowledge.user_vectors if name == "user" else [name]
     latest = max((_latest(settings, clock, kind) for kind in kinds), default=clock.now())
@@ -189,7 +203,10 @@ def _texts(texts: Path, name: str, settings: Settings, clock: Clock) -> Outcome:
     outcome.judge({"schema_problems": "; ".join(frames.type_problems(schema, expected))})
     checker = Checker(outcome.suite.table, outcome.suite.of("row"))
     columns = [column for rule in outcome.suite.of("row") for column in rule.columns]
-    for offset, chunk in frames.shown(table, settings.data.batch_rows, f"validating {outcome.suite.table}"):
+    shared = shared_files(texts, judged and table_path(judged, f"{name}_text"))
+    first = frames.row_count(table[:shared])
+    for place, chunk in frames.shown(table[shared:], settings.data.batch_rows, f"validating {outcome.suite.table}"):
+        offset = first + place
         frame = frames.to_frame(frames.blank_to_null(chunk, (key, "text")), columns)
         frame["text_fault"] = [
             suites.text_fault(text) if source == "generated" else ""
@@ -217,7 +234,7 @@ def _dimension(kind: KnowledgeKind, matrix: Rows, settings: Settings) -> str:
     return f"vectors have {dim} numbers, {wanted or 'at least one'} wanted"
 
 
-def _index_facts(table: Path, key: str) -> dict[str, Any]:
+def _index_facts(table: Path, key: str, first: int) -> dict[str, Any]:
     with database() as connection:
         view(connection, "entries", *segments(table))
         found = one_row(
@@ -225,7 +242,7 @@ def _index_facts(table: Path, key: str) -> dict[str, Any]:
             f"""SELECT list(DISTINCT version) AS versions, list(DISTINCT kind) AS kinds,
                 count(DISTINCT {name_of(key)}) AS entities FROM entries""",
         )
-    return {**found, "repeated_keys": _repeated_keys(table, key)}
+    return {**found, "repeated_keys": _repeated_keys(table, key, first)}
 
 
 def _coverage(index: Path | None, active: Path | None) -> float | None:
@@ -260,13 +277,15 @@ def _due_without(folder: Path, active: Path, settings: Settings) -> float | None
     return float(found["without"]) if found["users"] >= settings.validation.min_vectors else None
 
 
-def _repeated_keys(table: Path, key: str) -> int:
+def _repeated_keys(table: Path, key: str, first: int = 0) -> int:
+    """How many keys come twice, among the ids of the rows from `first` on."""
+    of = f"WHERE {name_of(key)} IN (SELECT {name_of(key)} FROM entries WHERE row >= {first})" if first else ""
     with database() as connection:
         view(connection, "entries", *segments(table))
         return int(
             one_row(
                 connection,
-                f"""SELECT count(*) AS n FROM (SELECT 1 FROM entries
+                f"""SELECT count(*) AS n FROM (SELECT 1 FROM entries {of}
                 GROUP BY {name_of(key)}, event_timestamp, created_timestamp HAVING count(*) > 1)""",
             )["n"]
         )

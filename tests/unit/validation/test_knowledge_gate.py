@@ -393,3 +393,67 @@ def test_changed_prompts_with_the_old_vectors_stop_the_run(again, knowledge):
         index[column] = [later] * USERS
     with pytest.raises(GateError, match="unchanged_vectors is 1"):
         again(min_vectors=3)
+
+
+def in_segments(folder, name, files):
+    """A file of an artifact as the segment of that number in place of it."""
+    for file in files:
+        place = folder / file.stem / f"{name}{file.suffix}"
+        place.parent.mkdir(exist_ok=True)
+        file.rename(place)
+
+
+class Nights:
+    """An artifact, and the one of the night after: its first segments are the same files, its second are the new users'."""
+
+    def __init__(self, tmp_path, clock) -> None:
+        self.before, self.now, self.clock = tmp_path / "before", tmp_path / "now", clock
+        self.old, self.new = Knowledge(), Knowledge()
+        rows = {**knowledge_rows("user_id", list(range(USERS, 2 * USERS)), "pooled")}
+        rows["prompt_sha256"] = [f"{'f' * 60}{n:04x}" for n in range(USERS)]
+        rows["row"] = list(range(USERS, 2 * USERS))
+        self.rows, self.vectors = rows, np.random.default_rng(4).standard_normal((USERS, 4)).astype(np.float32)
+
+    def judge(self, judged=True):
+        for folder in (self.before, self.now):
+            self.old.write(folder)
+            users = folder / "user_pooled"
+            in_segments(users, "0000", [users / f"{n}" for n in ("index.parquet", "vectors.npy", "digests.npy")])
+        for path in (self.now / "user_pooled").rglob("0000.*"):
+            path.unlink()
+            path.hardlink_to(self.before / path.relative_to(self.now))
+        users, extra = self.now / "user_pooled", self.now.with_name("extra")
+        write(extra, "index", self.rows, knowledge_schema("user_id", pa.int64()))
+        np.save(extra / "vectors.npy", self.vectors)
+        Knowledge.bind(extra, {**self.rows, "row": list(range(USERS))}, self.vectors, "user_id")
+        for file in list(extra.iterdir()):
+            file.rename(users / file.stem / f"0001{file.suffix}")
+        settings = Settings(knowledge={"user_dim": 4, "item_dim": 8}, data={"batch_rows": 4})
+        before = self.before
+        return validate_knowledge(self.now, settings, self.clock, None, before, judged=before if judged else None)
+
+
+@pytest.fixture
+def nights(tmp_path, clock):
+    return Nights(tmp_path, clock)
+
+
+@pytest.mark.parametrize("judged", [False, True])
+def test_a_fault_in_what_a_night_brought_is_named_by_its_row(nights, judged):
+    nights.vectors[3, 0] = np.nan
+    assert_named(stopped(lambda: nights.judge(judged)), {"vector_not_finite": USERS + 3})
+
+
+def test_what_an_artifact_shares_with_one_that_passed_is_not_read_again(nights):
+    assert nights.judge()["tables"]["user_pooled"]["facts"]["rows"] == 2 * USERS
+    nights.old.vectors["user_pooled"][2, 0] = np.nan
+    nights.judge()
+    with pytest.raises(GateError, match="vector_not_finite"):
+        nights.judge(judged=False)
+
+
+def test_a_key_that_a_night_brings_again_is_noticed(nights):
+    for column in ("user_id", "watermark", "event_timestamp", "created_timestamp"):
+        nights.rows[column][1] = nights.old.index["user_pooled"][column][0]
+    with pytest.raises(GateError, match="repeated_keys"):
+        nights.judge()
