@@ -135,6 +135,7 @@ def run(folder: Path, what: str, pooled: bool) -> None:
     work = knowledge.run.Run(
         sources, settings.knowledge, settings.data, replay(now), int((START.timestamp() + 15 * DAY) * 1e6),
         folder / "cache", ArtifactStore(folder), window_ends=[int(now.timestamp() * 1e6)],
+        earlier=None if what == "full" else folder / "out-full",
     )  # fmt: skip
     with mock.patch("knowledge.run.make_reasoner", lambda _: Letters()):
         work.build(out)
