@@ -51,7 +51,7 @@ def main() -> None:
     rows = 2_000 if options.quick else 20_000
     windows = options.windows or (30 if options.quick else 365)
     with tempfile.TemporaryDirectory() as folder:
-        nights = daily(Path(folder), rows, options.nights)
+        history, *nights = daily(Path(folder), rows, options.nights)
     with tempfile.TemporaryDirectory() as folder:
         one, many = (after_history(Path(folder) / name, rows, cut) for name, cut in (("one", 1), ("many", windows)))
     first, last = nights[0], nights[-1]
@@ -62,6 +62,14 @@ def main() -> None:
             "night_disk_mib", "MiB", min(one["disk"] for one in nights[-3:]), target=8.0, bound="at_most", of="ours"
         ),
         figure("night_peak_mib", "MiB", last["peak"], first["peak"]),
+        figure(
+            "first_fill_written",
+            "MiB",
+            history["written"]["materialize"],
+            history["store"],
+            target=3.0,
+            bound="at_most",
+        ),
         figure(f"windows_{windows}_over_1", "s of CPU", cpu(many), cpu(one), target=1.2, bound="at_most"),
         *(figure(f"{stage}_growth", "s of CPU", last["cpu"][stage], first["cpu"][stage]) for stage in STAGES),
     ]
@@ -100,11 +108,11 @@ def bytes_per_row(days: tuple[int, int]) -> dict[str, float]:
 
 
 def daily(folder: Path, rows: int, nights: int) -> list[dict[str, Any]]:
-    """What each night cost, after a history in one window."""
+    """What a history in one window cost, and each night after it."""
     for day in range(HISTORY):
         write_day(folder, day, rows)
-    child(folder, 0, HISTORY)
-    found = []
+    found = [child(folder, 0, HISTORY)]
+    found[0]["store"] = (folder / "root" / "feast" / "online.db").stat().st_size / 2**20
     for day in range(HISTORY, HISTORY + nights):
         write_day(folder, day, rows)
         found.append(child(folder, day, day + 1))
@@ -211,13 +219,20 @@ def run(folder: Path, start: float, end: float) -> None:
     )
     moments = [from_micros(BEGIN + int(day * DAY)) for day in (start, end)]
     window = Window(moments[0] if start else None, moments[1])
-    spent = {}
+    spent, wrote = {}, {}
     with mock.patch("knowledge.run.make_reasoner", lambda _: Letters()):
         for name in os.environ["NIGHTS_STAGES"].split(","):
-            before = _cpu()
+            before, held = _cpu(), _written()
             getattr(learning if name in ("train", "evaluate") else stages, name)(settings, window)
-            spent[name] = round(_cpu() - before, 2)
-    print(json.dumps({"cpu": spent, "peak": round(peak_mib(), 1), "at": time.time()}))
+            spent[name], wrote[name] = round(_cpu() - before, 2), round((_written() - held) / 2**20, 1)
+    print(json.dumps({"cpu": spent, "written": wrote, "peak": round(peak_mib(), 1), "at": time.time()}))
+
+
+def _written() -> int:
+    """Bytes that this process has sent to the disk; 0 where the system does not tell."""
+    told = Path("/proc/self/io")
+    lines = told.read_text().splitlines() if told.is_file() else []
+    return next((int(line.split()[1]) for line in lines if line.startswith("write_bytes")), 0)
 
 
 def _cpu() -> float:

@@ -516,6 +516,9 @@ class OnlineSettings(Section):
     )
     password: SecretStr | None = None
     timeout_ms: int = Field(1000, ge=1, description="longest wait for a read; production settings give 50")
+    items: bool = Field(
+        False, description="write items' columns and statistics online, too; the service reads them from the catalogue"
+    )
 
     @property
     def address(self) -> RedisAddress:

@@ -193,16 +193,16 @@ class OnlineReader:
         """Whether each of these views was filled and still holds what was written.
 
         Args:
-            views: Feast names or unversioned ones, of value views or their `_ref` twins. Item text vectors are not
-                online (they are in the catalogue) and count as there; so does an unversioned vector view of which
-                this reader was given no version, because it does not read it.
+            views: Feast names or unversioned ones, of value views or their `_ref` twins. What is of items is read from the
+                catalogue, and counts as there; so does an unversioned vector view of which this reader was given no
+                version, because it does not read it.
 
         Raises:
             StorageError: the online store does not answer in time.
         """
         for name in views:
             base = name.removesuffix("_ref")
-            if base.startswith("item_text") or (find_kind(base) is not None and base not in self._versions):
+            if base.startswith("item_") or (find_kind(base) is not None and base not in self._versions):
                 continue
             view = self._find(base)
             # The pipeline may reach the same store by another address; what it wrote is read back here.

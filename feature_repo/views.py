@@ -226,9 +226,13 @@ def value_views(generation: Generation, paths: SourcePaths) -> dict[str, Feature
 
 
 def online_views(settings: Settings, generation: Generation, paths: SourcePaths) -> dict[str, FeatureView]:
-    """The value views that are written online: texts only where the service explains."""
+    """The value views that are written online: texts only where the service explains, items only where the settings ask."""
     found = value_views(generation, paths)
-    return {view: one for view, one in found.items() if settings.serving.explain or not view.endswith("_text")}
+    if not settings.serving.explain:
+        found = {view: one for view, one in found.items() if not view.endswith("_text")}
+    if not settings.online.items:
+        found = {view: one for view, one in found.items() if entity_of(view) != "item"}
+    return found
 
 
 def ref_views(generation: Generation, paths: SourcePaths) -> dict[str, FeatureView]:

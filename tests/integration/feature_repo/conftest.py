@@ -163,7 +163,7 @@ def _vectors(
 
 
 def settings_for(root: Path, **update: Any) -> Settings:
-    base = Settings(root=root, project="spec", online=OnlineSettings(timeout_ms=PATIENT_MS))
+    base = Settings(root=root, project="spec", online=OnlineSettings(timeout_ms=PATIENT_MS, items=True))
     data = base.data.model_copy(update={"user_categorical": ["zip"], "user_dense": ["age"], "item_dense": ["year"]})
     features = base.features.model_copy(update={"history_length": 5})
     return base.model_copy(update={"data": data, "features": features, **update})
@@ -184,7 +184,7 @@ def overlay_world(kind: str, folder: Path, request: pytest.FixtureRequest, redis
         if kind == "production":
             address = empty_redis(request.getfixturevalue("redis_server"), redis_db)
             overlay = {
-                "online": OnlineSettings(store="redis", url=address, timeout_ms=PATIENT_MS),
+                "online": OnlineSettings(store="redis", url=address, timeout_ms=PATIENT_MS, items=True),
                 "registry": RegistrySettings(kind="sql", url=stack.enter_context(own_database())),
             }
         yield write_world(folder / "artifacts", settings_for(folder / "root", **overlay))

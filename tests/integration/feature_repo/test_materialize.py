@@ -424,24 +424,30 @@ def test_a_late_windows_users_are_online_at_once(make_world):
         assert reader.read_user(user).values["user_rows"] == expected[user]["user_rows"]
 
 
-def test_texts_are_online_only_where_the_service_explains(world):
-    texts = ("user_text", "scenario_text")
+@pytest.mark.parametrize(
+    ("unread", "section", "off"),
+    [(("user_text", "scenario_text"), "serving", "explain"), (("item_features", "item_stats"), "online", "items")],
+)
+def test_what_the_service_does_not_read_is_not_online(world, unread, section, off):
     counts = written(world)
-    assert all(counts[view] for view in texts)
+    assert all(counts[view] for view in unread)
     before = online_rows(world)
-    assert all(any(plain(row) for row in before[view].values()) for view in texts)
+    assert all(any(plain(row) for row in before[view].values()) for view in unread)
     told = world.settings
-    silent = told.serving.model_copy(update={"explain": False})
-    world.settings = told.model_copy(update={"serving": silent})
-    assert not set(texts) & set(written(world))
+    silent = getattr(told, section).model_copy(update={off: False})
+    world.settings = told.model_copy(update={section: silent})
+    assert not set(unread) & set(written(world))
     after = online_rows(world)
-    assert not any(row for view in texts for row in after[view].values())
-    assert all(probe_of(world.settings, view) is None for view in texts)
-    others = before.keys() - set(texts)
+    assert not any(row for view in unread for row in after[view].values())
+    assert all(probe_of(world.settings, view) is None for view in unread)
+    others = before.keys() - set(unread)
     assert {v: {k: plain(r) for k, r in after[v].items()} for v in others} == {
         v: {k: plain(r) for k, r in before[v].items()} for v in others
     }
     shown = feature_repo.sample_online(world.settings, replay(world.now), **world.paths)
-    assert not set(texts) & set(shown)
+    assert not set(unread) & set(shown)
+    reader = feature_repo.OnlineReader(world.settings, replay(world.now), {"pooled": "ab12"})
+    assert reader.populated(["user_stats", *(view for view in unread if view.startswith("item_"))])
     world.settings = told
-    assert {view: written(world)[view] for view in texts} == {view: counts[view] for view in texts}
+    again = written(world)
+    assert {view: again[view] for view in unread} == {view: counts[view] for view in unread}
