@@ -31,6 +31,8 @@ def database(
         share: of the memory that the process may use for databases (settings: `resources.memory`).
         threads: None: see `thread_count`.
     """
+    if near is not None:
+        near.mkdir(parents=True, exist_ok=True)  # DuckDB makes the last folder of a path only, and not before it spills
     scratch = (near or Path(tempfile.gettempdir())) / f".spill-{os.getpid()}-{uuid.uuid4().hex[:12]}"
     limit = max(_LEAST, int(memory() * share))
     connection = duckdb.connect(

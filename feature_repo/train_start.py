@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -28,7 +27,7 @@ def compute_train_start(sources: Sequence[Path], settings: Settings) -> int:
         DataError: there are no rows.
     """
     id_types(sources)
-    with tempfile.TemporaryDirectory(prefix="llm4msr-") as folder, open_log(sources, Path(folder) / "spill") as log:
+    with open_log(sources, settings.root / "tmp") as log:
         count = log.execute("SELECT count(*) FROM log").fetchall()[0][0]
         if not count:
             raise DataError("no interactions; nothing can be trained", file=sources[0] / "interactions.parquet")

@@ -30,6 +30,11 @@ def test_what_does_not_fit_goes_to_the_disk_and_is_gone_at_the_end(tmp_path: Pat
     assert not list(tmp_path.iterdir())
 
 
+def test_a_folder_to_spill_to_that_is_not_there_yet_is_made(tmp_path: Path) -> None:
+    with memory_limit(150_000_000), database(tmp_path / "some" / "work", threads=1) as connection:
+        assert _last(connection) == 4_000_000
+
+
 def test_the_limit_is_the_processes_own(tmp_path: Path) -> None:
     with memory_limit(300_000_000), database(tmp_path, share=0.5) as connection:
         assert connection.sql("SELECT current_setting('memory_limit')").fetchall() == [("143.0 MiB",)]
