@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -27,7 +28,7 @@ def compute_train_start(sources: Sequence[Path], settings: Settings) -> int:
         DataError: there are no rows.
     """
     id_types(sources)
-    with open_log(sources, settings.root / "tmp") as log:
+    with tempfile.TemporaryDirectory(prefix="llm4msr-") as folder, open_log(sources, Path(folder)) as log:
         count = log.execute("SELECT count(*) FROM log").fetchall()[0][0]
         if not count:
             raise DataError("no interactions; nothing can be trained", file=sources[0] / "interactions.parquet")
