@@ -4,17 +4,26 @@ from __future__ import annotations
 
 import importlib.metadata
 import json
+from collections.abc import Iterator, Mapping
 from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 
 import jinja2
+from pydantic import BaseModel
 
 import feature_repo
 from bento.live import LiveModel
 from bento.problems import MEDIA_TYPE, schema
+from bento.schemas import BatchAnswer, ExplainAnswer, PushAnswer, RankAnswer
 from core import Settings
 
+ANSWERS: Mapping[str, type[BaseModel]] = {
+    "/rank": RankAnswer,
+    "/rank/batch": BatchAnswer,
+    "/explain": ExplainAnswer,
+    "/push": PushAnswer,
+}
 TEMPLATE = Path(__file__).parent / "templates" / "page.html.j2"
 # Nothing is loaded, sent or framed but by the page itself and to this service.
 HEADERS = {
@@ -62,13 +71,18 @@ def examples(settings: Settings, live: LiveModel | None) -> dict[str, Any]:
 def openapi(document: dict[str, Any], settings: Settings, live: LiveModel | None) -> dict[str, Any]:
     """BentoML's document with our title and version, working examples, and `/push` and `/explain` only where they are taken."""
     document = json.loads(json.dumps(document))
+    # BentoML writes `type: null`, which its 3.0 does not know.
+    document["openapi"] = "3.1.0"
     document["info"] = {"title": "llm4msr", "version": version(), "description": _DESCRIPTION}
     document.pop("servers", None)
     bodies = examples(settings, live)
     for route, taken in (("/push", settings.push.http), ("/explain", settings.serving.explain)):
         if not taken:
             document["paths"].pop(route, None)
-    _any_id(document)
+    _true_answers(document)
+    names = [] if live is None else [one["scenario"] for one in live.scenarios]
+    for described in _schemas(document):
+        _mend(described, names)
     for path, routes in document["paths"].items():
         for route in routes.values():
             _with_refusals(route, 429 if path in ("/rank", "/rank/batch", "/explain", "/push") else None)
@@ -90,13 +104,45 @@ def _with_refusals(route: dict[str, Any], busy: int | None) -> None:
         responses[str(status)] = {"description": HTTPStatus(status).phrase, "content": content}
 
 
-def _any_id(part: Any) -> None:
-    """Ids are numbers or text; BentoML's generator keeps the first of two types."""
-    for name, value in part.items() if isinstance(part, dict) else enumerate(part) if isinstance(part, list) else ():
-        if name in ("user_id", "item_id") and isinstance(value, dict) and value.get("type") == "integer":
-            value.pop("type")
-            value["anyOf"] = [{"type": "integer"}, {"type": "string"}]
-        _any_id(value)
+def _true_answers(document: dict[str, Any]) -> None:
+    """Describe answers by our own types: BentoML's generator loses which of their fields may be null."""
+    components = document.setdefault("components", {}).setdefault("schemas", {})
+    for route, answer in ANSWERS.items():
+        described = answer.model_json_schema(mode="serialization", ref_template="#/components/schemas/{model}")
+        components |= described.pop("$defs", {})
+        components[answer.__name__] = described
+        for one in document["paths"].get(route, {}).values():
+            for content in one.get("responses", {}).get("200", {}).get("content", {}).values():
+                content["schema"] = {"$ref": f"#/components/schemas/{answer.__name__}"}
+
+
+def _schemas(part: Any) -> Iterator[dict[str, Any]]:
+    """Every object of a document that describes an object's fields."""
+    if isinstance(part, dict):
+        if isinstance(part.get("properties"), dict):
+            yield part
+        for value in part.values():
+            yield from _schemas(value)
+    elif isinstance(part, list):
+        for value in part:
+            yield from _schemas(value)
+
+
+def _mend(described: dict[str, Any], scenarios: list[str]) -> None:
+    """Say of fields what BentoML's generator loses: it keeps the first of two types, and no null.
+
+    Args:
+        described: an object's schema.
+        scenarios: that can be asked for; none where nothing is live.
+    """
+    for name, field in described["properties"].items():
+        if name in ("user_id", "item_id") and field.get("type") == "integer":
+            field.pop("type")
+            field["anyOf"] = [{"type": "integer"}, {"type": "string"}]
+        if "default" in field and field["default"] is None and isinstance(field.get("type"), str):
+            field["type"] = [field["type"], "null"]
+        if name == "scenario" and scenarios and "title" not in described["properties"]:
+            field["enum"] = scenarios
 
 
 def page(settings: Settings, live: LiveModel | None, refused: str | None) -> str:

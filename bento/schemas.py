@@ -28,10 +28,10 @@ class Versions(BaseModel):
 Id = Annotated[Any, WithJsonSchema({"anyOf": [{"type": "integer"}, {"type": "string"}]})]
 """Read by `core.ids`, not by pydantic, which would make 1 of true."""
 Candidates = Annotated[list[Id] | None, Field(max_length=100_000, description="items to rank; none: the scenario's")]
-Count = Annotated[int | None, Field(ge=1, le=10_000, description="how many come back")]
+Count = Annotated[int | None, Field(strict=True, ge=1, le=10_000, description="how many come back")]
 Context = Annotated[dict[str, Any] | None, Field(max_length=100, description="accepted; no present model reads it")]
 Excluded = Annotated[list[Id] | None, Field(max_length=100_000, description="items that are not ranked")]
-ExcludeSeen = Annotated[bool, Field(description="leave out the items of the user's history")]
+ExcludeSeen = Annotated[bool, Field(strict=True, description="leave out the items of the user's history")]
 Only = Annotated[
     dict[str, Annotated[list[str | int | float], Field(max_length=1_000)]] | None,
     Field(max_length=20, description="column of the catalogue to the values that stay"),

@@ -382,7 +382,7 @@ _service().add_asgi_middleware(Problems)
 _service().add_asgi_middleware(Tokens)
 _service().add_asgi_middleware(Exposition)
 _service().add_asgi_middleware(Admission)
-_service().add_asgi_middleware(OnlyJson)
+_service().add_asgi_middleware(OnlyJson, paths=[api.route for api in _service().apis.values()])
 _service().add_asgi_middleware(BoundedBody)
 _service().add_asgi_middleware(DistinctKeys)  # within the bound
 _ROUTES = [

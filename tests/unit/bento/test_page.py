@@ -59,6 +59,23 @@ def test_ids_of_a_request_are_documented_as_numbers_or_text(document, live, tmp_
     assert body["user_id"]["anyOf"] == [{"type": "integer"}, {"type": "string"}]
 
 
+def test_the_document_says_what_may_be_null_and_which_scenarios_there_are(document, live, tmp_path):
+    told = openapi(document, settings(tmp_path), live)
+    assert told["openapi"] == "3.1.0"
+    body = told["paths"]["/rank"]["post"]["requestBody"]["content"]["application/json"]["schema"]["properties"]
+    assert body["k"]["type"] == ["integer", "null"] and body["only"]["type"] == ["object", "null"]
+    assert body["scenario"]["enum"] == [one["scenario"] for one in live.scenarios]
+    answer = told["paths"]["/explain"]["post"]["responses"]["200"]["content"]["application/json"]["schema"]
+    fields = told["components"]["schemas"][answer["$ref"].rpartition("/")[2]]["properties"]
+    assert {"type": "null"} in fields["place"]["anyOf"] and {"type": "null"} in fields["user_text"]["anyOf"]
+    assert (
+        "enum"
+        not in openapi(document, settings(tmp_path), None)["components"]["schemas"]["RankRequest"]["properties"][
+            "scenario"
+        ]
+    )
+
+
 def test_example_bodies_name_a_scenario_and_an_item_of_the_catalogue(document, live, tmp_path):
     found = examples(settings(tmp_path, push=PushSettings(http=True)), live)
     assert found["/rank"]["scenario"] in live.catalogue.members
