@@ -1,6 +1,10 @@
 """Ranking 100 candidates over HTTP: latency with 1 and 8 clients, against a no-op service and the obvious path.
 
-    python -m benchmarks.serving [--quick] [--settings FILE]
+    python -m benchmarks.serving [--quick] [--settings FILE] [--part latency|stress] [--fault]
+
+`latency` compares with the references; `stress` measures processor time, a catalogue of 100,000 items, swaps, a store 5 ms away,
+2,000 connections and the memory of a second worker. `--fault` measures nothing: it prints what is answered while the online
+store does one of the faults of `store_proxy.py`.
 
 All stages run once for the settings (default: the demo) below .llm4msr/benchmark; later runs reuse them. The online store is a
 Redis started here (SQLite, and no targets, where `redis-server` is not installed). Three services run at the same
@@ -19,6 +23,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -27,7 +32,17 @@ import aiohttp
 import httpx
 import numpy as np
 
-from benchmarks.harness import Figure, arguments, figure, finish, free_port, in_turn_many, own_redis
+from benchmarks.harness import Figure, arguments, figure, finish, free_port, in_turn, in_turn_many, own_redis
+from benchmarks.serving_stress import (
+    answers_by_status,
+    catalogue_cpu_ms,
+    memory_mb,
+    overload,
+    processor_seconds,
+    slowest_ms,
+    swaps,
+)
+from benchmarks.store_proxy import FAULTS, Proxy, store_proxy
 from core import Settings, Window, configure, load_settings
 from core.digest import REPOSITORY
 from core.errors import UserError
@@ -44,10 +59,13 @@ SERVICES = {
 def main() -> None:
     parser = arguments(__doc__)
     parser.add_argument("--settings", type=Path, default=REPOSITORY / "config" / "demo.yaml")
+    parser.add_argument("--part", choices=("latency", "stress"), help="measure this only")
+    parser.add_argument("--fault", action="store_true", help="print what is answered while the online store fails")
     options = parser.parse_args()
     configure(level="WARNING")
     # Ended from outside, the services and Redis end too.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    figures: list[Figure] = []
     with ExitStack() as stack:
         store = stack.enter_context(_online_store())
         os.environ["LLM4MSR_ROOT"] = str(REPOSITORY / ".llm4msr" / "benchmark")
@@ -55,9 +73,101 @@ def main() -> None:
         settings = load_settings(options.settings)
         prepare(settings)
         requests = make_requests(settings, 200)
-        urls = {name: stack.enter_context(_service(target)) for name, target in SERVICES.items()}
-        figures = measure(urls, requests, store, 300 if options.quick else 2000)
+        if options.fault:
+            faults(requests, store)
+            return
+        if options.part != "stress":
+            with ExitStack() as services:
+                urls = {name: services.enter_context(_service(target)).url for name, target in SERVICES.items()}
+                figures += measure(urls, requests, store, 300 if options.quick else 2000)
+        if options.part != "latency":
+            figures += stress(settings, requests, store, options.quick)
     finish("serving", figures, options.quick)
+
+
+@dataclass(frozen=True)
+class Service:
+    """A service that runs: its address, and the process that started it."""
+
+    url: str
+    pid: int
+
+
+def stress(settings: Settings, requests: list[dict[str, Any]], store: str, quick: bool) -> list[Figure]:
+    """Processor time, swaps, a slow store, a crowd, memory."""
+    count = 500 if quick else 3000
+    figures = [
+        figure("catalogue_100k_cpu_ms", "ms", catalogue_cpu_ms(settings, 9), target=30, bound="at_most", of="ours")
+    ]
+    with _service(SERVICES["ours"]) as ours, _service(SERVICES["noop"]) as noop:
+
+        def cpu_ms(service: Service) -> float:
+            begin = processor_seconds(service.pid)
+            answers(service.url, requests, 8, count)
+            return (processor_seconds(service.pid) - begin) / count * 1000
+
+        for service in (ours, noop):
+            answers(service.url, requests, 8, 300)
+        cpu = in_turn({"ours": lambda: cpu_ms(ours), "noop": lambda: cpu_ms(noop)}, 3 if quick else 5)
+        figures.append(figure("rank_cpu_ratio", "ms", cpu["ours"], cpu["noop"], target=2, bound="at_most"))
+        seconds = 6 * (settings.serving.poll_seconds + 1) + 2
+        calm = slowest_ms(ours.url, requests, seconds, lambda: None)
+        with swaps(settings) as swap:
+            swapping = slowest_ms(ours.url, requests, seconds, swap)
+        figures.append(figure("swap_pause_ms", "ms", max(0.0, swapping - calm), target=20, bound="at_most", of="ours"))
+        print(f"  slowest answer: {calm:.1f} ms, with six swaps {swapping:.1f} ms", file=sys.stderr)
+        crowd = overload(ours.url, requests, 2 if quick else 5)
+        print(f"  {crowd}", file=sys.stderr)
+        figures.append(figure("overload_p99_ms", "ms", crowd["p99_ms"], target=250, bound="at_most", of="ours"))
+    held = {}
+    for workers in (1, 2):
+        with _service(SERVICES["ours"], workers=workers) as alone:
+            answers(alone.url, requests, 8, 300)
+            held[workers] = memory_mb(alone.pid)
+    second = held[2] - held[1]
+    figures.append(figure("second_worker_mb", "MB", second, held[1], target=150, bound="at_most", of="ours"))
+    if store == "redis":
+        with _slow_store() as proxy, _service(SERVICES["ours"]) as behind:
+
+            def per_second(mode: str) -> float:
+                proxy.switch(mode)
+                return answers(behind.url, requests, 16, count)["per_s"]
+
+            per_second("none")
+            rates = in_turn({"5 ms": lambda: per_second("delay:5"), "0 ms": lambda: per_second("none")})
+            figures.append(figure("store_5ms_throughput", "requests/s", rates["5 ms"], rates["0 ms"], target=0.8))
+    return figures
+
+
+def faults(requests: list[dict[str, Any]], store: str) -> None:
+    """Print what 8 clients are answered while the online store fails, and after it.
+
+    Raises:
+        UserError: there is no Redis here.
+    """
+    if store != "redis":
+        raise UserError("--fault needs redis-server: faults are planted between the service and a Redis of its own")
+    with _slow_store() as proxy, _service(SERVICES["ours"], LLM4MSR_ONLINE__TIMEOUT_MS="50") as service:
+        print(f"{'fault':<12} {'statuses':<24} degraded   p50 ms   p99 ms")
+        for fault in ("none", *FAULTS, "none"):
+            proxy.switch(fault)
+            found = answers_by_status(service.url, requests, 8, 6)
+            print(
+                f"{fault:<12} {found['statuses']!s:<24} {found['degraded']:8.1%} {found['p50_ms']:8.1f} {found['p99_ms']:8.1f}",
+                flush=True,
+            )
+
+
+@contextmanager
+def _slow_store() -> Iterator[Proxy]:
+    """A proxy before our Redis, named to the settings by the environment."""
+    real = os.environ["LLM4MSR_ONLINE__URL"]
+    with store_proxy(real) as proxy:
+        os.environ["LLM4MSR_ONLINE__URL"] = proxy.address
+        try:
+            yield proxy
+        finally:
+            os.environ["LLM4MSR_ONLINE__URL"] = real
 
 
 def prepare(settings: Settings) -> None:
@@ -174,14 +284,22 @@ async def load(url: str, requests: list[dict[str, Any]], clients: int, count: in
 
 
 @contextmanager
-def _service(target: str, wait_seconds: float = 180) -> Iterator[str]:
+def _service(target: str, workers: int = 1, wait_seconds: float = 180, **more: str) -> Iterator[Service]:
     from pipeline.commands.serve import service_command
 
     port = free_port()
     url = f"http://127.0.0.1:{port}"
-    command = [target if part == SERVICES["ours"] else part for part in service_command("127.0.0.1", port)]
-    environment = {"BENTOML_DO_NOT_TRACK": "True", "OMP_NUM_THREADS": "1", "PYTHONPATH": str(REPOSITORY), **os.environ}
-    with tempfile.TemporaryFile() as log:
+    command = [target if part == SERVICES["ours"] else part for part in service_command("127.0.0.1", port, workers)]
+    environment = {
+        "BENTOML_DO_NOT_TRACK": "True",
+        "OMP_NUM_THREADS": "1",
+        "PYTHONPATH": str(REPOSITORY),
+        **os.environ,
+        **more,
+    }
+    # Two services of one home would empty each other's metrics.
+    with tempfile.TemporaryFile() as log, tempfile.TemporaryDirectory() as home:
+        environment["BENTOML_HOME"] = home
         process = subprocess.Popen(command, cwd=REPOSITORY, env=environment, stdout=log, stderr=log)
         try:
             deadline = time.monotonic() + wait_seconds
@@ -190,7 +308,7 @@ def _service(target: str, wait_seconds: float = 180) -> Iterator[str]:
                     log.seek(0)
                     raise UserError(f"{target} did not start:\n{log.read().decode(errors='replace')[-2000:]}")
                 time.sleep(0.2)
-            yield url
+            yield Service(url, process.pid)
         finally:
             process.terminate()
             process.wait(timeout=30)

@@ -126,8 +126,8 @@ def test_filters_leave_out_what_they_say(served):
     assert items(exclude=some) == every - set(some)
     seen = every - items(exclude_seen=True)
     assert seen and len(seen) <= 20
-    comedies = items(only={"first_genre": ["Comedy"]})
-    assert set() < comedies < every
+    assert set() < items(only={"year": [1995]}) < every
+    assert items(only={"first_genre": ["Drama"]}) == set()
 
 
 def test_what_is_too_late_for_its_caller_is_not_computed(served):
