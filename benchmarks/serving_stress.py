@@ -35,6 +35,15 @@ def memory_mb(pid: int) -> float:
     return sum(process.memory_full_info().pss for process in (parent, *parent.children(recursive=True))) / 1e6
 
 
+def settled_memory_mb(pid: int) -> float:
+    """`memory_mb`, once all workers have loaded what they hold: it has not changed by 1 % for five seconds."""
+    before = 0.0
+    while abs((now := memory_mb(pid)) - before) > 0.01 * now:
+        before = now
+        time.sleep(5)
+    return now
+
+
 def catalogue_cpu_ms(settings: Settings, repeats: int) -> float:
     """Processor time to rank a catalogue of 100,000 items for one user, on one thread."""
     import torch

@@ -12,7 +12,7 @@ import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Generator
 from functools import cache
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import SecretStr
 
@@ -24,6 +24,8 @@ from bento.metrics import REFUSED
 from core import Settings, load_settings
 
 Group = Literal["read", "write", "admin"]
+Room = tuple[str, int, str]
+"""A name, how many are let in, and the setting that says so."""
 # They say nothing but that the process lives, and who asks them has no token.
 OPEN = frozenset({"/livez", "/readyz"})
 # An empty page with a field for the token: a browser sends none when it opens one.
@@ -79,9 +81,13 @@ class Admission:
         settings: those of the service.
     """
 
+    # Of this process: what stands before BentoML asks it, too.
+    latest: ClassVar[Admission | None] = None
+
     def __init__(self, app: App, settings: Callable[[], Settings] = service_settings) -> None:
         self.app, self._settings = app, settings
         self._within, self._turns = {"rank": 0, "push": 0}, _Turns()
+        Admission.latest = self
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass a request on, if there is room."""
@@ -89,12 +95,10 @@ class Admission:
         if room is None:
             await self.app(scope, receive, send)
             return
-        name, most, setting = room
-        if self._within[name] >= most:
-            REFUSED.labels("busy").inc()
-            reason = f"{most:,} such requests are being answered; try again in a second ({setting})"
-            await refuse(scope, receive, send, 429, reason, {"Retry-After": "1"})
+        if self.full(scope["path"]) is not None:
+            await self.refuse(room, scope, receive, send)
             return
+        name = room[0]
         try:
             deadline.begin(dict(scope["headers"]))
         except ValueError as error:
@@ -111,7 +115,19 @@ class Admission:
         finally:
             self._within[name] -= 1
 
-    def _room_of(self, path: str) -> tuple[str, int, str] | None:
+    def full(self, path: str) -> Room | None:
+        """The room of a path, if nobody more is let in."""
+        room = self._room_of(path)
+        return None if room is None or self._within[room[0]] < room[1] else room
+
+    async def refuse(self, room: Room, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer 429."""
+        _, most, setting = room
+        REFUSED.labels("busy").inc()
+        reason = f"{most:,} such requests are being answered; try again in a second ({setting})"
+        await refuse(scope, receive, send, 429, reason, {"Retry-After": "1"})
+
+    def _room_of(self, path: str) -> Room | None:
         settings = self._settings()
         if path in _RANKING:
             return "rank", settings.serving.max_concurrency, "serving.max_concurrency"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 # The logger that reports what a request raised, with a traceback whatever it was.
@@ -51,3 +52,25 @@ def worker() -> Any:
     from _bentoml_impl.worker.service import main
 
     return main
+
+
+def stand_before(front: Callable[[Any], Any], connection: str) -> None:
+    """Let what a service is asked come to `front` first, over connections of a class of ours.
+
+    Args:
+        front: takes BentoML's ASGI application and gives the one that is served.
+        connection: of the HTTP server, `module:class`.
+
+    Raises:
+        ImportError, AttributeError: it is elsewhere in this version of BentoML or uvicorn.
+    """
+    import uvicorn.config
+    from _bentoml_sdk.service.factory import Service
+
+    made: Any = Service.to_asgi
+
+    def to_asgi(self: Any, is_main: bool = True) -> Any:
+        return front(made(self, is_main))
+
+    Service.to_asgi = to_asgi
+    uvicorn.config.HTTP_PROTOCOLS["auto"] = connection
