@@ -14,7 +14,7 @@ from bento.logs import json_everywhere, keep_ours
 from core import configure, logger
 
 LOG = logger("serve")
-VARIABLE = "LLM4MSR_LOG_FORMAT"
+VARIABLE, WORKERS = "LLM4MSR_LOG_FORMAT", "LLM4MSR_SERVING__WORKERS"
 
 
 def prepare() -> bool:
@@ -44,7 +44,11 @@ def run(command: Any) -> None:
 
 
 def main() -> None:
-    """As `bentoml`."""
+    """As `bentoml`; but `--api-workers` counts."""
+    options = iter(sys.argv)
+    if "--api-workers" in options:
+        # BentoML takes the option and reads its own configuration alone.
+        os.environ[WORKERS] = next(options, "1")
     try:
         start_workers_by("bento.worker")
     except (ImportError, AttributeError):

@@ -104,7 +104,7 @@ class OnlyJson:
         else:
             await self.app(scope, receive, send)
             return
-        LOG.warning("%s %s refused (%d): %s", scope["method"], short(scope["path"], 80), status, reason)
+        LOG.info("%s %s refused (%d): %s", scope["method"], short(scope["path"], 80), status, reason)
         await refuse(scope, receive, send, status, reason)
 
 

@@ -39,6 +39,7 @@ from bento import deadline
 from bento.admission import Admission, Tokens
 from bento.announce import announce
 from bento.asked import Wanted, check_scenario, id_type, one_id, read_request
+from bento.configured import configured
 from bento.console_routes import console_routes
 from bento.deadline import TooLateError
 from bento.explanation import explain
@@ -69,7 +70,6 @@ from bento.schemas import (
     ScenarioInfo,
 )
 from bento.scorer import Filters, pick_candidates, rank
-from bento.tracing import tracing
 from core.errors import CorruptArtifactError, Llm4msrError, StorageError, UserError
 from core.ids import read_id
 
@@ -94,7 +94,7 @@ MAX_BATCH = 100
     traffic={"timeout": 10},
     metrics={"enabled": True, "duration": {"buckets": list(BUCKETS)}},
     logging={"access": {"enabled": False}},
-    **tracing(),
+    **configured(),
 )
 @bentoml.asgi_app(GET, path="/")
 class Ranker:
@@ -316,10 +316,21 @@ class Ranker:
         """A user's state, what was missing, and the texts about user and scenario with their sources."""
         user, degraded = await self._read_user(live, user_id)
         texts = (
-            await _text(live, "user", user.user_id, degraded),
-            await _text(live, "scenario", scenario, degraded),
+            await self._read_text(live, "user", user.user_id, degraded),
+            await self._read_text(live, "scenario", scenario, degraded),
         )
         return user, degraded + _scenario_status(live, scenario), texts
+
+    async def _read_text(self, live: LiveModel, kind: str, key: Any, degraded: list[str]) -> tuple[str, str] | None:
+        if UNAVAILABLE in degraded:
+            return None
+        try:
+            with store_read("text"):
+                return await live.reader.read_text_async(kind, key, deadline.left())
+        except Llm4msrError as error:
+            self._warn(error)
+            degraded.append(UNAVAILABLE)
+            return None
 
     async def _read_user(self, live: LiveModel, user_id: int | str) -> tuple[UserState, list[str]]:
         """The user's online state and what was missing, stale or unreachable of it."""
@@ -390,18 +401,6 @@ _ROUTES = [
     *(route.path for route in GET.routes if isinstance(route, Route)),
 ]
 bound_metrics(["/livez", "/readyz", *_ROUTES])
-
-
-async def _text(live: LiveModel, kind: str, key: Any, degraded: list[str]) -> tuple[str, str] | None:
-    if UNAVAILABLE in degraded:
-        return None
-    try:
-        with store_read("text"):
-            return await live.reader.read_text_async(kind, key, deadline.left())
-    except Llm4msrError as error:
-        LOG.warning("online store: %s", error)
-        degraded.append(UNAVAILABLE)
-        return None
 
 
 def _scenario_status(live: LiveModel, scenario: str) -> list[str]:

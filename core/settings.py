@@ -568,6 +568,7 @@ class TracingSettings(Section):
 class ServingSettings(Section):
     host: str = "127.0.0.1"
     port: int = 3000
+    workers: int = Field(1, ge=1, description="processes at one address; each ranks one request at a time")
     admin_port: int = Field(
         0,
         ge=0,

@@ -217,7 +217,7 @@ def serve(
     port: Annotated[
         int | None, typer.Option(min=1, max=65_535, help="port to listen on [default: serving.port]")
     ] = None,
-    workers: Annotated[int, typer.Option(min=1, help="processes")] = 1,
+    workers: Annotated[int | None, typer.Option(min=1, help="processes [default: serving.workers]")] = None,
     ssl_certfile: Annotated[
         Path | None, typer.Option(help="speak TLS with this certificate, PEM [default: serving.ssl_certfile]")
     ] = None,
@@ -235,7 +235,7 @@ def serve(
 
     files = {"ssl_certfile": ssl_certfile, "ssl_keyfile": ssl_keyfile}
     absolute = {name: path and path.resolve() for name, path in files.items()}
-    serve_forever(settings_of(settings), workers, host=host, port=port, **absolute)
+    serve_forever(settings_of(settings), host=host, port=port, workers=workers, **absolute)
 
 
 @app.command()

@@ -36,7 +36,14 @@ class Started:
 
 @contextmanager
 def started(
-    settings: Path, log: Path, *, host: str = "127.0.0.1", port: int | None = None, ready: bool = False, **more: str
+    settings: Path,
+    log: Path,
+    *,
+    host: str = "127.0.0.1",
+    port: int | None = None,
+    ready: bool = False,
+    workers: int = 1,
+    **more: str,
 ) -> Iterator[Started]:
     """Start the service of a settings file; it is alive when this yields, and gone afterwards.
 
@@ -46,13 +53,14 @@ def started(
         host: to listen on.
         port: to listen on; none: a free one.
         ready: wait until it is ready, too.
+        workers: processes.
         more: environment variables.
     """
     port, loaded = port or free_port(), load_settings(settings)
     environment = {**service_environment(loaded, host, port), **more}
     with log.open("w") as stream:
         process = subprocess.Popen(
-            service_command(host, port, serving=loaded.serving),
+            service_command(host, port, workers, loaded.serving),
             cwd=REPOSITORY,
             env=environment,
             stdout=stream,

@@ -43,12 +43,11 @@ def service_command(host: str, port: int, workers: int = 1, serving: ServingSett
     ]
 
 
-def serve_forever(settings: Settings, workers: int, **chosen: Any) -> None:
+def serve_forever(settings: Settings, **chosen: Any) -> None:
     """Replace this process by the service, which says that it serves once it does.
 
     Args:
         settings: of the project.
-        workers: processes.
         chosen: fields of `serving` that were given on the command line; None: as the settings say.
 
     Raises:
@@ -70,7 +69,7 @@ def serve_forever(settings: Settings, workers: int, **chosen: Any) -> None:
     environment = {**service_environment(settings, serving.host, serving.port), ANNOUNCE: told}
     # The processes read the same settings file.
     environment |= {f"LLM4MSR_SERVING__{name.upper()}": str(value) for name, value in given.items()}
-    os.execve(sys.executable, service_command(serving.host, serving.port, workers, serving), environment)
+    os.execve(sys.executable, service_command(serving.host, serving.port, serving.workers, serving), environment)
 
 
 def local_url(serving: ServingSettings) -> str:

@@ -143,4 +143,4 @@ def test_a_certificate_that_cannot_be_used_is_said_before_anything_starts(tmp_pa
     settings = load_settings(tmp_path / "settings.yaml")
     for key in (other, tmp_path / "absent.key", tmp_path / "settings.yaml"):
         with pytest.raises(SettingsError, match="serving.ssl_keyfile"):
-            serve_forever(settings, 1, port=free_port(), ssl_certfile=own, ssl_keyfile=key)
+            serve_forever(settings, port=free_port(), ssl_certfile=own, ssl_keyfile=key)
