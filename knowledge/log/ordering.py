@@ -104,6 +104,15 @@ def _last(file: Path) -> int | None:
     return int(pc.max(times).as_py()) if known else 0
 
 
+def time_span(file: Path) -> tuple[int, int] | None:
+    """The times of the first and last row of a source in order, microseconds; None where it has no rows."""
+    about = pq.read_metadata(file)
+    column = about.schema.to_arrow_schema().get_field_index("t")
+    known = [about.row_group(group).column(column).statistics for group in range(about.num_row_groups)]
+    known = [one for one in known if one is not None and one.has_min_max]
+    return (min(one.min for one in known), max(one.max for one in known)) if known else None
+
+
 def _write_rows(connection: duckdb.DuckDBPyConnection, file: Path, cut: int | None, part: int, folder: Path) -> int:
     """Sort on the disk, and leave out all but the last of equal rows."""
     query = f"""SELECT {part}::BIGINT AS part, (hash(user_id) >> {64 - HASH_BITS})::BIGINT AS hash,

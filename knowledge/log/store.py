@@ -28,7 +28,7 @@ from core.errors import DataError, MissingArtifactError
 from core.file_digests import FileDigests
 from core.log import logger
 from knowledge.log.catalogue import Catalogue
-from knowledge.log.ordering import FILES, KEY, OrderedSource, put_in_order
+from knowledge.log.ordering import FILES, KEY, OrderedSource, put_in_order, time_span
 from knowledge.log.sources import Log, item_positions, make_log
 from knowledge.storage import queries
 from knowledge.storage.buckets import Bucket, buckets_for
@@ -190,37 +190,43 @@ class LogStore:
         counts[place[place >= 0]] = found.column("n").to_numpy()[place >= 0]
         return counts
 
-    def slices(self, until: int) -> Iterator[Mapping[str, pa.Table]]:
-        """What scenario statistics are counted from, some buckets at a time, rows that come twice once.
+    def counts(self, bounds: Sequence[int]) -> Iterator[Mapping[str, pa.Table]]:
+        """What scenario statistics are counted from, rows that come twice once: of all rows where no two sources have any
+        of one time, else of some buckets at a time.
 
         Args:
-            until: microseconds; `liked` counts rows before it.
+            bounds: microseconds, in order. A `place` is how many of them are not later than a row.
 
         Yields:
-            `rows` (scenario, t, label), `users` (scenario, t: a user's first row there) and `items` (scenario, item_id,
-            t: the item's first row there in these buckets, liked: positive rows).
+            `rows` (scenario, place, rows, positives), `users` (scenario, place of a user's first row there, users) and `items`
+            (scenario, item_id, t: the item's first row there in these buckets, liked: positive rows before the last bound).
         """
-        several = max(1, SLICE_ROWS * len(self.buckets) // max(1, self.rows))
+        for rows in self._once():
+            first = f"(SELECT scenario, user_id, min(t) AS t FROM {rows} GROUP BY scenario, user_id)"
+            place = _place(bounds, 0, len(bounds))
+            queries = {
+                "rows": f"SELECT scenario, {place} AS place, count(*) AS rows, count(*) FILTER (label) AS positives FROM {rows}",
+                "users": f"SELECT scenario, {place} AS place, count(*) AS users FROM {first}",
+                "items": f"""SELECT scenario, item_id, min(t) AS t, count(*) FILTER (label AND t < {int(bounds[-1])}) AS liked
+                    FROM {rows}""",
+            }
+            yield {name: arrow_of(self._connection, f"{query} GROUP BY ALL") for name, query in queries.items()}
+        self._connection.execute("DROP TABLE IF EXISTS slice")
+
+    def _once(self) -> Iterator[str]:
+        """SQL: tables that together have every row once."""
+        if _apart(self._parts):
+            yield "rows_ JOIN parts USING (part)"
+            return
+        several, key = max(1, SLICE_ROWS * len(self.buckets) // max(1, self.rows)), ", ".join(KEY)
         for start in range(0, len(self.buckets), several):
             chosen = self.buckets[start : start + several]
-            key = ", ".join(KEY)
             self._connection.execute(
                 f"""CREATE OR REPLACE TEMP TABLE slice AS
                 SELECT {key}, arg_max(label, place) AS label FROM rows_ JOIN parts USING (part)
                 WHERE hash BETWEEN {chosen[0].low} AND {chosen[-1].high} GROUP BY {key}"""
             )
-            yield {
-                "rows": arrow_of(self._connection, "SELECT scenario, t, label FROM slice"),
-                "users": arrow_of(
-                    self._connection, "SELECT scenario, min(t) AS t FROM slice GROUP BY scenario, user_id"
-                ),
-                "items": arrow_of(
-                    self._connection,
-                    f"""SELECT scenario, item_id, min(t) AS t, count(*) FILTER (label AND t < {int(until)}) AS liked
-                    FROM slice GROUP BY scenario, item_id""",
-                ),
-            }
-        self._connection.execute("DROP TABLE IF EXISTS slice")
+            yield "slice"
 
 
 @contextmanager
@@ -262,6 +268,20 @@ def _id_type(sources: Sequence[Path]) -> pa.DataType:
         if found[-1] != found[0]:
             raise DataError(f"user ids are {found[-1]} here and {found[0]} in {sources[0]}", file=file)
     return found[0]
+
+
+def _place(bounds: Sequence[int], low: int, high: int) -> str:
+    """SQL: how many of the bounds are not later than `t`, where it is known to be from `low` to `high`."""
+    if low == high:
+        return str(low)
+    middle = (low + high) // 2
+    return f"CASE WHEN t < {int(bounds[middle])} THEN {_place(bounds, low, middle)} ELSE {_place(bounds, middle + 1, high)} END"
+
+
+def _apart(parts: Sequence[OrderedSource]) -> bool:
+    """Whether no two sources have rows of one time: then no row comes twice."""
+    spans = sorted(span for part in parts if (span := time_span(part.folder / FILES[0])) is not None)
+    return all(before[1] < after[0] for before, after in zip(spans, spans[1:], strict=False))
 
 
 def _users_of(folders: Sequence[Path]) -> str:

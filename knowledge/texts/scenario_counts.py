@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
+import pyarrow as pa
 
 from knowledge.log.catalogue import Catalogue
 from knowledge.log.sources import item_positions, positions_of
@@ -71,15 +72,14 @@ def count_scenarios(log: LogStore, catalogue: Catalogue, moments: Sequence[int])
     never = np.iinfo(np.int64).max
     first = np.full((scenarios, len(catalogue.item_ids)), never, dtype=np.int64)
     liked = np.zeros_like(first)
-    for piece in log.slices(int(bounds[-1])):
-        where = positions_of(piece["rows"].column("scenario"), catalogue)
-        times, labels = piece["rows"].column("t").to_numpy(), piece["rows"].column("label").to_numpy()
-        tallies[0] += _tally(where, times, bounds, scenarios)
-        tallies[1] += _tally(where[labels], times[labels], bounds, scenarios)
-        own = piece["users"]
-        tallies[2] += _tally(
-            positions_of(own.column("scenario"), catalogue), own.column("t").to_numpy(), bounds, scenarios
-        )
+    for piece in log.counts(bounds.tolist()):
+        where, place = _cells(piece["rows"], catalogue)
+        inside = place < len(bounds)
+        for tally, column in enumerate(("rows", "positives")):
+            np.add.at(tallies[tally], (where[inside], place[inside]), piece["rows"][column].to_numpy()[inside])
+        where, place = _cells(piece["users"], catalogue)
+        inside = place < len(bounds)
+        np.add.at(tallies[2], (where[inside], place[inside]), piece["users"]["users"].to_numpy()[inside])
         items = piece["items"]
         place = item_positions(items.column("item_id"), catalogue)
         known = place >= 0
@@ -90,9 +90,6 @@ def count_scenarios(log: LogStore, catalogue: Catalogue, moments: Sequence[int])
     return LogStatistics(bounds, np.concatenate([np.cumsum(tallies, axis=2), np.array(seen)[None]]), liked)
 
 
-def _tally(scenarios: np.ndarray, times: np.ndarray, bounds: np.ndarray, count: int) -> np.ndarray:
-    """Rows by the first moment that lies after them, int64 [count, M]; rows after all moments are left out."""
-    moment = np.searchsorted(bounds, times, side="right")
-    inside = moment < len(bounds)
-    cells = scenarios[inside] * len(bounds) + moment[inside]
-    return np.bincount(cells, minlength=count * len(bounds)).reshape(count, len(bounds))
+def _cells(counted: pa.Table, catalogue: Catalogue) -> tuple[np.ndarray, np.ndarray]:
+    """The scenario and the place of each count, int64 [n] each; a place after all moments is left out by whoever adds."""
+    return positions_of(counted.column("scenario"), catalogue), counted.column("place").to_numpy().astype(np.int64)

@@ -25,6 +25,7 @@ from knowledge.storage import buckets, merge
 from knowledge.storage.buckets import HASH_BITS, Bucket, buckets_for, named, share_of
 from knowledge.storage.matrix import IndexedMatrix
 from knowledge.storage.merge import Merge, vectors_column
+from knowledge.texts.scenario_counts import ScenarioStatistics, count_scenarios
 
 SCENARIOS = [("home", "Home", "The feed."), ("search", "Search", "A query.")]
 CATALOGUE = Catalogue(pa.array(range(4)), np.zeros(4, np.int64), [""] * 4, [[]] * 4, SCENARIOS)
@@ -298,3 +299,30 @@ def test_any_split_into_parts_merges_into_the_same_bytes(
     assert texts.select(["user_id", "text", "version"]).to_pylist() == [
         {name: row[name] for name in ("user_id", "text", "version")} for row in texts_of(own, kind).to_pylist()
     ]
+
+
+@given(sources=logs, kind=id_types, apart=st.booleans(), moments=st.lists(st.integers(0, 40), min_size=1, max_size=5))
+@examples(30)
+def test_scenarios_are_counted_as_by_hand_whether_or_not_sources_overlap(
+    tmp_path_factory: pytest.TempPathFactory,
+    sources: list[list[LogRow]],
+    kind: pa.DataType,
+    apart: bool,
+    moments: list[int],
+) -> None:
+    place = tmp_path_factory.mktemp("log")
+    if apart:
+        sources = [[(u, i, s, t + 10 * n, y) for u, i, s, t, y in rows] for n, rows in enumerate(sources)]
+    folders = [write_log(place / str(number), rows, kind) for number, rows in enumerate(sources)]
+    with open_log(folders, place / "cache", CATALOGUE, END) as log:
+        found = count_scenarios(log, CATALOGUE, moments)
+    rows = last_labels(sources)
+    for number, (name, _, _) in enumerate(SCENARIOS):
+        for moment in moments:
+            own = {key: label for key, label in rows.items() if key[2] == name and key[3] < moment}
+            seen = ScenarioStatistics(
+                len(own), sum(own.values()), len({key[0] for key in own}), len({key[1] for key in own})
+            )
+            assert found.at(moment)[number] == seen
+        before = Counter(key[1] for key, label in rows.items() if key[2] == name and label and key[3] < max(moments))
+        assert found.liked[number].tolist() == [before[item] for item in range(4)]
