@@ -23,7 +23,7 @@ from models.meta import Generated, Neutral
 from models.ranker import Head, Parts
 
 # Rows that are scored at a time: what a layer makes of them stays in the processor's cache.
-BLOCK = 2048
+BLOCK = 4096
 
 
 @dataclass(frozen=True)
