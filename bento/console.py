@@ -36,8 +36,8 @@ MOST, MOST_USERS, MOST_SCENARIOS, SHORT = 20, 20, 30, 5
 MOST_REASONS = 3
 # Of the logit; less is no reason to name.
 _WORTH_NAMING = 0.02
-_PATIENCE = 60.0
-_ONE_AT_A_TIME = asyncio.Lock()
+# Seconds for a prompt, and for one answer: BentoML ends a request after ten.
+_PATIENCE, _ANSWER_WITHIN = 120.0, 5.0
 
 
 def find_users(live: LiveModel, begins: str) -> list[Any]:
@@ -121,37 +121,58 @@ def reasons_of(live: LiveModel, user: UserState, row: int, found: Attribution) -
     ][:MOST_REASONS]
 
 
-async def prompt(settings: Settings, user_id: Any) -> dict[str, Any]:
-    """What the language model is told about a user, as the pipeline writes it; or why that cannot be had here.
+class Prompts:
+    """What the language model is told about users, as the pipeline writes it; or why that cannot be had here.
 
-    `llm4msr knowledge show` writes it, in a process of its own: this one holds neither the log nor a tokenizer.
+    `llm4msr knowledge show` writes it, in a process of its own, one at a time: this one holds neither the log nor a tokenizer.
     """
-    command = f"llm4msr knowledge show --user {user_id}"
-    if find_spec("pipeline") is None or find_spec("knowledge") is None:
-        return {"prompt": None, "why": f"this image has no pipeline; where it runs: {command}"}
-    if _ONE_AT_A_TIME.locked():
-        return {"prompt": None, "why": "another prompt is being written; try again in a while"}
+
+    def __init__(self) -> None:
+        self._user: Any = None
+        self._writing: asyncio.Task[dict[str, Any]] | None = None
+
+    async def of(self, settings: Settings, user_id: Any) -> dict[str, Any]:
+        """The prompt of a user; `waiting` where it is not written yet: ask again."""
+        if find_spec("pipeline") is None or find_spec("knowledge") is None:
+            return {"prompt": None, "why": f"this image has no pipeline; where it runs: {_command(user_id)}"}
+        if self._writing is None or (self._writing.done() and self._user != user_id):
+            self._user, self._writing = user_id, asyncio.create_task(_written(settings, user_id))
+        elif self._user != user_id:
+            return {"prompt": None, "why": "another prompt is being written; try again in a while"}
+        # The request is over before BentoML ends it; the writing goes on.
+        done, _ = await asyncio.wait([self._writing], timeout=_ANSWER_WITHIN)
+        if not done:
+            return {"prompt": None, "why": None, "waiting": True}
+        try:
+            return self._writing.result()
+        finally:
+            self._writing = None
+
+
+def _command(user_id: Any) -> str:
+    return f"llm4msr knowledge show --user {user_id}"
+
+
+async def _written(settings: Settings, user_id: Any) -> dict[str, Any]:
     code = "from pipeline.cli import main; main()"
     arguments = ["knowledge", "--settings", str(settings.file), "show", f"--user={user_id}", "--json"]
-    async with _ONE_AT_A_TIME:
-        process = await asyncio.create_subprocess_exec(
-            sys.executable, "-c", code, *arguments, cwd=REPOSITORY, stdin=asyncio.subprocess.DEVNULL,
-            stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE, env={**os.environ, "LLM4MSR_LOG_FORMAT": "human"},
-        )  # fmt: skip
-        try:
-            told, failed = await asyncio.wait_for(process.communicate(), _PATIENCE)
-        except TimeoutError:
-            return {"prompt": None, "why": f"not written within {_PATIENCE:.0f} s; by hand: {command}"}
-        finally:
-            if process.returncode is None:
-                process.kill()
-                await process.wait()
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", code, *arguments, cwd=REPOSITORY, stdin=asyncio.subprocess.DEVNULL,
+        stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE, env={**os.environ, "LLM4MSR_LOG_FORMAT": "human"},
+    )  # fmt: skip
+    try:
+        told, failed = await asyncio.wait_for(process.communicate(), _PATIENCE)
+    except TimeoutError:
+        return {"prompt": None, "why": f"not written within {_PATIENCE:.0f} s; by hand: {_command(user_id)}"}
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
     if process.returncode:
         last = failed.decode(errors="replace").strip().splitlines()[-1:] or [""]
-        return {"prompt": None, "why": f"{last[0][:500]} ({command})"}
-    found = json.loads(told)
-    nothing = "nothing that this user liked has a text"
-    return {"prompt": found.get("prompt"), "why": None if found.get("prompt") else nothing}
+        return {"prompt": None, "why": f"{last[0][:500]} ({_command(user_id)})"}
+    found = json.loads(told).get("prompt")
+    return {"prompt": found, "why": None if found else "nothing that this user liked has a text"}
 
 
 def health(live: LiveModel | None, refused: str | None) -> dict[str, Any]:

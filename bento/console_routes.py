@@ -24,7 +24,7 @@ def console_routes(service: Callable[[], Any]) -> APIRouter:
     Args:
         service: hands out the service that answers.
     """
-    routes = APIRouter(include_in_schema=False)
+    routes, prompts = APIRouter(include_in_schema=False), console.Prompts()
 
     def allowed() -> Any:
         ranker = service()
@@ -74,6 +74,6 @@ def console_routes(service: Callable[[], Any]) -> APIRouter:
     @routes.get("/console/prompt")
     async def prompt(user: Id) -> dict[str, Any]:
         ranker, live = live_model()
-        return await console.prompt(ranker.settings, user_id(ranker, live, user))
+        return await prompts.of(ranker.settings, user_id(ranker, live, user))
 
     return routes

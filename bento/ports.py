@@ -15,6 +15,7 @@ import uvicorn
 from bento.admission import OPEN, service_settings
 from bento.asgi import App, Receive, Scope, Send
 from bento.exposition import PATH as METRICS
+from bento.front import BoundedConnection
 from bento.limits import refuse
 from core import Settings, logger
 from core.errors import StorageError
@@ -49,7 +50,7 @@ class Ports:
 
     def _is_not_here(self, scope: Scope) -> str:
         path, serving = scope["path"], self._settings().serving
-        if not serving.docs and (path in DOCUMENTS or path in PAGES):
+        if not serving.docs and (path in DOCUMENTS or path in PAGES or path.startswith("/console/")):
             return "this service shows no pages and documents; see serving.docs"
         if scope.get(_CAME_BY_ADMIN):
             return "" if path in OPERATORS or path in OPEN else "not at this port; see serving.admin_port"
@@ -84,6 +85,7 @@ class AdminPort:
             return
         config = uvicorn.Config(
             _by_admin,
+            http=BoundedConnection,
             log_config=None,
             access_log=False,
             lifespan="off",

@@ -90,6 +90,11 @@ def test_callers_are_not_served_at_the_operators_port(guarded):
     assert callers.get("/").status_code == 200
 
 
+def test_a_head_without_end_is_refused_at_the_operators_port_too(guarded):
+    answer = guarded[1].get("/livez", headers={"X-Long": "x" * 100_000})
+    assert answer.status_code == 400
+
+
 def test_neither_port_speaks_plain_http(guarded):
     for client in guarded[:2]:
         with pytest.raises(httpx.TransportError):
@@ -116,7 +121,7 @@ def test_traces_reach_the_collector_and_probes_make_none(guarded):
 def test_documents_and_pages_can_be_switched_off(tmp_path):
     (tmp_path / "settings.yaml").write_text("root: nothing-yet\nserving: {docs: false}\n")
     with started(tmp_path / "settings.yaml", tmp_path / "log", BENTOML_HOME=str(tmp_path / "bentoml")) as service:
-        for route in ("/", "/docs.json", "/schema.json"):
+        for route in ("/", "/docs.json", "/schema.json", "/console", "/console/health"):
             answer = service.client.get(route)
             assert answer.status_code == 404 and "serving.docs" in answer.json()["detail"]
         assert service.client.get("/metrics").status_code == 200
