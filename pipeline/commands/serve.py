@@ -64,7 +64,7 @@ def serve_forever(settings: Settings, **chosen: Any) -> None:
     _need_certificate(serving)
     url = local_url(serving)
     LOG.info("loading %s; what it answers is told once it serves on %s", version, url)
-    told = json.dumps({"url": url, "lines": curl_lines(settings, url)})
+    told = json.dumps({"url": url, "lines": curl_lines(settings.model_copy(update={"serving": serving}), url)})
     os.chdir(REPOSITORY)
     environment = {**service_environment(settings, serving.host, serving.port), ANNOUNCE: told}
     # The processes read the same settings file.

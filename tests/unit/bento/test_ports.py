@@ -149,3 +149,21 @@ def test_a_certificate_that_cannot_be_used_is_said_before_anything_starts(tmp_pa
     for key in (other, tmp_path / "absent.key", tmp_path / "settings.yaml"):
         with pytest.raises(SettingsError, match="serving.ssl_keyfile"):
             serve_forever(settings, port=free_port(), ssl_certfile=own, ssl_keyfile=key)
+
+
+def test_what_the_command_line_chooses_reaches_the_processes_and_the_requests_to_try(tmp_path, monkeypatch):
+    monkeypatch.setattr("pipeline.commands.serve._need_champion", lambda _: "version 1")
+    monkeypatch.setattr("pipeline.commands.serve.example_request", lambda _: (1, "home", 2))
+    monkeypatch.chdir(tmp_path)
+    (pem, key), started_with = certificate(tmp_path), []
+    monkeypatch.setattr("os.execve", lambda *given: started_with.append(given))
+    (tmp_path / "settings.yaml").write_text("root: here\nserving: {host: 127.0.0.1, admin_port: 0}")
+    port = free_port()
+    serve_forever(load_settings(tmp_path / "settings.yaml"), port=port, workers=3, ssl_certfile=pem, ssl_keyfile=key)
+    ((_, command, environment),) = started_with
+    assert {f"--ssl-certfile={pem}", f"--ssl-keyfile={key}", str(port), "3"} <= set(command)
+    monkeypatch.setattr("os.environ", environment)
+    read = load_settings(tmp_path / "settings.yaml").serving
+    assert (read.port, read.workers, read.ssl_certfile) == (port, 3, pem)
+    told = json.loads(environment["LLM4MSR_ANNOUNCE"])
+    assert told["url"] == f"https://127.0.0.1:{port}" and all(f"--cacert {pem}" in line for line in told["lines"])
