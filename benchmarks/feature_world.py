@@ -79,7 +79,11 @@ class World:
 
     def settings(self, root: Path, redis: str | None = None) -> Settings:
         """Settings of a new root, on SQLite or on a Redis."""
-        online = OnlineSettings(store="redis", url=redis, timeout_ms=2000) if redis else OnlineSettings()
+        online = (
+            OnlineSettings(store="redis", url=redis, timeout_ms=2000, items=True)
+            if redis
+            else OnlineSettings(items=True)
+        )
         return Settings(
             root=root,
             project="measured",
