@@ -44,7 +44,7 @@ class Catalogue:
     scenarios: list[tuple[str, str, str]]
 
 
-def CATALOGUE(ids: pa.DataType) -> pa.Schema:  # noqa: N802
+def items_schema(ids: pa.DataType) -> pa.Schema:
     """The schema of a catalogue's items: text is the item's own, without its categories."""
     columns = {"item_id": ids, "time": pa.int64(), "text": pa.string(), "categories": pa.list_(pa.string())}
     return pa.schema(columns)
@@ -113,7 +113,7 @@ def _own(tables: Sequence[pa.Table], data: DataSettings) -> pa.Table:
     np.minimum.at(first, place, items.column("event_timestamp").cast(pa.int64()).to_numpy())
     items = items.take(pa.array(last))
     columns = [unique, pa.array(first), pa.array(_texts(items, data), pa.string())]
-    return pa.table([*columns, pa.array(_categories(items, data), pa.list_(pa.string()))], CATALOGUE(unique.type))
+    return pa.table([*columns, pa.array(_categories(items, data), pa.list_(pa.string()))], items_schema(unique.type))
 
 
 def _on_top(before: pa.Table, items: pa.Table) -> pa.Table:
